@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* text: see text.h */
+#include "base/text.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/cleanup.h"
+
+static const char units[] = "BKMGTPE";
+
+int text_parse_uint(const char *text, uint64_t max, uint64_t *ret_value) {
+        bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+        const char *digits = hex ? text + 2 : text;
+        unsigned long long v;
+        char *end;
+
+        if (!(hex ? isxdigit((unsigned char)*digits) : isdigit((unsigned char)*digits)))
+                return -EINVAL;
+        errno = 0;
+        v = strtoull(digits, &end, hex ? 16 : 10);
+        if (*end)
+                return -EINVAL;
+        if (errno == ERANGE || v > max)
+                return -ERANGE;
+        *ret_value = v;
+        return 0;
+}
+
+/* "" , "K", "KB", "KiB" in any case -> power of 1024, or -EINVAL. */
+static int unit_shift(const char *unit) {
+        const char *u;
+
+        if (!*unit)
+                return 0;
+        u = strchr(units, toupper((unsigned char)*unit));
+        if (!u)
+                return -EINVAL;
+        if (unit[1] && (u == units || (strcasecmp(unit + 1, "b") != 0 && strcasecmp(unit + 1, "ib") != 0)))
+                return -EINVAL;
+        return (int)(u - units) * 10;
+}
+
+int text_parse_size(const char *text, uint64_t *ret_bytes) {
+        unsigned long long whole;
+        uint64_t thousandths = 0, scale = 100;
+        char *end;
+        int shift;
+
+        if (!isdigit((unsigned char)*text))
+                return -EINVAL;
+        errno = 0;
+        whole = strtoull(text, &end, 10);
+        if (errno == ERANGE)
+                return -ERANGE;
+        if (*end == '.') {
+                if (!isdigit((unsigned char)*++end))
+                        return -EINVAL;
+                for (; isdigit((unsigned char)*end); end++, scale /= 10)
+                        thousandths += (uint64_t)(*end - '0') * scale;
+        }
+        while (*end == ' ')
+                end++;
+        shift = unit_shift(end);
+        if (shift < 0)
+                return shift;
+        if (thousandths > 0 && shift == 0)
+                return -EINVAL; /* no half bytes */
+        if (shift > 0 && whole >> (64 - shift))
+                return -ERANGE;
+        *ret_bytes = ((uint64_t)whole << shift) + (shift > 0 ? (thousandths << (shift - 10)) * 1024 / 1000 : 0);
+        return 0;
+}
+
+const char *text_format_size(uint64_t bytes, char buf[static TEXT_SIZE_MAX]) {
+        uint64_t v = bytes, rest = 0;
+        int unit = 0;
+
+        while (v >= 1024 && units[unit + 1]) {
+                rest = v % 1024;
+                v /= 1024;
+                unit++;
+        }
+        if (unit == 0)
+                snprintf(buf, TEXT_SIZE_MAX, "%u B", (unsigned int)v);
+        else if (rest * 10 / 1024 > 0 && v < 100)
+                snprintf(buf, TEXT_SIZE_MAX, "%u.%u %ciB", (unsigned int)v, (unsigned int)(rest * 10 / 1024),
+                         units[unit]);
+        else
+                snprintf(buf, TEXT_SIZE_MAX, "%u %ciB", (unsigned int)v, units[unit]);
+        return buf;
+}

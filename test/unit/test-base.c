@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* base: errors keep the first cause, the loop survives sources that free themselves, sizes mean what people write */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cmocka.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/io.h"
+#include "base/loop.h"
+#include "base/text.h"
+
+/* The error nearest to the cause must win, or a person reads about a symptom. */
+static void test_first_error_wins(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        assert_int_equal(error_set(&e, -ENOENT, "first", "look", "no %s", "disk"), -ENOENT);
+        assert_int_equal(error_set(&e, -EPERM, "second", NULL, "other"), -EPERM);
+        error_prefix(&e, "machine %s", "web");
+        assert_string_equal(e.id, "first");
+        assert_string_equal(e.message, "machine web: no disk");
+        assert_string_equal(e.fix, "look");
+        assert_int_equal(e.code, -ENOENT);
+}
+
+/* A hostile name with an escape sequence must not reach the terminal raw. */
+static void test_error_print_escapes(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+
+        error_set(&e, -EINVAL, "x", NULL, "bad name \033[2J");
+        error_print(&e, "lodge", f);
+        fclose(f);
+        assert_string_equal(text, "lodge: bad name \\x1b[2J  [x]\n");
+        free(text);
+}
+
+static void test_sizes(void **state) {
+        uint64_t v = 7;
+
+        assert_int_equal(text_parse_size("512M", &v), 0);
+        assert_int_equal(v, 512ull << 20);
+        assert_int_equal(text_parse_size("1.5GiB", &v), 0);
+        assert_int_equal(v, 3ull << 29);
+        assert_int_equal(text_parse_size("4096", &v), 0);
+        assert_int_equal(v, 4096);
+        assert_int_equal(text_parse_size("16E", &v), -ERANGE);
+        assert_int_equal(text_parse_size("-1", &v), -EINVAL);
+        assert_int_equal(text_parse_size("1.5", &v), -EINVAL);
+        assert_int_equal(text_parse_size("5Q", &v), -EINVAL);
+        assert_int_equal(text_parse_size("5Bi", &v), -EINVAL);
+        assert_int_equal(v, 4096); /* untouched on failure */
+}
+
+static void test_uints(void **state) {
+        uint64_t v;
+
+        assert_int_equal(text_parse_uint("0x10", 255, &v), 0);
+        assert_int_equal(v, 16);
+        assert_int_equal(text_parse_uint("256", 255, &v), -ERANGE);
+        assert_int_equal(text_parse_uint("", 255, &v), -EINVAL);
+        assert_int_equal(text_parse_uint("12x", 255, &v), -EINVAL);
+        assert_int_equal(text_parse_uint("0x", 255, &v), -EINVAL);
+}
+
+struct pair {
+        struct loop_source *a, *b;
+        int calls;
+};
+
+static void free_both(void *opaque, int fd, uint32_t events) {
+        struct pair *p = opaque;
+
+        p->calls++;
+        loop_source_free(p->a);
+        loop_source_free(p->b);
+}
+
+/* Two ready sources, each freeing both: the second must not be dispatched from freed memory. */
+static void test_source_frees_its_neighbour(void **state) {
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        struct pair p = {0};
+        int s[2];
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
+        assert_int_equal(write(s[0], "x", 1), 1);
+        assert_int_equal(write(s[1], "x", 1), 1);
+        assert_int_equal(loop_new(&loop), 0);
+        assert_int_equal(loop_add_fd(loop, s[0], EPOLLIN, free_both, &p, &p.a), 0);
+        assert_int_equal(loop_add_fd(loop, s[1], EPOLLIN, free_both, &p, &p.b), 0);
+        assert_int_equal(loop_run_once(loop, 0), 1);
+        assert_int_equal(p.calls, 1);
+        assert_int_equal(loop_run_once(loop, 0), 0);
+        close(s[0]);
+        close(s[1]);
+}
+
+static void quit_now(void *opaque) {
+        loop_quit(opaque, 42);
+}
+
+/* Posts are how vCPU threads reach the main loop: a lost wake-up is a hung machine. */
+static void test_post_and_timer(void **state) {
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        struct loop_source *timer;
+
+        assert_int_equal(loop_new(&loop), 0);
+        assert_int_equal(loop_post(loop, quit_now, loop), 0);
+        assert_int_equal(loop_run(loop), 42);
+        assert_int_equal(loop_add_timer(loop, quit_now, loop, &timer), 0);
+        assert_int_equal(loop_timer_set(timer, 1000), 0);
+        assert_int_equal(loop_run(loop), 42);
+}
+
+/* More descriptors than the receiver has room for must be closed, not leaked. */
+static void test_fds_overflow(void **state) {
+        int s[2], fds[2] = {0, 1}, got[1];
+        size_t n = 1;
+        char c;
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s), 0);
+        assert_int_equal(io_send_fds(s[0], "x", 1, fds, 2), 0);
+        assert_int_equal(io_recv_fds(s[1], &c, 1, got, &n), -EMSGSIZE);
+        assert_int_equal(io_send_fds(s[0], "y", 1, fds, 1), 0);
+        assert_int_equal(io_recv_fds(s[1], &c, 1, got, &n), 1);
+        assert_int_equal(n, 1);
+        close(got[0]);
+        close(s[0]);
+        close(s[1]);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_first_error_wins),
+                cmocka_unit_test(test_error_print_escapes),
+                cmocka_unit_test(test_sizes),
+                cmocka_unit_test(test_uints),
+                cmocka_unit_test(test_source_frees_its_neighbour),
+                cmocka_unit_test(test_post_and_timer),
+                cmocka_unit_test(test_fds_overflow),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
