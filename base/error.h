@@ -18,7 +18,7 @@ struct error {
         char *fix;      /* what the person can do, one line, may be NULL; owned */
 };
 
-#define ERROR_INIT      ((struct error){0})
+#define ERROR_INIT      ((struct error){ 0 })
 #define _cleanup_error_ __attribute__((cleanup(error_clear)))
 
 /**

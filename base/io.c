@@ -52,7 +52,7 @@ int io_write_all(int fd, const void *buf, size_t n) {
                 if (r < 0 && errno == EINTR)
                         continue;
                 if (r < 0 && errno == EAGAIN) {
-                        struct pollfd p = {.fd = fd, .events = POLLOUT};
+                        struct pollfd p = { .fd = fd, .events = POLLOUT };
 
                         if (poll(&p, 1, -1) < 0 && errno != EINTR)
                                 return -errno;
@@ -118,9 +118,9 @@ int io_set_cloexec(int fd, int on) {
 }
 
 int io_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds) {
-        _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * IO_FDS_MAX)] = {0};
-        struct iovec iov = {.iov_base = (void *)buf, .iov_len = n};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+        _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * IO_FDS_MAX)] = { 0 };
+        struct iovec iov = { .iov_base = (void *)buf, .iov_len = n };
+        struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
         ssize_t r;
 
         if (n_fds > IO_FDS_MAX)
@@ -146,7 +146,7 @@ int io_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fd
 
 ssize_t io_recv_fds(int sock, void *buf, size_t n, int *fds, size_t *n_fds) {
         _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * IO_FDS_MAX)];
-        struct iovec iov = {.iov_base = buf, .iov_len = n};
+        struct iovec iov = { .iov_base = buf, .iov_len = n };
         struct msghdr msg = {
                 .msg_iov = &iov,
                 .msg_iovlen = 1,

@@ -115,11 +115,11 @@ void loop_free(struct loop *loop) {
 static int source_new(struct loop *loop, enum source_kind kind, int fd, uint32_t events, void *opaque,
                       struct loop_source **ret_source) {
         struct loop_source *s = calloc(1, sizeof(*s));
-        struct epoll_event e = {.events = events};
+        struct epoll_event e = { .events = events };
 
         if (!s)
                 return -ENOMEM;
-        *s = (struct loop_source){.loop = loop, .kind = kind, .fd = fd, .opaque = opaque};
+        *s = (struct loop_source){ .loop = loop, .kind = kind, .fd = fd, .opaque = opaque };
         e.data.ptr = s;
         if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0) {
                 free(s);
@@ -147,7 +147,7 @@ int loop_add_fd(struct loop *loop, int fd, uint32_t events, loop_fd_fn fn, void 
 }
 
 int loop_source_set_events(struct loop_source *source, uint32_t events) {
-        struct epoll_event e = {.events = events, .data.ptr = source};
+        struct epoll_event e = { .events = events, .data.ptr = source };
 
         return epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &e) < 0 ? -errno : 0;
 }
@@ -169,7 +169,7 @@ int loop_add_timer(struct loop *loop, loop_timer_fn fn, void *opaque, struct loo
 }
 
 int loop_timer_set(struct loop_source *source, uint64_t usec) {
-        struct itimerspec t = {0};
+        struct itimerspec t = { 0 };
 
         if (usec == 0)
                 t.it_value.tv_nsec = 1; /* all zero would disarm */
@@ -208,7 +208,7 @@ int loop_post(struct loop *loop, loop_post_fn fn, void *opaque) {
 
         pthread_mutex_lock(&loop->lock);
         if (loop->count < LOOP_POSTS) {
-                loop->posts[(loop->head + loop->count) % LOOP_POSTS] = (struct post){fn, opaque};
+                loop->posts[(loop->head + loop->count) % LOOP_POSTS] = (struct post){ fn, opaque };
                 loop->count++;
                 r = 0;
         }

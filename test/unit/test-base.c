@@ -87,7 +87,7 @@ static void free_both(void *opaque, int fd, uint32_t events) {
 /* Two ready sources, each freeing both: the second must not be dispatched from freed memory. */
 static void test_source_frees_its_neighbour(void **state) {
         _cleanup_(loop_freep) struct loop *loop = NULL;
-        struct pair p = {0};
+        struct pair p = { 0 };
         int s[2];
 
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
@@ -122,7 +122,7 @@ static void test_post_and_timer(void **state) {
 
 /* More descriptors than the receiver has room for must be closed, not leaked. */
 static void test_fds_overflow(void **state) {
-        int s[2], fds[2] = {0, 1}, got[1];
+        int s[2], fds[2] = { 0, 1 }, got[1];
         size_t n = 1;
         char c;
 
