@@ -8,7 +8,6 @@
  */
 #include "base/loop.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -44,6 +43,7 @@ struct loop {
         struct loop_source *sources, *graveyard;
         bool quit, dispatching;
         int status;
+        pthread_mutex_t *guard;
 
         pthread_mutex_t lock; /* protects the ring below */
         struct post posts[LOOP_POSTS];
@@ -264,6 +264,8 @@ int loop_run_once(struct loop *loop, int timeout_ms) {
 
         if (n < 0)
                 return errno == EINTR ? 0 : -errno;
+        if (loop->guard)
+                pthread_mutex_lock(loop->guard);
         loop->dispatching = true;
         for (int i = 0; i < n; i++) {
                 struct loop_source *s = events[i].data.ptr;
@@ -273,7 +275,13 @@ int loop_run_once(struct loop *loop, int timeout_ms) {
         }
         loop->dispatching = false;
         bury(loop);
+        if (loop->guard)
+                pthread_mutex_unlock(loop->guard);
         return n > 0;
+}
+
+void loop_set_guard(struct loop *loop, pthread_mutex_t *mutex) {
+        loop->guard = mutex;
 }
 
 int loop_run(struct loop *loop) {

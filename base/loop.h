@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -59,6 +60,9 @@ int loop_post(struct loop *loop, loop_post_fn fn, void *opaque);
 /** loop_source_free() - stop watching. NULL is fine. */
 void loop_source_free(struct loop_source *source);
 DEFINE_CLEANUP(loop_source, loop_source_free);
+
+/** loop_set_guard() - hold @mutex while callbacks run (not while waiting); NULL: none. */
+void loop_set_guard(struct loop *loop, pthread_mutex_t *mutex);
 
 /** loop_run() - dispatch until loop_quit(); returns the status given to it, or -errno. */
 int loop_run(struct loop *loop);
