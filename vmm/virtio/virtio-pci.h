@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "vmm/virtio/virtio.h"
 
