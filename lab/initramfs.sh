@@ -18,8 +18,10 @@
 CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/lodge/lab
 HOST_KERNEL="" HOST_RELEASE="" INITRAMFS="" KERNEL_DIR=""
 
-# Loaded at every start, in this order; what they depend on is found by depmod. KVM comes here because everybody wants it.
-readonly MODULES_START="virtio_pci virtio_console 9pnet_virtio 9p overlay virtio_rng kvm_amd"
+# Loaded at every start, in this order; what they depend on is found by depmod.
+readonly MODULES_START="virtio_pci 9pnet_virtio 9p overlay"
+# Loaded at every start while the root is being mounted: everybody wants KVM, and it takes its time.
+readonly MODULES_BESIDE="virtio_console kvm_amd virtio_rng"
 # Carried along and loaded when an option asks for it.
 readonly MODULES_OPTION="nvme e1000e"
 
@@ -56,7 +58,7 @@ vmlinux_extract() {
         magic=$(od -An -tx1 -j $offset -N4 "$1" | tr -d ' ')
         # the last four bytes of the payload are its unpacked size, no part of the stream
         case $magic in
-                fd377a58) tail -c +$((offset + 1)) "$1" | head -c $((length - 4)) | xz -dc ;;
+                fd377a58) dd if="$1" iflag=skip_bytes,count_bytes skip=$offset count=$((length - 4)) bs=1M status=none | xz -dc ;;
                 *) return 1 ;;
         esac
 }
@@ -131,7 +133,7 @@ module_list() {
 
 # initramfs_build KERNEL_DIR RELEASE TARGET - the caller holds the lock
 initramfs_build() {
-        local work=$3.tmp tree=$3.tmp/tree name path kernel=$1 release=$2
+        local work=$3.tmp tree=$3.tmp/tree name names path kernel=$1 release=$2
 
         rm -rf -- "$work"
         mkdir -p -- "$tree"/{bin,dev,proc,sys,etc,lower,upper,newroot,modules} || return
@@ -142,15 +144,18 @@ initramfs_build() {
         printf '#!/bin/sh\nexec /bin/busybox chroot /newroot /sbin/modprobe "$@"\n' >"$tree/bin/modprobe"
         chmod 755 "$tree/init" "$tree/bin/modprobe" "$tree/bin/busybox"
 
-        for name in start $MODULES_OPTION; do
-                if [ "$name" = start ]; then
-                        # shellcheck disable=SC2086 # a list of words
-                        module_list "$kernel" "$release" $MODULES_START
-                else
-                        module_list "$kernel" "$release" "$name"
-                fi >"$work/list" || return
+        for name in start beside $MODULES_OPTION; do
+                case $name in
+                        start) names=$MODULES_START ;;
+                        beside) names=$MODULES_BESIDE ;;
+                        *) names=$name ;;
+                esac
+                # shellcheck disable=SC2086 # a list of words
+                module_list "$kernel" "$release" $names >"$work/list" || return
                 while read -r path; do
                         [ -e "$tree/modules/${path##*/}" ] || cp -- "$kernel/$path" "$tree/modules/" || return
+                        # twice is an error for insmod
+                        [ "$name" = start ] || ! grep -qxF "/modules/${path##*/}" "$tree/etc/insmod.start" || continue
                         printf '/modules/%s\n' "${path##*/}"
                 done <"$work/list" >"$tree/etc/insmod.$name"
         done
