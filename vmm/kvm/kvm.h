@@ -84,7 +84,10 @@ int kvm_doorbell(struct kvm *kvm, int event_fd, bool pio, uint64_t address, unsi
 /** kvm_set_boot_cpu() - APIC id of the bootstrap processor; before the first vCPU. */
 int kvm_set_boot_cpu(struct kvm *kvm, unsigned int apic_id);
 
-/** kvm_pmtimer etc. are not the kernel's: they are devices. kvm_clock_get/set() read and write the VM's kvmclock. */
+/** kvm_irqchip_reset() - PIC, IOAPIC and PIT back to their states at power-on; no vCPU may run. */
+int kvm_irqchip_reset(struct kvm *kvm);
+
+/** kvm_clock_get(), kvm_clock_set() - the VM's kvmclock. */
 int kvm_clock_get(struct kvm *kvm, struct kvm_clock_data *ret_clock);
 int kvm_clock_set(struct kvm *kvm, const struct kvm_clock_data *clock);
 
@@ -99,19 +102,19 @@ int kvm_vcpu_new(struct kvm *kvm, unsigned int apic_id, struct kvm_vcpu **ret_vc
 void kvm_vcpu_free(struct kvm_vcpu *vcpu);
 DEFINE_CLEANUP(kvm_vcpu, kvm_vcpu_free);
 
+/* Registers: thin ioctls, 0 or -errno; the vCPU must not be running. */
 int kvm_vcpu_set_cpuid(struct kvm_vcpu *vcpu, const struct kvm_cpuid2 *cpuid);
 int kvm_vcpu_get_regs(struct kvm_vcpu *vcpu, struct kvm_regs *ret_regs);
 int kvm_vcpu_set_regs(struct kvm_vcpu *vcpu, const struct kvm_regs *regs);
 int kvm_vcpu_get_sregs(struct kvm_vcpu *vcpu, struct kvm_sregs *ret_sregs);
 int kvm_vcpu_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs);
-int kvm_vcpu_set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *fpu);
-int kvm_vcpu_get_lapic(struct kvm_vcpu *vcpu, struct kvm_lapic_state *ret_lapic);
-int kvm_vcpu_set_lapic(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *lapic);
 int kvm_vcpu_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value);
-int kvm_vcpu_get_mp_state(struct kvm_vcpu *vcpu, uint32_t *ret_state);
-int kvm_vcpu_set_mp_state(struct kvm_vcpu *vcpu, uint32_t state);
-int kvm_vcpu_get_events(struct kvm_vcpu *vcpu, struct kvm_vcpu_events *ret_events);
-int kvm_vcpu_set_events(struct kvm_vcpu *vcpu, const struct kvm_vcpu_events *events);
+
+/**
+ * kvm_vcpu_reset() - back to power-on, as after kvm_vcpu_new() and its first kvm_vcpu_set_cpuid()
+ * @boot: this is the bootstrap processor: runnable; else it waits for INIT and SIPI (Intel SDM vol. 3 §9.4)
+ */
+int kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool boot);
 
 /** kvm_vcpu_run_area() - the page shared with the kernel: exit reason and its data. */
 struct kvm_run *kvm_vcpu_run_area(struct kvm_vcpu *vcpu);
