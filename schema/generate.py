@@ -1,0 +1,595 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Write from lodge.yaml what must agree with it.
+
+usage: generate.py lodge.yaml WHAT OUTPUT
+
+WHAT is one of
+  header, source      C structs, their typed functions, and the tables that schema/*.c walk
+  bash, zsh, fish     shell completions
+  man:TEMPLATE        the man page TEMPLATE (roff), with every line `.\\" @options COMMAND@` replaced by a table
+  markdown            every object, command and option as Markdown tables
+
+A mistake in lodge.yaml (an unknown property, a default outside its range, a name used twice) ends the build with a
+message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
+"""
+import re
+import sys
+
+import yaml
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+FIELD_KEYS = {"type", "required", "default", "min", "max", "multiple", "max_items", "max_bytes", "pattern",
+              "charset", "help", "option"}
+KINDS = {"bool": "SCHEMA_BOOL", "int": "SCHEMA_INT", "fd": "SCHEMA_FD", "size": "SCHEMA_SIZE",
+         "string": "SCHEMA_STRING", "path": "SCHEMA_STRING", "enum": "SCHEMA_ENUM", "object": "SCHEMA_OBJECT",
+         "list of int": "SCHEMA_INT_LIST", "list of string": "SCHEMA_STRING_LIST", "list": "SCHEMA_OBJECT_LIST"}
+CHARSETS = {"text": "SCHEMA_CHARSET_TEXT", "printable": "SCHEMA_CHARSET_PRINTABLE", "any": "SCHEMA_CHARSET_ANY"}
+NOTICE = "Made by schema/generate.py from schema/lodge.yaml. Do not edit."
+
+
+class Mistake(Exception):
+    """Something in lodge.yaml that cannot be right."""
+
+
+def need(condition, message):
+    if not condition:
+        raise Mistake(message)
+
+
+def number(value):
+    """512M -> 536870912; a plain number stays."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)([KMGT])", value)
+        need(match, f"{value} is no size")
+        return int(match.group(1)) * UNITS[match.group(2)]
+    return value
+
+
+def size_text(value):
+    for unit, factor in reversed(UNITS.items()):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
+
+
+def c_string(text):
+    if text is None:
+        return "NULL"
+    return '"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class Field:
+    def __init__(self, schema, owner, name, raw):
+        where = f"{owner}.{name}"
+        need(set(raw) <= FIELD_KEYS, f"{where}: unknown property {set(raw) - FIELD_KEYS}")
+        need(raw.get("help"), f"{where}: has no help")
+        self.name, self.help, self.where = name, raw["help"], where
+        self.type, _, self.ref = raw["type"].partition(": ")
+        self.type = "list" if self.type == "list of" else self.type
+        need(self.type in KINDS, f"{where}: unknown type {raw['type']}")
+        self.kind = KINDS[self.type]
+        self.required = raw.get("required", False)
+        self.is_list = self.type.startswith("list")
+        self.option = raw.get("option")
+        self.max_items = raw.get("max_items", 0)
+        need(not self.is_list or self.max_items > 0, f"{where}: a list needs max_items")
+        self.pattern = raw.get("pattern")
+        if self.pattern:
+            re.compile(self.pattern)
+        is_string = self.type in ("string", "path", "list of string")
+        need(not is_string or self.type == "path" or raw.get("max_bytes"), f"{where}: a string needs max_bytes")
+        self.max_bytes = raw.get("max_bytes", 4095 if self.type == "path" else 0)
+        self.charset = CHARSETS[raw.get("charset", "any" if self.type == "path" else "text")]
+        self.values = schema.enums.get(self.ref) if self.type == "enum" else None
+        need(self.type != "enum" or self.values, f"{where}: unknown enum {self.ref}")
+        if self.type in ("object", "list"):
+            need(self.ref in schema.raw["objects"], f"{where}: unknown object {self.ref}")
+        self.set_numbers(raw, where)
+
+    def set_numbers(self, raw, where):
+        low, high = (-1, 1048575) if self.type == "fd" else (0, 0)
+        self.min, self.max = number(raw.get("min", low)), number(raw.get("max", high))
+        self.multiple = number(raw.get("multiple", 0))
+        self.default = raw.get("default")
+        self.preset, self.preset_text = 0, None
+        numeric = self.type in ("int", "size", "fd", "list of int")
+        if self.type in ("int", "list of int"):
+            need("max" in raw and 0 <= self.min <= self.max < 1 << 32, f"{where}: an int needs min..max in 0..2^32-1")
+        if self.type == "size":
+            need("max" in raw and 0 <= self.min <= self.max < 1 << 63, f"{where}: a size needs min..max")
+        self.optional_number = (self.type in ("int", "size") and self.default is None and not self.required
+                                and self.min > 0)
+        if self.type == "fd":
+            self.preset = -1 if self.default is None else self.default
+        if self.default is None:
+            return
+        need(not self.required, f"{where}: required and a default contradict each other")
+        if self.type == "bool":
+            self.preset = int(self.default)
+        elif self.type == "enum":
+            need(self.default in self.values, f"{where}: default {self.default} is none of {self.values}")
+            self.preset = self.values.index(self.default)
+        elif numeric:
+            self.preset = number(self.default)
+            need(self.min <= self.preset <= self.max, f"{where}: default {self.default} is out of range")
+        else:
+            need(self.type == "string", f"{where}: a {self.type} takes no default")
+            self.preset_text = self.default
+
+    def limits(self):
+        """The words of schema_describe_limits(), for man pages."""
+        plain = self.optional_number or self.required
+        if self.type == "int":
+            return f"{self.min}..{self.max}" + ("" if plain else f", default {self.preset}")
+        if self.type == "size":
+            return f"{size_text(self.min)}..{size_text(self.max)}" + \
+                ("" if plain else f", default {size_text(self.preset)}")
+        if self.type == "fd":
+            return f"{self.min}..{self.max}" + ("" if self.required else f", default {self.preset}")
+        if self.type == "enum":
+            return ", ".join(self.values) + ("" if self.required else f", default {self.values[self.preset]}")
+        if self.type == "bool":
+            return f"default {'true' if self.preset else 'false'}"
+        if self.is_list:
+            return f"up to {self.max_items}"
+        if self.max_bytes:
+            return f"up to {self.max_bytes} bytes"
+        return ""
+
+
+class Object:
+    def __init__(self, schema, name, raw):
+        self.name, self.help, self.c_name = name, raw["help"], raw["c_name"]
+        self.rules = raw.get("rules", [])
+        self.fields = [Field(schema, name, n, f) for n, f in raw["fields"].items()]
+
+    def field(self, name):
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise Mistake(f"{self.name} has no field {name}")
+
+
+class Option:
+    """One option or argument of a command."""
+
+    def __init__(self, schema, command, obj, field, argument=None):
+        self.obj, self.field, self.command = obj, field, command
+        raw = field.option or {}
+        self.name = argument or raw.get("name")
+        self.optional = False
+        self.head = self.head_value = None
+        self.sub = []
+        if field.type == "list":
+            item = schema.objects[field.ref]
+            self.head = item.field(raw["head"]) if "head" in raw else None
+            self.head_value = item.field(raw["head_value"]) if "head_value" in raw else None
+            self.sub = [f for f in item.fields if f not in (self.head, self.head_value)]
+        self.arg = None if field.type == "bool" else raw.get("arg") or "|".join(field.values or ["VALUE"])
+        if self.sub:
+            self.arg += "".join(f"[,{f.name}={self.sub_arg(f)}]" for f in self.sub)
+
+    @staticmethod
+    def sub_arg(field):
+        if field.values:
+            return "|".join(field.values)
+        return {"bool": "on|off", "size": "SIZE", "int": "N"}.get(field.type, "TEXT")
+
+
+class Command:
+    def __init__(self, schema, name, raw):
+        self.name, self.summary = name, raw["summary"]
+        self.c_name = "schema_command_" + name.replace(" ", "_")
+        self.objects, self.arguments, self.options = [], [], []
+        for argument in raw.get("arguments", []):
+            obj, field = self.find(schema, argument["field"])
+            option = Option(schema, self, obj, field, argument["name"])
+            option.optional = argument.get("optional", False)
+            self.arguments.append(option)
+        for spec in raw.get("options", []):
+            obj_name, _, field_name = spec.partition(".")
+            need(obj_name in schema.objects, f"{name}: unknown object in {spec}")
+            obj = schema.objects[obj_name]
+            fields = [f for f in obj.fields if f.option] if field_name == "*" else [obj.field(field_name)]
+            for field in fields:
+                need(field.option, f"{name}: {spec} has no option")
+                self.use(obj)
+                self.options.append(Option(schema, self, obj, field))
+        names = [o.name for o in self.options]
+        need(len(names) == len(set(names)), f"{name}: an option's name is used twice")
+        need(len(self.objects) <= 4, f"{name}: more objects than SCHEMA_OBJECTS_MAX")
+
+    def use(self, obj):
+        if obj not in self.objects:
+            self.objects.append(obj)
+
+    def find(self, schema, spec):
+        obj_name, _, field_name = spec.partition(".")
+        obj = schema.objects[obj_name]
+        self.use(obj)
+        return obj, obj.field(field_name)
+
+    def usage(self):
+        words = [f"[{a.name}]" if a.optional else a.name for a in self.arguments]
+        return " ".join(["lodge", self.name] + words + (["[OPTION]..."] if self.options else []))
+
+
+class Schema:
+    def __init__(self, path):
+        with open(path, encoding="utf-8") as stream:
+            self.raw = yaml.safe_load(stream)
+        self.enums = self.raw["enums"]
+        for name, values in self.enums.items():
+            need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
+        self.objects = {n: Object(self, n, o) for n, o in self.raw["objects"].items()}
+        self.commands = [Command(self, n, c) for n, c in self.raw["commands"].items()]
+
+
+# ---- C ---------------------------------------------------------------------------------------------------------------
+
+
+def c_constant(enum, value):
+    return f"{enum}_{re.sub('[^A-Za-z0-9]', '_', value)}".upper()
+
+
+def c_member(schema, field):
+    scalar = {"bool": "bool {};", "int": "uint32_t {};", "fd": "int {};", "size": "uint64_t {};",
+              "string": "char *{};", "path": "char *{};"}
+    if field.type in scalar:
+        return scalar[field.type].format(field.name)
+    if field.type == "enum":
+        return f"enum {field.ref} {field.name};"
+    if field.type == "object":
+        return f"struct {schema.objects[field.ref].c_name} {field.name};"
+    item = {"list of int": "uint32_t *", "list of string": "char **"}.get(field.type)
+    item = item or f"struct {schema.objects[field.ref].c_name} *"
+    return f"{item}{field.name};\n        size_t n_{field.name};"
+
+
+def write_header(schema, out):
+    out(f"/* {NOTICE} */\n#pragma once\n")
+    out("#include <stdbool.h>\n#include <stddef.h>\n#include <stdint.h>\n")
+    out('#include "base/cleanup.h"\n#include "base/error.h"\n#include "schema/schema.h"\n')
+    for name, values in schema.enums.items():
+        out(f"enum {name} {{")
+        for value in values:
+            out(f"        {c_constant(name, value)},")
+        out(f"        {name.upper()}_COUNT,\n}};")
+        out(f"/** {name}_to_string() - its name, or NULL for a number that is no value. */")
+        out(f"const char *{name}_to_string(enum {name} v);")
+        out(f"/** {name}_from_string() - the value, or -EINVAL. */")
+        out(f"int {name}_from_string(const char *text);\n")
+    for obj in schema.objects.values():
+        out(f"/* {obj.help} */\nstruct {obj.c_name} {{")
+        for field in obj.fields:
+            limits = field.limits()
+            out(f"        {c_member(schema, field)} /* {field.help}{' (' + limits + ')' if limits else ''} */")
+        out("};\n")
+        write_prototypes(schema, obj, out)
+    for command in schema.commands:
+        objects = ", ".join(f"struct {o.c_name}" for o in command.objects)
+        out(f"/* lodge {command.name}; objects: {objects} */\nextern const struct schema_command {command.c_name};")
+
+
+def write_prototypes(schema, obj, out):
+    c = obj.c_name
+    out(f"extern const struct schema_object {c}_schema;")
+    out(f"/** {c}_new() - one with all defaults; -ENOMEM. */\nint {c}_new(struct {c} **ret);")
+    out(f"/** {c}_free() - with all that it holds; NULL is fine. */\nvoid {c}_free(struct {c} *c);")
+    out(f"DEFINE_CLEANUP({c}, {c}_free);")
+    out(f"/** {c}_parse() - from JSON, checked; see schema_parse(). */")
+    out(f"int {c}_parse(const char *json, size_t len, struct {c} **ret, struct error *e);")
+    out(f"/** {c}_check() - one filled by hand or by options; see schema_check(). */")
+    out(f"int {c}_check(struct {c} *c, struct error *e);")
+    out(f"/** {c}_format() - as JSON text; NULL when there is no memory. */\nchar *{c}_format(const struct {c} *c);")
+    for field in obj.fields:
+        if field.type == "list":
+            item = schema.objects[field.ref].c_name
+            out(f"/** {c}_add_{field.name}() - append one with its defaults; -ENOMEM, -E2BIG. */")
+            out(f"int {c}_add_{field.name}(struct {c} *c, struct {item} **ret);")
+    out("")
+
+
+def write_field(schema, obj, index, field, out):
+    c = obj.c_name
+    out("        {")
+    out(f"                .name = {c_string(field.name)}, .kind = {field.kind}, .charset = {field.charset},")
+    out(f"                .offset = offsetof(struct {c}, {field.name}),")
+    if field.is_list:
+        out(f"                .n_offset = offsetof(struct {c}, n_{field.name}), .max_items = {field.max_items},")
+    if field.required:
+        out("                .required = true,")
+    if field.optional_number:
+        out("                .optional_number = true,")
+    if field.max_bytes:
+        out(f"                .max_bytes = {field.max_bytes},")
+    if field.min or field.max or field.preset or field.multiple:
+        out(f"                .min = INT64_C({field.min}), .max = INT64_C({field.max}), "
+            f".multiple = INT64_C({field.multiple}), .preset = INT64_C({field.preset}),")
+    if field.preset_text is not None:
+        out(f"                .preset_text = {c_string(field.preset_text)},")
+    if field.pattern:
+        out(f"                .pattern = {c_string(field.pattern)},")
+    if field.values:
+        out(f"                .values = &{field.ref}_values,")
+    if field.type in ("object", "list"):
+        out(f"                .object = &{schema.objects[field.ref].c_name}_schema,")
+    out(f"                .help = {c_string(field.help)},")
+    out("        },")
+
+
+def write_object(schema, obj, out):
+    c = obj.c_name
+    out(f"static const struct schema_field {c}_fields[] = {{")
+    for index, field in enumerate(obj.fields):
+        write_field(schema, obj, index, field, out)
+    out("};")
+    if obj.rules:
+        rules = ", ".join(f"schema_rule_{r}" for r in obj.rules)
+        out(f"static const schema_rule_fn {c}_rules[] = {{ {rules}, NULL }};")
+    out(f"const struct schema_object {c}_schema = {{")
+    out(f"        .name = {c_string(obj.name)}, .help = {c_string(obj.help)}, .size = sizeof(struct {c}),")
+    out(f"        .fields = {c}_fields, .n_fields = {len(obj.fields)},")
+    if obj.rules:
+        out(f"        .rules = {c}_rules,")
+    out("};\n")
+    out(f"int {c}_new(struct {c} **ret) {{")
+    out(f"        void *v;\n        int r = schema_new(&{c}_schema, &v);\n")
+    out("        if (r >= 0)\n                *ret = v;\n        return r;\n}\n")
+    out(f"void {c}_free(struct {c} *c) {{\n        schema_free(&{c}_schema, c);\n}}\n")
+    out(f"int {c}_parse(const char *json, size_t len, struct {c} **ret, struct error *e) {{")
+    out(f"        void *v;\n        int r = schema_parse(&{c}_schema, json, len, &v, e);\n")
+    out("        if (r >= 0)\n                *ret = v;\n        return r;\n}\n")
+    out(f"int {c}_check(struct {c} *c, struct error *e) {{\n        return schema_check(&{c}_schema, c, e);\n}}\n")
+    out(f"char *{c}_format(const struct {c} *c) {{\n        return schema_format(&{c}_schema, c);\n}}\n")
+    for index, field in enumerate(obj.fields):
+        if field.type == "list":
+            item = schema.objects[field.ref].c_name
+            out(f"int {c}_add_{field.name}(struct {c} *c, struct {item} **ret) {{")
+            out(f"        void *v;\n        int r = schema_list_add(&{c}_fields[{index}], c, &v);\n")
+            out("        if (r >= 0)\n                *ret = v;\n        return r;\n}\n")
+
+
+def write_options(schema, command, options, suffix, out):
+    if not options:
+        return
+    out(f"static const struct schema_option {command.c_name}_{suffix}[] = {{")
+    for o in options:
+        def ref(field, obj=o.obj):
+            return f"&{obj.c_name}_fields[{obj.fields.index(field)}]"
+        out("        {")
+        out(f"                .name = {c_string(o.name)}, .arg = {c_string(o.arg)}, "
+            f".object = {command.objects.index(o.obj)},")
+        out(f"                .field = {ref(o.field)},")
+        item = schema.objects.get(o.field.ref)
+        if o.head:
+            out(f"                .head = {ref(o.head, item)},")
+        if o.head_value:
+            out(f"                .head_value = {ref(o.head_value, item)},")
+        if o.optional:
+            out("                .optional = true,")
+        out("        },")
+    out("};")
+
+
+def write_source(schema, out):
+    out(f"/* {NOTICE} */\n#include \"schema/lodge-schema.h\"\n")
+    out("#include <assert.h>\n#include <stddef.h>\n#include <stdint.h>\n\n#include \"schema/rules.h\"\n")
+    for name, values in schema.enums.items():
+        out(f"static const char *const {name}_names[] = {{")
+        for value in values:
+            out(f"        [{c_constant(name, value)}] = {c_string(value)},")
+        out("};")
+        out(f"static_assert(ELEMENTSOF({name}_names) == {name.upper()}_COUNT, \"every value has a name\");")
+        out(f"static_assert(sizeof(enum {name}) == sizeof(uint32_t), \"the tables hold enums as uint32_t\");")
+        out(f"static const struct schema_enum {name}_values = {{ {name}_names, {name.upper()}_COUNT }};\n")
+        out(f"const char *{name}_to_string(enum {name} v) {{")
+        out(f"        return (unsigned int)v < {name.upper()}_COUNT ? {name}_names[v] : NULL;\n}}\n")
+        out(f"int {name}_from_string(const char *text) {{")
+        out(f"        return schema_enum_lookup(&{name}_values, text);\n}}\n")
+    for obj in schema.objects.values():
+        write_object(schema, obj, out)
+    for command in schema.commands:
+        write_options(schema, command, command.arguments, "arguments", out)
+        write_options(schema, command, command.options, "options", out)
+        objects = ", ".join(f"&{o.c_name}_schema" for o in command.objects)
+        out(f"const struct schema_command {command.c_name} = {{")
+        out(f"        .name = {c_string(command.name)}, .summary = {c_string(command.summary)}, "
+            f".objects = {{ {objects} }},")
+        for what in ("arguments", "options"):
+            items = getattr(command, what)
+            if items:
+                out(f"        .{what} = {command.c_name}_{what}, .n_{what} = {len(items)},")
+        out("};\n")
+    out("const struct schema_command *const schema_commands[] = {")
+    for command in schema.commands:
+        out(f"        &{command.c_name},")
+    out(f"}};\nconst unsigned int schema_n_commands = {len(schema.commands)};")
+
+
+# ---- documents -------------------------------------------------------------------------------------------------------
+
+
+def roff(text):
+    return text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+
+
+def describe(field, skip_bool=True):
+    limits = "" if skip_bool and field.type == "bool" and not field.preset else field.limits()
+    return field.help + (f" ({limits})" if limits else "")
+
+
+def roff_options(schema, command, out):
+    for argument in command.arguments:
+        out(f".TP\n\\fI{roff(argument.name)}\\fR\n{roff(describe(argument.field))}.")
+    for option in command.options:
+        arg = f" \\fI{roff(option.arg)}\\fR" if option.arg else ""
+        out(f".TP\n\\fB\\-\\-{roff(option.name)}\\fR{arg}\n{roff(describe(option.field))}.")
+        if option.sub:
+            out(".RS")
+            for field in [f for f in (option.head, option.head_value) if f] + option.sub:
+                out(f".TP\n\\fB{roff(field.name)}\\fR\n{roff(describe(field))}.")
+            out(".RE")
+
+
+def roff_object(schema, name, out):
+    obj = schema.objects[name]
+    for field in obj.fields:
+        need_text = "; required" if field.required else ""
+        kind = {"list": "list of objects"}.get(field.type, field.type)
+        out(f".TP\n\\fB{roff(field.name)}\\fR (\\fI{kind}\\fR{need_text})\n{roff(describe(field, False))}.")
+        if field.type in ("object", "list"):
+            out(".RS")
+            roff_object(schema, field.ref, out)
+            out(".RE")
+
+
+def write_man(schema, template, out):
+    commands = {c.name: c for c in schema.commands}
+    with open(template, encoding="utf-8") as stream:
+        for line in stream:
+            match = re.fullmatch(r'\.\\" @(options|object|commands) ?(.*)@\n', line)
+            if not match:
+                out(line.rstrip("\n"))
+            elif match.group(1) == "object":
+                roff_object(schema, match.group(2), out)
+            elif match.group(1) == "commands":
+                for command in schema.commands:
+                    if command.name.startswith(match.group(2)):
+                        out(f".TP\n\\fB{roff(command.usage())}\\fR\n{roff(command.summary)}.")
+            else:
+                roff_options(schema, commands[match.group(2)], out)
+
+
+def write_markdown(schema, out):
+    out(f"<!-- {NOTICE} -->\n# Commands\n")
+    for command in schema.commands:
+        out(f"## `{command.usage()}`\n\n{command.summary}\n\n| option | meaning | range |\n|---|---|---|")
+        for o in command.arguments + command.options:
+            form = o.name if o in command.arguments else f"--{o.name}" + (f" {o.arg}" if o.arg else "")
+            out(f"| `{form.replace('|', chr(92) + '|')}` | {o.field.help} | {o.field.limits()} |")
+        out("")
+    out("# Objects\n")
+    for obj in schema.objects.values():
+        out(f"## {obj.name}: {obj.help}\n\n| field | type | meaning | range |\n|---|---|---|---|")
+        for f in obj.fields:
+            kind = f.type + (f" {f.ref}" if f.ref else "") + (", required" if f.required else "")
+            out(f"| `{f.name}` | {kind} | {f.help} | {f.limits()} |")
+        out("")
+
+
+# ---- completions -----------------------------------------------------------------------------------------------------
+
+
+def completes_files(option):
+    return option.field.type == "path" or (option.head is not None and option.head.type == "path")
+
+
+def choices(option):
+    if option.field.values:
+        return option.field.values
+    if option.head is not None and option.head.values:
+        return [v + "=" if v == "tap" else v for v in option.head.values]
+    return []
+
+
+def write_bash(schema, out):
+    out(f"# {NOTICE}\n_lodge() {{")
+    out("        local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}")
+    out("        COMPREPLY=()")
+    out('        [[ $COMP_CWORD -gt 2 && $cmd =~ ^(image|host)$ ]] && cmd="$cmd ${COMP_WORDS[2]}"')
+    firsts = sorted({c.name.split()[0] for c in schema.commands})
+    out("        if ((COMP_CWORD == 1)); then")
+    out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(firsts)}" -- "$cur")\n                return')
+    for first in firsts:
+        seconds = [c.name.split()[1] for c in schema.commands if c.name.startswith(first + " ")]
+        if seconds:
+            out(f"        elif ((COMP_CWORD == 2)) && [[ $cmd == {first} ]]; then")
+            out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(seconds)}" -- "$cur")'
+                "\n                return")
+    out("        fi\n        case \"$cmd $prev\" in")
+    for command in schema.commands:
+        for o in command.options:
+            if choices(o):
+                out(f'        "{command.name} --{o.name}")')
+                out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(choices(o))}" -- "$cur")'
+                    "\n                return ;;")
+            elif completes_files(o):
+                out(f'        "{command.name} --{o.name}")')
+                out('                mapfile -t COMPREPLY < <(compgen -f -- "$cur")\n                return ;;')
+    out("        esac\n        case $cmd in")
+    for command in schema.commands:
+        words = " ".join(f"--{o.name}" for o in command.options)
+        out(f'        "{command.name}") mapfile -t COMPREPLY < <(compgen -W "{words} --help" -- "$cur") ;;')
+    out("        esac\n}\ncomplete -o bashdefault -F _lodge lodge")
+
+
+def zsh_text(text):
+    return re.sub(r"([\[\]:'])", r"", text)
+
+
+def write_zsh(schema, out):
+    out(f"#compdef lodge\n# {NOTICE}\n_lodge() {{\n        local cmd=$words[2]")
+    out("        [[ $cmd == (image|host) ]] && (( CURRENT > 3 )) && cmd=\"$cmd $words[3]\"")
+    firsts = sorted({c.name.split()[0] for c in schema.commands})
+    out(f"        if (( CURRENT == 2 )); then\n                compadd {' '.join(firsts)}\n                return")
+    for first in firsts:
+        seconds = [c.name.split()[1] for c in schema.commands if c.name.startswith(first + " ")]
+        if seconds:
+            out(f"        elif (( CURRENT == 3 )) && [[ $cmd == {first} ]]; then")
+            out(f"                compadd {' '.join(seconds)}\n                return")
+    out("        fi\n        case $cmd in")
+    for command in schema.commands:
+        out(f"        ('{command.name}')\n                _arguments \\")
+        for o in command.options:
+            action = f"({' '.join(choices(o))})" if choices(o) else "_files" if completes_files(o) else ""
+            star = "*" if o.field.is_list else ""
+            value = f":{zsh_text(o.name)}:{action}" if o.arg else ""
+            out(f"                        '{star}--{o.name}[{zsh_text(o.field.help)}]{value}' \\")
+        out("                        '*:argument:_files'\n                ;;")
+    out("        esac\n}\n_lodge \"$@\"")
+
+
+def write_fish(schema, out):
+    out(f"# {NOTICE}")
+    for command in schema.commands:
+        words = command.name.split()
+        out(f"complete -c lodge -n '__fish_is_nth_token 1' -f -a {words[0]}")
+        if len(words) > 1:
+            out(f"complete -c lodge -n '__fish_is_nth_token 2; and __fish_seen_subcommand_from {words[0]}' -f "
+                f"-a {words[1]} -d {fish_text(command.summary)}")
+        seen = "; and ".join(f"__fish_seen_subcommand_from {w}" for w in words)
+        for o in command.options:
+            value = f" -x -a '{' '.join(choices(o))}'" if choices(o) else " -r -F" if completes_files(o) else \
+                " -x" if o.arg else ""
+            out(f"complete -c lodge -n '{seen}' -l {o.name}{value} -d {fish_text(o.field.help)}")
+
+
+def fish_text(text):
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+WRITERS = {"header": write_header, "source": write_source, "markdown": write_markdown, "bash": write_bash,
+           "zsh": write_zsh, "fish": write_fish}
+
+
+def main(argv):
+    if len(argv) != 4:
+        sys.exit(__doc__)
+    lines = []
+    what, _, template = argv[2].partition(":")
+    try:
+        schema = Schema(argv[1])
+        if what == "man":
+            write_man(schema, template, lines.append)
+        else:
+            WRITERS[what](schema, lines.append)
+    except Mistake as mistake:
+        sys.exit(f"{argv[1]}: {mistake}")
+    with open(argv[3], "w", encoding="utf-8") as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

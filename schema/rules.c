@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* rules: see rules.h. Each field has passed its own check before a rule sees it. */
+#include "schema/rules.h"
+
+#include <inttypes.h>
+
+#include "schema/lodge-schema.h"
+
+int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_net_config *net = value;
+        const struct schema_path at = { .up = path, .name = "interface", .index = -1 };
+
+        if (net->type == MACHINE_NET_TYPE_TAP && !net->interface)
+                return schema_fail(e, &at, "schema-required", "name it: --net tap=tap0", "a tap needs an interface");
+        if (net->type != MACHINE_NET_TYPE_TAP && net->interface)
+                return schema_fail(e, &at, "schema-conflict", NULL, "only a tap has an interface, not type %s",
+                                   machine_net_type_to_string(net->type));
+        return 0;
+}
+
+int schema_rule_machine_boot(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *m = value;
+
+        if (!m->image && !m->kernel)
+                return schema_fail(e, path, "schema-required", "name an image, such as tiny, or give --kernel FILE",
+                                   "has nothing to boot: neither image nor kernel");
+        if (m->initrd && !m->kernel)
+                return schema_fail(e, path, "schema-conflict", "add --kernel FILE", "has an initrd without a kernel");
+        return 0;
+}
+
+static int rule_topology(uint32_t cpus, uint32_t *sockets, uint32_t *cores, uint32_t *threads,
+                         const struct schema_path *path, struct error *e) {
+        uint32_t s = *sockets, c = *cores, t = *threads;
+
+        if (t == 0)
+                t = 1;
+        if (s == 0)
+                s = c == 0 || cpus % (c * t) != 0 ? 1 : cpus / (c * t);
+        if (c == 0)
+                c = cpus % (s * t) != 0 ? 1 : cpus / (s * t);
+        if ((uint64_t)s * c * t != cpus)
+                return schema_fail(e, path, "schema-topology", "let their product be the number of CPUs",
+                                   "sockets %" PRIu32 " * cores %" PRIu32 " * threads %" PRIu32 " is not cpus %" PRIu32,
+                                   s, c, t, cpus);
+        *sockets = s;
+        *cores = c;
+        *threads = t;
+        return 0;
+}
+
+int schema_rule_machine_topology(void *value, const struct schema_path *path, struct error *e) {
+        struct machine_config *m = value;
+
+        return rule_topology(m->cpus, &m->sockets, &m->cores, &m->threads, path, e);
+}
+
+int schema_rule_vmm_topology(void *value, const struct schema_path *path, struct error *e) {
+        struct vmm_config *v = value;
+
+        return rule_topology(v->cpus, &v->sockets, &v->cores, &v->threads, path, e);
+}
+
+static int rule_numa(uint32_t cpus, uint64_t memory, const struct numa_config *nodes, size_t n_nodes,
+                     const struct schema_path *path, struct error *e) {
+        const struct schema_path at = { .up = path, .name = "numa", .index = -1 };
+        bool seen[254] = { false };
+        uint64_t sum = 0;
+        uint32_t n_seen = 0;
+
+        if (n_nodes == 0)
+                return 0;
+        for (size_t i = 0; i < n_nodes; i++) {
+                const struct schema_path node = { .up = &at, .index = (int)i };
+
+                for (size_t k = 0; k < nodes[i].n_cpus; k++) {
+                        uint32_t cpu = nodes[i].cpus[k];
+
+                        if (cpu >= cpus)
+                                return schema_fail(e, &node, "schema-numa", NULL,
+                                                   "CPU %" PRIu32 " is not one of 0..%" PRIu32, cpu, cpus - 1);
+                        if (seen[cpu])
+                                return schema_fail(e, &node, "schema-numa", NULL, "CPU %" PRIu32 " is named twice",
+                                                   cpu);
+                        seen[cpu] = true;
+                        n_seen++;
+                }
+                sum += nodes[i].memory;
+        }
+        if (n_seen != cpus)
+                return schema_fail(e, &at, "schema-numa", NULL,
+                                   "the nodes hold %" PRIu32 " CPUs, the machine has %" PRIu32, n_seen, cpus);
+        if (sum != memory)
+                return schema_fail(e, &at, "schema-numa", NULL,
+                                   "the nodes hold %" PRIu64 " MiB, the machine has %" PRIu64 " MiB", sum >> 20,
+                                   memory >> 20);
+        return 0;
+}
+
+int schema_rule_machine_numa(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *m = value;
+
+        return rule_numa(m->cpus, m->memory, m->numa, m->n_numa, path, e);
+}
+
+int schema_rule_vmm_numa(void *value, const struct schema_path *path, struct error *e) {
+        const struct vmm_config *v = value;
+
+        return rule_numa(v->cpus, v->memory, v->numa, v->n_numa, path, e);
+}

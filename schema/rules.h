@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * rules: what an object's fields must be to each other; lodge.yaml names these functions under `rules`
+ */
+#pragma once
+
+#include "schema/schema.h"
+
+/** A tap needs an interface, the others must not have one. */
+int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
+
+/** Something to boot; no initrd without a kernel. */
+int schema_rule_machine_boot(void *value, const struct schema_path *path, struct error *e);
+
+/** sockets * cores * threads is cpus; those not given are filled in, so that all four are set afterwards. */
+int schema_rule_machine_topology(void *value, const struct schema_path *path, struct error *e);
+int schema_rule_vmm_topology(void *value, const struct schema_path *path, struct error *e);
+
+/** Every CPU is in one NUMA node, and the nodes' memory adds up. */
+int schema_rule_machine_numa(void *value, const struct schema_path *path, struct error *e);
+int schema_rule_vmm_numa(void *value, const struct schema_path *path, struct error *e);

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * schema: each rule of lodge.yaml is broken once, and the message must name the field, the value and what is allowed
+ *
+ * The tests go through the typed functions and the real tables, so they also hold the generator to its word.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "schema/lodge-schema.h"
+
+#define VMM_MIN "\"version\":1,\"name\":\"web\",\"memory\":536870912,\"kvm_fd\":3,\"kernel_fd\":4"
+
+struct refusal {
+        const char *json, *id, *message;
+};
+
+static void refuse_machine(const char *json, const char *id, const char *message) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct machine_config *m = (void *)1;
+
+        assert_int_equal(machine_config_parse(json, strlen(json), &m, &e), -EINVAL);
+        assert_string_equal(e.id, id);
+        assert_string_equal(e.message, message);
+        assert_ptr_equal(m, (void *)1); /* untouched on failure */
+}
+
+/* Without these messages a person doesn't learn which of thirty fields is wrong, nor what would be right. */
+static void test_machine_refusals(void **state) {
+        static const struct refusal refusals[] = {
+                { "{\"image\":\"tiny\",\"cpus\":300}", "schema-range", "machine.cpus: 300 is out of range 1..254" },
+                { "{\"image\":\"tiny\",\"cpus\":0}", "schema-range", "machine.cpus: 0 is out of range 1..254" },
+                { "{\"image\":\"tiny\",\"cpus\":-1}", "schema-range", "machine.cpus: -1 is out of range 1..254" },
+                { "{\"image\":\"tiny\",\"cpus\":4294967297}", "schema-range",
+                  "machine.cpus: 4294967297 is out of range 1..254" },
+                { "{\"image\":\"tiny\",\"cpus\":1.5}", "schema-type",
+                  "machine.cpus: must be an integer, not a fraction" },
+                { "{\"image\":\"tiny\",\"cpus\":null}", "schema-type", "machine.cpus: must be an integer, not null" },
+                { "{\"image\":\"tiny\",\"threads\":0}", "schema-range", "machine.threads: 0 is out of range 1..254" },
+                { "{\"image\":\"tiny\",\"memory\":\"1M\"}", "schema-range",
+                  "machine.memory: 1M is out of range 4M..4T" },
+                { "{\"image\":\"tiny\",\"memory\":4194305}", "schema-multiple",
+                  "machine.memory: 4194305 is not a multiple of 1M" },
+                { "{\"image\":\"tiny\",\"memory\":\"lots\"}", "schema-type", "machine.memory: \"lots\" is no size" },
+                { "{\"image\":\"tiny\",\"engine\":\"quemu\"}", "schema-enum",
+                  "machine.engine: \"quemu\" is none of auto, native, qemu; did you mean qemu?" },
+                { "{\"image\":\"tiny\",\"preallocate\":1}", "schema-type",
+                  "machine.preallocate: must be true or false, not an integer" },
+                { "{\"image\":\"tiny\",\"disks\":[{\"path\":\"a\"},{\"path\":\"b\",\"formt\":\"raw\"}]}",
+                  "schema-unknown-key", "machine.disks[1].formt: unknown key, did you mean format?" },
+                { "{\"image\":\"tiny\",\"disks\":[{\"format\":\"raw\"}]}", "schema-required",
+                  "machine.disks[0].path: is missing" },
+                { "{\"image\":\"tiny\",\"disks\":{}}", "schema-type", "machine.disks: must be a list, not an object" },
+                { "{\"image\":\"tiny\",\"disks\":[{\"path\":\"a\",\"serial\":\"012345678901234567890\"}]}",
+                  "schema-too-long", "machine.disks[0].serial: 21 bytes are too long, at most 20 are allowed" },
+                { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"user\",\"mac\":\"01:00:00:00:00:00\"}]}", "schema-pattern",
+                  "machine.nets[0].mac: \"01:00:00:00:00:00\" does not match "
+                  "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$" },
+                { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"tap\"}]}", "schema-required",
+                  "machine.nets[0].interface: a tap needs an interface" },
+                { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"user\",\"interface\":\"tap0\"}]}", "schema-conflict",
+                  "machine.nets[0].interface: only a tap has an interface, not type user" },
+                { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"user\",\"mtu\":67}]}", "schema-range",
+                  "machine.nets[0].mtu: 67 is out of range 68..65535" },
+                { "{\"image\":\"tiny\",\"name\":\"-web\"}", "schema-pattern",
+                  "machine.name: \"-web\" does not match ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
+                { "{\"image\":\"tiny\",\"name\":\"\"}", "schema-pattern", "machine.name: must not be empty" },
+                { "{\"image\":\"tiny\",\"append\":\"a\\u001b[2J\"}", "schema-pattern",
+                  "machine.append: control character 0x1b is not allowed here" },
+                { "{\"image\":\"tiny\",\"append\":\"a\\u0000b\"}", "schema-nul",
+                  "machine: line 1, column 35: a string must not hold the character NUL" },
+                { "{\"image\":\"tiny\",\"cpus\":1,\"cpus\":2}", "schema-duplicate-key",
+                  "machine: line 1, column 31: duplicate object key near '\"cpus\"'" },
+                { "{}", "schema-required", "machine: has nothing to boot: neither image nor kernel" },
+                { "{\"image\":\"tiny\",\"initrd\":\"i\"}", "schema-conflict",
+                  "machine: has an initrd without a kernel" },
+                { "{\"image\":\"tiny\",\"cpus\":4,\"sockets\":3}", "schema-topology",
+                  "machine: sockets 3 * cores 1 * threads 1 is not cpus 4" },
+                { "{\"image\":\"tiny\",\"cpus\":2,\"numa\":[{\"cpus\":[0],\"memory\":\"512M\"}]}", "schema-numa",
+                  "machine.numa: the nodes hold 1 CPUs, the machine has 2" },
+                { "{\"image\":\"tiny\",\"numa\":[{\"cpus\":[0,0],\"memory\":\"512M\"}]}", "schema-numa",
+                  "machine.numa[0]: CPU 0 is named twice" },
+                { "{\"image\":\"tiny\",\"numa\":[{\"cpus\":[1],\"memory\":\"512M\"}]}", "schema-numa",
+                  "machine.numa[0]: CPU 1 is not one of 0..0" },
+                { "{\"image\":\"tiny\",\"numa\":[{\"cpus\":[0],\"memory\":\"256M\"}]}", "schema-numa",
+                  "machine.numa: the nodes hold 256 MiB, the machine has 512 MiB" },
+                { "[]", "schema-type", "machine: must be an object, not a list" },
+                { "{", "schema-json", "machine: line 1, column 1: string or '}' expected near end of file" },
+                { "", "schema-json", "machine: line 1, column 0: '[' or '{' expected near end of file" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(refusals); i++)
+                refuse_machine(refusals[i].json, refusals[i].id, refusals[i].message);
+}
+
+/* Length, nesting and list length are the bounds on what a hostile text may cost. */
+static void test_bounds_on_text(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        _cleanup_free_ char *text = malloc(SCHEMA_TEXT_MAX + 1);
+        struct machine_config *m;
+
+        assert_non_null(text);
+        memset(text, ' ', SCHEMA_TEXT_MAX + 1);
+        assert_int_equal(machine_config_parse(text, SCHEMA_TEXT_MAX + 1, &m, &e), -EINVAL);
+        assert_string_equal(e.id, "schema-too-long");
+        error_clear(&e);
+
+        memset(text, '[', SCHEMA_DEPTH_MAX + 1);
+        assert_int_equal(machine_config_parse(text, SCHEMA_DEPTH_MAX + 1, &m, &e), -EINVAL);
+        assert_string_equal(e.id, "schema-too-deep");
+        error_clear(&e);
+
+        snprintf(text, SCHEMA_TEXT_MAX, "{\"image\":\"tiny\",\"nets\":[");
+        for (int i = 0; i < 9; i++)
+                strcat(text, i > 0 ? ",{\"type\":\"none\"}" : "{\"type\":\"none\"}");
+        strcat(text, "]}");
+        assert_int_equal(machine_config_parse(text, strlen(text), &m, &e), -EINVAL);
+        assert_string_equal(e.id, "schema-too-many");
+        assert_string_equal(e.message, "machine.nets: 9 items are too many, at most 8 are allowed");
+}
+
+static void test_machine_defaults(void **state) {
+        static const char json[] = "{\"image\":\"debian/12\",\"cpus\":8,\"threads\":2}";
+        _cleanup_(machine_config_freep) struct machine_config *m = NULL;
+
+        assert_int_equal(machine_config_parse(json, strlen(json), &m, NULL), 0);
+        assert_string_equal(m->image, "debian/12");
+        assert_int_equal(m->memory, 512 << 20);
+        assert_int_equal(m->engine, MACHINE_ENGINE_AUTO);
+        assert_null(m->name);
+        assert_int_equal(m->n_disks, 0);
+        /* what was not given is completed: nobody else computes a topology */
+        assert_int_equal(m->sockets, 1);
+        assert_int_equal(m->cores, 4);
+        assert_int_equal(m->threads, 2);
+}
+
+/* The parent formats, lodge-vmm parses: a field lost on the way would be a device that is silently missing. */
+static void test_vmm_round_trip(void **state) {
+        _cleanup_(vmm_config_freep) struct vmm_config *a = NULL, *b = NULL;
+        _cleanup_free_ char *first = NULL, *second = NULL;
+        struct vmm_disk_config *disk;
+        struct vmm_net_config *net;
+        struct vmm_port_config *port;
+
+        assert_int_equal(vmm_config_new(&a), 0);
+        a->version = 1;
+        a->name = strdup("web");
+        a->cpus = 4;
+        a->memory = 1ull << 30;
+        a->kvm_fd = 3;
+        a->kernel_fd = 4;
+        a->append = strdup("console=ttyS0 \"quoted\"");
+        a->serial.out_fd = 1;
+        assert_int_equal(vmm_config_add_disks(a, &disk), 0);
+        disk->fd = 7;
+        disk->serial = strdup("root");
+        assert_int_equal(vmm_config_add_nets(a, &net), 0);
+        net->type = VMM_NET_TYPE_PASST;
+        net->fd = 8;
+        net->mac = strdup("52:54:00:12:34:56");
+        assert_int_equal(vmm_config_add_ports(a, &port), 0);
+        port->name = strdup("org.qemu.guest_agent.0");
+        port->fd = 9;
+        assert_int_equal(vmm_config_check(a, NULL), 0);
+        first = vmm_config_format(a);
+        assert_non_null(first);
+
+        assert_int_equal(vmm_config_parse(first, strlen(first), &b, NULL), 0);
+        assert_int_equal(b->n_disks, 1);
+        assert_int_equal(b->disks[0].fd, 7);
+        assert_int_equal(b->nets[0].mtu, 1500);
+        assert_int_equal(b->serial.in_fd, -1);
+        assert_int_equal(b->initrd_fd, -1);
+        assert_true(b->pvpanic && b->pit && b->sandbox && !b->debug_exit);
+        second = vmm_config_format(b);
+        assert_string_equal(first, second);
+}
+
+static void test_vmm_refusals(void **state) {
+        static const struct refusal refusals[] = {
+                { "{" VMM_MIN ",\"control_fd\":-2}", "schema-range", "vmm.control_fd: -2 is out of range -1..1048575" },
+                { "{" VMM_MIN ",\"initrd_fd\":1048576}", "schema-range",
+                  "vmm.initrd_fd: 1048576 is out of range -1..1048575" },
+                { "{" VMM_MIN ",\"disks\":[{\"fd\":-1}]}", "schema-range",
+                  "vmm.disks[0].fd: -1 is out of range 0..1048575" },
+                { "{" VMM_MIN ",\"disks\":[{\"fd\":5,\"format\":\"qcow2\"}]}", "schema-enum",
+                  "vmm.disks[0].format: \"qcow2\" is none of raw" },
+                { "{" VMM_MIN ",\"oem_strings\":[\"\\u00e9\"]}", "schema-pattern",
+                  "vmm.oem_strings[0]: only printable ASCII is allowed here" },
+                { "{\"version\":2}", "schema-range", "vmm.version: 2 is not 1" },
+                { "{\"version\":1,\"name\":\"web\",\"memory\":536870912,\"kvm_fd\":3}", "schema-required",
+                  "vmm.kernel_fd: is missing" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(refusals); i++) {
+                _cleanup_error_ struct error e = ERROR_INIT;
+                struct vmm_config *v;
+
+                assert_int_equal(vmm_config_parse(refusals[i].json, strlen(refusals[i].json), &v, &e), -EINVAL);
+                assert_string_equal(e.id, refusals[i].id);
+                assert_string_equal(e.message, refusals[i].message);
+        }
+}
+
+/* ---- the command line -------------------------------------------------------------------------------------------- */
+
+static int run_parse(struct machine_config *m, struct run_options *run, struct error *e, const char *line) {
+        _cleanup_free_ char *copy = strdup(line);
+        char *argv[32], *rest = copy, *word;
+        int argc = 0;
+
+        while ((word = strsep(&rest, " ")) && argc < 32)
+                argv[argc++] = word;
+        return schema_command_parse(&schema_command_run, argc, argv, (void *[]){ m, run }, e);
+}
+
+static void test_run_options(void **state) {
+        _cleanup_(machine_config_freep) struct machine_config *m = NULL;
+        _cleanup_(run_options_freep) struct run_options *run = NULL;
+
+        assert_int_equal(machine_config_new(&m), 0);
+        assert_int_equal(run_options_new(&run), 0);
+        assert_int_equal(run_parse(m, run, NULL,
+                                   "debian/12 --cpus=4 --memory 1.5G --disk a,,b,format=qcow2,readonly --disk c "
+                                   "--net tap=tap0,mtu=9000 --net user --engine native --explain --format json "
+                                   "--numa 0-1+3,memory=1G --numa cpus=2,memory=512M --append root=/dev/vda1"),
+                         0);
+        assert_int_equal(machine_config_check(m, NULL), 0);
+        assert_string_equal(m->image, "debian/12");
+        assert_int_equal(m->cpus, 4);
+        assert_int_equal(m->memory, 3ull << 29);
+        assert_int_equal(m->n_disks, 2);
+        assert_string_equal(m->disks[0].path, "a,b");
+        assert_int_equal(m->disks[0].format, MACHINE_DISK_FORMAT_QCOW2);
+        assert_true(m->disks[0].readonly);
+        assert_false(m->disks[1].readonly);
+        assert_int_equal(m->nets[0].type, MACHINE_NET_TYPE_TAP);
+        assert_string_equal(m->nets[0].interface, "tap0");
+        assert_int_equal(m->nets[0].mtu, 9000);
+        assert_int_equal(m->nets[1].type, MACHINE_NET_TYPE_USER);
+        assert_int_equal(m->numa[0].n_cpus, 3);
+        assert_int_equal(m->numa[0].cpus[2], 3);
+        assert_string_equal(m->append, "root=/dev/vda1");
+        assert_true(run->explain);
+        assert_int_equal(run->format, OUTPUT_FORMAT_JSON);
+}
+
+/* A typing mistake in a command must not start a machine that is not the one that was asked for. */
+static void test_run_refusals(void **state) {
+        static const struct refusal refusals[] = {
+                { "tiny --cpus 300", "schema-range", "--cpus: 300 is out of range 1..254" },
+                { "tiny --cpus four", "schema-type", "--cpus: \"four\" is no number" },
+                { "tiny --cpus", "option-argument", "--cpus: needs a value: --cpus N" },
+                { "tiny --cpus 1 --cpus 2", "option-twice", "--cpus: given twice" },
+                { "tiny --cpu 2", "option-unknown", "--cpu: unknown option, did you mean --cpus?" },
+                { "tiny --memory 5M5", "schema-type",
+                  "--memory: \"5M5\" is no size (bytes, or a number with K, M, G or T)" },
+                { "tiny --disk a,formt=raw", "schema-unknown-key", "--disk.formt: unknown key, did you mean format?" },
+                { "tiny --disk a,readonly=maybe", "schema-type", "--disk.readonly: \"maybe\" is neither on nor off" },
+                { "tiny --disk readonly=on", "schema-required", "--disk.path: is missing" },
+                { "tiny --net tap", "schema-required", "--net.interface: a tap needs an interface" },
+                { "tiny --net user=x", "schema-conflict",
+                  "--net.interface: only a tap has an interface, not type user" },
+                { "tiny --net tap=abcdefghijklmnop", "schema-too-long",
+                  "--net.interface: 16 bytes are too long, at most 15 are allowed" },
+                { "tiny --net brige", "schema-enum", "--net.type: \"brige\" is none of none, user, tap" },
+                { "tiny --explain=perhaps", "schema-type", "--explain: \"perhaps\" is neither on nor off" },
+                { "tiny --numa 3-1,memory=1G", "schema-range", "--numa.cpus: 3-1 runs backwards" },
+                { "tiny other", "argument-unexpected", "unexpected argument \"other\"" },
+                { "tiny -x", "option-unknown", "--x: unknown option" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(refusals); i++) {
+                _cleanup_(machine_config_freep) struct machine_config *m = NULL;
+                _cleanup_(run_options_freep) struct run_options *run = NULL;
+                _cleanup_error_ struct error e = ERROR_INIT;
+
+                assert_int_equal(machine_config_new(&m), 0);
+                assert_int_equal(run_options_new(&run), 0);
+                assert_int_equal(run_parse(m, run, &e, refusals[i].json), -EINVAL);
+                assert_string_equal(e.message, refusals[i].message);
+                assert_string_equal(e.id, refusals[i].id);
+        }
+}
+
+static void test_commands(void **state) {
+        char *argv[] = { (char *)"image", (char *)"build", (char *)"debian/12" };
+        _cleanup_(image_options_freep) struct image_options *image = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int words = 0;
+
+        assert_ptr_equal(schema_command_find(3, argv, &words), &schema_command_image_build);
+        assert_int_equal(words, 2);
+        assert_null(schema_command_find(1, argv, &words));
+        assert_int_equal(image_options_new(&image), 0);
+        assert_int_equal(schema_command_parse(&schema_command_image_build, 0, NULL, (void *[]){ image }, &e), -EINVAL);
+        assert_string_equal(e.id, "argument-missing");
+        assert_int_equal(schema_command_parse(&schema_command_image_build, 1, argv + 2, (void *[]){ image }, NULL), 0);
+        assert_string_equal(image->name, "debian/12");
+}
+
+/* Bytes that are no UTF-8 could not be written as JSON again. */
+static void test_not_utf8(void **state) {
+        static const char *const bad[] = {
+                "\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "a\x80"
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                _cleanup_(machine_config_freep) struct machine_config *m = NULL;
+                _cleanup_error_ struct error e = ERROR_INIT;
+
+                assert_int_equal(machine_config_new(&m), 0);
+                m->image = strdup("tiny");
+                m->append = strdup("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+                assert_int_equal(machine_config_check(m, NULL), 0);
+                m->exec = strdup(bad[i]);
+                assert_int_equal(machine_config_check(m, &e), -EINVAL);
+                assert_string_equal(e.message, "machine.exec: is not UTF-8");
+        }
+}
+
+/* A struct filled by hand passes through the same checks as JSON: its callers rely on it before they act. */
+static void test_check_by_hand(void **state) {
+        _cleanup_(machine_config_freep) struct machine_config *m = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        assert_int_equal(machine_config_new(&m), 0);
+        m->kernel = strdup("/boot/vmlinuz");
+        m->engine = (enum machine_engine)7;
+        assert_int_equal(machine_config_check(m, &e), -EINVAL);
+        assert_string_equal(e.message, "machine.engine: 7 is no value of this field");
+        assert_null(machine_config_format(m));
+        m->engine = MACHINE_ENGINE_QEMU;
+        assert_int_equal(machine_config_check(m, NULL), 0);
+        assert_int_equal(machine_engine_from_string("native"), MACHINE_ENGINE_NATIVE);
+        assert_int_equal(machine_engine_from_string("nativ"), -EINVAL);
+        assert_null(machine_engine_to_string((enum machine_engine)7));
+}
+
+static void test_help(void **state) {
+        char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+
+        schema_command_help(&schema_command_run, f);
+        fclose(f);
+        assert_non_null(strstr(text, "usage: lodge run [IMAGE] [OPTION]..."));
+        assert_non_null(strstr(text, "virtual CPUs (1..254, default 1)"));
+        assert_non_null(strstr(text, "memory (4M..4T, default 512M)"));
+        free(text);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_machine_refusals),
+                cmocka_unit_test(test_bounds_on_text),
+                cmocka_unit_test(test_machine_defaults),
+                cmocka_unit_test(test_vmm_round_trip),
+                cmocka_unit_test(test_vmm_refusals),
+                cmocka_unit_test(test_run_options),
+                cmocka_unit_test(test_run_refusals),
+                cmocka_unit_test(test_commands),
+                cmocka_unit_test(test_not_utf8),
+                cmocka_unit_test(test_check_by_hand),
+                cmocka_unit_test(test_help),
+        };
+
+        return cmocka_run_group_tests_name("schema", tests, NULL, NULL);
+}
