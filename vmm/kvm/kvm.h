@@ -116,6 +116,9 @@ int kvm_vcpu_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value);
  */
 int kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool boot);
 
+/** kvm_vcpu_clock_paused() - set kvmclock's "guest stopped" flag (KVM_KVMCLOCK_CTRL); -EINVAL when the guest has no kvmclock. */
+int kvm_vcpu_clock_paused(struct kvm_vcpu *vcpu);
+
 /** kvm_vcpu_run_area() - the page shared with the kernel: exit reason and its data. */
 struct kvm_run *kvm_vcpu_run_area(struct kvm_vcpu *vcpu);
 

@@ -172,6 +172,10 @@ int kvm_vcpu_set_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t value) {
         return r == 1 ? 0 : -ENXIO;
 }
 
+int kvm_vcpu_clock_paused(struct kvm_vcpu *vcpu) {
+        return vcpu_ioctl(vcpu, KVM_KVMCLOCK_CTRL, NULL);
+}
+
 struct kvm_run *kvm_vcpu_run_area(struct kvm_vcpu *vcpu) {
         return vcpu->run;
 }

@@ -2,14 +2,13 @@
 /*
  * machine: memory, vCPUs, buses and devices put together, and the life of the whole
  *
- * Threads and locks. The main thread runs the event loop; each vCPU has a thread. One lock, the machine lock, guards all device
- * state: a vCPU thread takes it to dispatch a PIO or MMIO exit, the main loop holds it while callbacks run (see loop_set_guard()). So device code
- * never locks, and never blocks. Lock order: machine lock, then the routing lock inside vmm/kvm. vCPU state (run, pause)
- * has a lock of its own that is never held while waiting for the machine lock.
+ * Threads and locks. The main thread runs the event loop; each vCPU has a thread. One lock, the machine lock, guards all
+ * device state: a vCPU thread takes it to dispatch a PIO or MMIO exit, the main loop holds it while callbacks run (see
+ * loop_set_guard()). So device code never locks, and never blocks. The only lock taken inside it is vmm/kvm's routing lock.
  *
- * Life. machine_new() -> devices -> loader sets memory and the boot CPU -> machine_start() -> pause/resume/reset -> machine_stop().
- * A reset (triple fault, port 0xcf9, i8042, ACPI reset register, QMP) parks the vCPUs, resets every device in the order of the registry, runs
- * the loader again, and releases them; a power-off (ACPI S5), a debug exit or QMP quit ends the process through the loop.
+ * Life. machine_new() -> devices -> cpus -> machine_start() -> pause, resume, reset -> machine_free(). A reset (triple fault, port
+ * 0xcf9, i8042, ACPI reset register, QMP) parks the vCPUs, resets the interrupt controllers and every device, runs the loader again, and
+ * lets them go; a power-off (ACPI S5), a debug exit, a panic or QMP quit ends the loop with the process's exit status.
  */
 #pragma once
 
@@ -25,6 +24,7 @@
 #include "vmm/machine/memory.h"
 #include "vmm/machine/pci.h"
 
+struct machine;
 struct vmm_config; /* schema: what the parent handed in */
 struct device;     /* device/device.h */
 struct cpus;       /* cpus.h: the vCPU threads */
@@ -61,40 +61,75 @@ enum shutdown_reason {
 
 typedef void (*machine_event_fn)(void *opaque, enum machine_event event, enum shutdown_reason reason);
 
+/* What a machine asks of the rooms above it; main.c ties them together. */
+struct machine_hooks {
+        void (*reset_devices)(struct machine *machine);
+        void (*power_button)(struct machine *machine);
+        /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
+        int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
+        /* First thing on each vCPU's thread (the sandbox); a failure ends the process. */
+        int (*vcpu_thread_start)(struct machine *machine);
+};
+
+#define MACHINE_LISTENERS_MAX 8
+
 struct machine {
         const struct vmm_config *config;
+        const struct machine_hooks *hooks;
         struct loop *loop;
         struct kvm *kvm;
         struct memory *memory;
         struct bus *mmio, *ports;
         struct pci_bus *pci;
         struct cpus *cpus;
+        struct device *devices; /* device/device.h */
         pthread_mutex_t lock;
         enum machine_state state;
-        struct device *devices; /* device/registry.h: the devices */
-        struct machine_listener *listeners;
-        int exit_status;
+
+        struct machine_listener {
+                machine_event_fn fn;
+                void *opaque;
+        } listeners[MACHINE_LISTENERS_MAX];
+
+        struct kvm_clock_data paused_clock; /* kvmclock stands still while the machine does */
+        struct machine_requests {           /* asked by devices, not yet acted on; guarded by the lock */
+                bool reset, shutdown, panic, posted;
+                enum shutdown_reason reason;
+                int exit_status;
+        } requests;
 };
 
-/** machine_raise()/machine_lower() - level of an interrupt pin, @gsi 0..23. */
+/**
+ * machine_new() - memory, VM and buses, from the configuration; no devices and no vCPUs yet
+ * @config, @hooks: borrowed, must outlive the machine
+ */
+int machine_new(const struct vmm_config *config, const struct machine_hooks *hooks, struct loop *loop,
+                struct machine **ret_machine, struct error *e);
+void machine_free(struct machine *machine);
+DEFINE_CLEANUP(machine, machine_free);
+
+/** machine_start() - load the kernel and let the vCPUs go; once, from MACHINE_PRELAUNCH. */
+int machine_start(struct machine *machine, struct error *e);
+
+/** machine_set_irq() - level of an interrupt pin, @gsi 0..23. */
 void machine_set_irq(struct machine *machine, unsigned int gsi, bool level);
 
 /*
- * What devices ask for. All of these may be called under the machine lock from any thread: they only post to the main loop.
+ * What devices ask for, under the machine lock, on any thread. The vCPUs stop at once; the main loop does the rest.
  */
 void machine_request_reset(struct machine *machine);
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status);
 void machine_report_panic(struct machine *machine);
 
-/* What control asks for, on the main thread. -EINVAL in a state that doesn't allow it. */
+/* What control asks for, on the main thread, under the machine lock. -EINVAL in a state that doesn't allow it. */
 int machine_pause(struct machine *machine);
 int machine_resume(struct machine *machine);
 int machine_reset(struct machine *machine);
 int machine_power_button(struct machine *machine);
 
-/** machine_listen() - be told of events, on the main thread. machine_unlisten() with the same pair. */
+/** machine_listen() - be told of events, on the main thread; -ENOSPC when all places are taken. */
 int machine_listen(struct machine *machine, machine_event_fn fn, void *opaque);
 void machine_unlisten(struct machine *machine, machine_event_fn fn, void *opaque);
 
-/** machine_state_name() - QMP's word: "running", "paused", "prelaunch", "shutdown", "guest-panicked", "internal-error". */
+/** machine_state_name() - QMP's word: "prelaunch", "running", "paused", "shutdown", "guest-panicked", "internal-error". */
 const char *machine_state_name(enum machine_state state);
