@@ -192,18 +192,17 @@ static int create_cpu(struct cpus *cpus, unsigned int index, const struct cpu_to
 
 static void topology_from_config(const struct vmm_config *config, struct cpu_topology *ret_topology) {
         *ret_topology = (struct cpu_topology){
-                .sockets = (unsigned int)config->sockets,
-                .cores = (unsigned int)config->cores,
-                .threads = (unsigned int)config->threads,
+                .sockets = config->sockets,
+                .cores = config->cores,
+                .threads = config->threads,
         };
-        if ((uint64_t)ret_topology->sockets * ret_topology->cores * ret_topology->threads != (uint64_t)config->cpus)
-                *ret_topology =
-                        (struct cpu_topology){ .sockets = 1, .cores = (unsigned int)config->cpus, .threads = 1 };
+        if ((uint64_t)ret_topology->sockets * ret_topology->cores * ret_topology->threads != config->cpus)
+                *ret_topology = (struct cpu_topology){ .sockets = 1, .cores = config->cpus, .threads = 1 };
 }
 
 int cpus_new(struct machine *machine, struct cpus **ret_cpus, struct error *e) {
         _cleanup_free_ struct kvm_cpuid2 *supported = NULL;
-        unsigned int n = (unsigned int)machine->config->cpus, max = kvm_max_vcpus(machine->kvm);
+        unsigned int n = machine->config->cpus, max = kvm_max_vcpus(machine->kvm);
         struct cpu_topology topology;
         struct cpus *cpus;
         int r;
@@ -211,7 +210,7 @@ int cpus_new(struct machine *machine, struct cpus **ret_cpus, struct error *e) {
         if (n > max)
                 return error_set(e, -E2BIG, "cpu-count", "ask for fewer CPUs: --cpus",
                                  "the machine wants %u vCPUs, this KVM allows %u", n, max);
-        r = kvm_supported_cpuid((int)machine->config->kvm_fd, &sys_real, &supported);
+        r = kvm_supported_cpuid(machine->config->kvm_fd, &sys_real, &supported);
         if (r < 0)
                 return error_set(e, r, "cpu-cpuid", NULL, "KVM does not tell which CPU features it has");
         topology_from_config(machine->config, &topology);

@@ -25,9 +25,9 @@ const char *machine_state_name(enum machine_state state) {
 
 static uint64_t page_size(const struct vmm_config *config) {
         switch (config->hugepages) {
-        case VMM_HUGEPAGES_2M:
+        case MACHINE_HUGEPAGES_2M:
                 return 2ull << 20;
-        case VMM_HUGEPAGES_1G:
+        case MACHINE_HUGEPAGES_1G:
                 return 1ull << 30;
         default:
                 return 0;
@@ -55,7 +55,7 @@ static int build(struct machine *machine, struct error *e) {
         r = memory_new(&options, &machine->memory, e);
         if (r < 0)
                 return r;
-        r = kvm_open(&sys_real, (int)config->kvm_fd, config->pit, &machine->kvm, e);
+        r = kvm_open(&sys_real, config->kvm_fd, config->pit, &machine->kvm, e);
         if (r < 0)
                 return r;
         r = memory_register(machine->memory, machine->kvm);
