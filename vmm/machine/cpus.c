@@ -76,10 +76,11 @@ static void fail(struct cpu *cpu, const char *what, uint64_t detail) {
         machine_request_shutdown(cpu->cpus->machine, SHUTDOWN_ERROR, 2);
 }
 
-/* Under the machine lock. */
+/* Under the machine lock. What was gathered came before this exit. */
 static void dispatch(struct cpu *cpu, struct kvm_run *run) {
         struct machine *machine = cpu->cpus->machine;
 
+        machine_flush_coalesced(machine);
         switch (run->exit_reason) {
         case KVM_EXIT_IO:
                 dispatch_pio(machine, run);
@@ -275,6 +276,7 @@ void cpus_park(struct cpus *cpus) {
         cpus_request_park(cpus);
         while (cpus->n_parked < cpus->n)
                 pthread_cond_wait(&cpus->parked, &cpus->machine->lock);
+        machine_flush_coalesced(cpus->machine);
 }
 
 void cpus_unpark(struct cpus *cpus) {
