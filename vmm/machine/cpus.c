@@ -252,11 +252,11 @@ void cpus_free(struct cpus *cpus) {
         cpus->exit = true;
         pthread_cond_broadcast(&cpus->go);
         pthread_mutex_unlock(&cpus->machine->lock);
-        for (unsigned int i = 0; i < cpus->n; i++) {
+        for (unsigned int i = 0; i < cpus->n; i++)
                 if (cpus->cpu[i].started)
                         pthread_join(cpus->cpu[i].thread, NULL);
+        for (unsigned int i = 0; i < cpus->n; i++) /* not before: the first one's run area holds the shared ring */
                 kvm_vcpu_free(cpus->cpu[i].vcpu);
-        }
         pthread_cond_destroy(&cpus->parked);
         pthread_cond_destroy(&cpus->go);
         free(cpus->cpu);
