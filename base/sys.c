@@ -4,7 +4,12 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+static int io_uring_setup(unsigned int entries, struct io_uring_params *params) {
+        return (int)syscall(SYS_io_uring_setup, entries, params);
+}
 
 const struct sys sys_real = {
         .open = open,
@@ -18,5 +23,6 @@ const struct sys sys_real = {
         .fallocate = fallocate,
         .ftruncate = ftruncate,
         .ioctl = ioctl,
+        .io_uring_setup = io_uring_setup,
         .mmap = mmap,
 };

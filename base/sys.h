@@ -13,6 +13,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+struct io_uring_params;
+
 struct sys {
         int (*open)(const char *path, int flags, ...);
         ssize_t (*pread)(int fd, void *buf, size_t n, off_t offset);
@@ -25,6 +27,7 @@ struct sys {
         int (*fallocate)(int fd, int mode, off_t offset, off_t len);
         int (*ftruncate)(int fd, off_t length);
         int (*ioctl)(int fd, unsigned long request, ...);
+        int (*io_uring_setup)(unsigned int entries, struct io_uring_params *params);
         void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
 };
 

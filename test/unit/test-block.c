@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* block: every byte arrives where it belongs, whatever the kernel does half way; no request is lost or done twice */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/loop.h"
+#include "vmm/block/block.h"
+
+#define SIZE (4u << 20)
+
+/* Faults are counted down in these; the tests run one at a time. */
+static struct {
+        int short_by;        /* transfers move at most so many bytes; 0: all */
+        int error, error_in; /* the error_in-th call fails with error; 0: never */
+        bool no_fallocate, no_uring;
+        int syncs, syncs_at_write_end, fallocates;
+} fault;
+
+static bool fail_now(void) {
+        if (fault.error_in > 0 && --fault.error_in == 0) {
+                errno = fault.error;
+                return true;
+        }
+        return false;
+}
+
+static ssize_t fault_preadv(int fd, const struct iovec *iov, int n, off_t offset) {
+        struct iovec one = iov[0];
+
+        if (fail_now())
+                return -1;
+        if (!fault.short_by)
+                return preadv(fd, iov, n, offset);
+        one.iov_len = MIN(one.iov_len, (size_t)fault.short_by);
+        return preadv(fd, &one, 1, offset);
+}
+
+static ssize_t fault_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
+        struct iovec one = iov[0];
+
+        if (fail_now())
+                return -1;
+        fault.syncs_at_write_end = fault.syncs;
+        if (!fault.short_by)
+                return pwritev(fd, iov, n, offset);
+        one.iov_len = MIN(one.iov_len, (size_t)fault.short_by);
+        return pwritev(fd, &one, 1, offset);
+}
+
+static int fault_fdatasync(int fd) {
+        fault.syncs++;
+        return fail_now() ? -1 : 0;
+}
+
+static int fault_fallocate(int fd, int mode, off_t offset, off_t len) {
+        fault.fallocates++;
+        if (fault.no_fallocate) {
+                errno = EOPNOTSUPP;
+                return -1;
+        }
+        return fallocate(fd, mode, offset, len);
+}
+
+static int fault_uring(unsigned int entries, struct io_uring_params *params) {
+        if (fault.no_uring) {
+                errno = EPERM;
+                return -1;
+        }
+        return sys_real.io_uring_setup(entries, params);
+}
+
+struct fixture {
+        struct sys sys;
+        struct loop *loop;
+        struct block *block;
+        int fd;
+        unsigned int batches;
+        uint8_t *shadow; /* what the disk should hold */
+};
+
+static void on_batch(void *opaque) {
+        struct fixture *f = opaque;
+
+        f->batches++;
+}
+
+static int make_file(size_t size) {
+        const char *dir = getenv("TMPDIR") ?: "/var/tmp";
+        char path[4096];
+        int fd;
+
+        snprintf(path, sizeof(path), "%s/lodge-test-block.XXXXXX", dir);
+        fd = mkstemp(path);
+        assert_true(fd >= 0);
+        unlink(path);
+        assert_int_equal(ftruncate(fd, (off_t)size), 0);
+        return fd;
+}
+
+static struct block_options options_of(struct fixture *f, enum block_engine engine) {
+        return (struct block_options){
+                .sys = &f->sys,
+                .fd = f->fd,
+                .depth = 64,
+                .engine = engine,
+                .loop = f->loop,
+                .batch = on_batch,
+                .opaque = f,
+        };
+}
+
+static struct fixture *fixture_new(void) {
+        struct fixture *f = calloc(1, sizeof(*f));
+
+        memset(&fault, 0, sizeof(fault));
+        f->sys = sys_real;
+        f->sys.preadv = fault_preadv;
+        f->sys.pwritev = fault_pwritev;
+        f->sys.fdatasync = fault_fdatasync;
+        f->sys.fallocate = fault_fallocate;
+        f->sys.io_uring_setup = fault_uring;
+        assert_int_equal(loop_new(&f->loop), 0);
+        f->fd = make_file(SIZE);
+        f->shadow = calloc(1, SIZE);
+        return f;
+}
+
+static struct fixture *fixture_open(enum block_engine engine) {
+        struct fixture *f = fixture_new();
+        struct block_options o = options_of(f, engine);
+        int r = block_open_raw(&o, &f->block, NULL);
+
+        if (r < 0 && engine == BLOCK_ENGINE_URING) {
+                print_message("skipped: io_uring is not available here (%s)\n", strerror(-r));
+                skip();
+        }
+        assert_int_equal(r, 0);
+        return f;
+}
+
+static void fixture_free(struct fixture *f) {
+        block_close(f->block);
+        loop_free(f->loop);
+        close(f->fd);
+        free(f->shadow);
+        free(f);
+}
+
+struct call {
+        struct block_request request; /* first: done() finds the rest */
+        struct iovec iov[8];
+        int done, result;
+};
+
+static void on_done(struct block_request *request, int result) {
+        struct call *c = (struct call *)request;
+
+        c->done++;
+        c->result = result;
+}
+
+static void wait_for(struct fixture *f, const int *done, int n) {
+        for (int i = 0; i < 1000 && *done < n; i++)
+                assert_true(loop_run_once(f->loop, 10000) >= 0);
+        assert_int_equal(*done, n);
+}
+
+static int run(struct fixture *f, struct call *c) {
+        c->request.done = on_done;
+        c->done = 0;
+        block_submit(f->block, &c->request);
+        block_kick(f->block);
+        wait_for(f, &c->done, 1);
+        return c->result;
+}
+
+/* One request over @n buffers that together are [buf, buf+len). */
+static int transfer(struct fixture *f, enum block_op op, unsigned int flags, void *buf, uint64_t offset, size_t len,
+                    unsigned int n) {
+        struct call c = { .request = { .op = op, .flags = flags, .offset = offset, .length = len, .n_iov = n } };
+        size_t part = n ? len / n : 0;
+
+        for (unsigned int i = 0; i < n; i++)
+                c.iov[i] = (struct iovec){ (uint8_t *)buf + i * part, i == n - 1 ? len - i * part : part };
+        c.request.iov = c.iov;
+        return run(f, &c);
+}
+
+static void fill(uint8_t *buf, size_t len, uint32_t seed) {
+        for (size_t i = 0; i < len; i++) {
+                seed = seed * 1664525 + 1013904223;
+                buf[i] = (uint8_t)(seed >> 24);
+        }
+}
+
+static int write_pattern(struct fixture *f, uint64_t offset, size_t len, uint32_t seed, unsigned int flags,
+                         unsigned int n) {
+        fill(f->shadow + offset, len, seed);
+        return transfer(f, BLOCK_WRITE, flags, f->shadow + offset, offset, len, n);
+}
+
+/* The disk holds the shadow, read through the block layer in awkward pieces, and read from the file itself. */
+static void check_all(struct fixture *f) {
+        uint8_t *buf = malloc(SIZE);
+
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, SIZE, 7), 0);
+        assert_memory_equal(buf, f->shadow, SIZE);
+        assert_int_equal(pread(f->fd, buf, SIZE, 0), SIZE);
+        assert_memory_equal(buf, f->shadow, SIZE);
+        free(buf);
+}
+
+static void exercise(struct fixture *f) {
+        assert_int_equal(write_pattern(f, 0, 512, 1, 0, 1), 0);
+        assert_int_equal(write_pattern(f, SIZE - 512, 512, 2, 0, 3), 0); /* the last sector */
+        assert_int_equal(write_pattern(f, 1 << 20, 1 << 20, 3, 0, 8), 0);
+        assert_int_equal(write_pattern(f, 4096 * 3 + 512, 4096 * 5, 4, BLOCK_DURABLE, 5), 0);
+        assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), 0);
+        check_all(f);
+
+        memset(f->shadow + 4096 * 300, 0, 4096 * 10);
+        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, BLOCK_UNMAP, NULL, 4096 * 300, 4096 * 10, 0), 0);
+        memset(f->shadow + (1 << 20) + 512, 0, 1536);
+        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, 0, NULL, (1 << 20) + 512, 1536, 0), 0);
+        check_all(f);
+        assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 1 << 20, 1 << 19, 0), 0);
+}
+
+/* Both engines must give the same bytes; an engine that is only a fallback rots unseen otherwise. */
+static void test_ring_moves_bytes(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_URING);
+
+        assert_string_equal(block_engine_name(f->block), "io_uring");
+        exercise(f);
+        fixture_free(f);
+}
+
+static void test_threads_move_bytes(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
+
+        assert_string_equal(block_engine_name(f->block), "threads");
+        exercise(f);
+        fixture_free(f);
+}
+
+/* The kernel may move less than asked: without continuation the guest would read stale memory as its file's tail. */
+static void test_short_transfers_are_continued(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
+
+        fault.short_by = 777;
+        assert_int_equal(write_pattern(f, 8192, 16384, 5, 0, 3), 0);
+        fault.short_by = 60000;
+        check_all(f);
+        assert_true(block_metrics(f->block)->continued > 20);
+        fixture_free(f);
+}
+
+/* An error half way is the request's error, and the next request works. EINTR and EAGAIN are no errors. */
+static void test_errors_come_through_once(void **state) {
+        static const int errors[] = { EIO, ENOSPC };
+        struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
+        uint8_t buf[4096] = { 0 };
+
+        for (size_t i = 0; i < ELEMENTSOF(errors); i++) {
+                fault.short_by = 1024;
+                fault.error = errors[i];
+                fault.error_in = 2;
+                assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 4096, 1), -errors[i]);
+        }
+        assert_int_equal(block_metrics(f->block)->errors, 2);
+        fault.error = EINTR;
+        fault.error_in = 2;
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 4096, 1), 0);
+        fault.error = EAGAIN;
+        fault.error_in = 2;
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, 4096, 1), 0);
+        fault.error = EIO;
+        fault.error_in = 1;
+        assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), -EIO); /* a lost fdatasync error is lost data */
+        fixture_free(f);
+}
+
+/* A durable write is done after fdatasync, not before; others don't pay for one. */
+static void test_durable_writes_sync_after_the_data(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
+
+        assert_int_equal(write_pattern(f, 0, 4096, 6, 0, 1), 0);
+        assert_int_equal(fault.syncs, 0);
+        assert_int_equal(write_pattern(f, 0, 4096, 7, BLOCK_DURABLE, 1), 0);
+        assert_int_equal(fault.syncs, 1);
+        assert_int_equal(fault.syncs_at_write_end, 0);
+        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, BLOCK_DURABLE, NULL, 0, 4096, 0), 0);
+        assert_int_equal(fault.syncs, 2);
+        fixture_free(f);
+}
+
+/* File systems without hole punching (NFS 3, 9p): zeroes are written, discards are taken as advice. */
+static void test_zeroes_are_written_where_fallocate_is_missing(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
+
+        assert_int_equal(write_pattern(f, 0, 3 << 20, 8, 0, 1), 0);
+        fault.no_fallocate = true;
+        memset(f->shadow + 512, 0, (2 << 20) + 70144);
+        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, BLOCK_UNMAP, NULL, 512, (2 << 20) + 70144, 0), 0);
+        check_all(f);
+        assert_int_equal(fault.fallocates, 2); /* hole, then range; learnt */
+        memset(f->shadow, 0, 512);
+        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, 0, NULL, 0, 512, 0), 0);
+        assert_int_equal(fault.fallocates, 2);
+        assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 0, 4096, 0), 0);
+        check_all(f); /* advice not taken: the data stays */
+        fixture_free(f);
+}
+
+/* A hole gives the space back: without it a guest's fstrim does nothing. */
+static void test_discard_frees_space(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
+        struct stat before, after;
+
+        assert_int_equal(write_pattern(f, 0, 2 << 20, 9, 0, 1), 0);
+        assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), 0);
+        assert_int_equal(fsync(f->fd), 0);
+        fstat(f->fd, &before);
+        assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 0, 1 << 20, 0), 0);
+        fstat(f->fd, &after);
+        assert_int_equal(before.st_size, after.st_size);
+        assert_true(after.st_blocks <= before.st_blocks);
+        if (after.st_blocks == before.st_blocks)
+                print_message("note: no hole: %ld blocks before and after\n", (long)before.st_blocks);
+        fixture_free(f);
+}
+
+/* What a guest asks for beyond its disk, off its grid or on a read-only disk never reaches the file. */
+static void test_bad_requests_are_refused(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
+        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        uint8_t buf[1024] = { 0 };
+        struct iovec iov[2] = { { buf, 512 }, { buf, SIZE_MAX - 256 } };
+        struct call c = { .request = { .op = BLOCK_READ, .length = 256, .iov = iov, .n_iov = 2 } };
+
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, SIZE, 512, 1), -ERANGE);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, UINT64_MAX - 511, 1024, 1), -ERANGE);
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, SIZE - 512, 1024, 1), -ERANGE);
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 256, 512, 1), -EINVAL);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, 100, 1), -EINVAL);
+        assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 0, UINT64_MAX - 511, 0), -ERANGE);
+        c.request.length = 512; /* buffers that overflow when added up, and then match */
+        iov[0].iov_len = 1024;
+        iov[1].iov_len = UINT64_MAX - 511;
+        assert_int_equal(run(f, &c), -EINVAL);
+
+        block_close(f->block);
+        o.readonly = true;
+        assert_int_equal(block_open_raw(&o, &f->block, NULL), 0);
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 512, 1), -EROFS);
+        assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 0, 512, 0), -EROFS);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, 512, 1), 0);
+        fixture_free(f);
+}
+
+/* A file truncated behind our back: an error, not zeroes that the guest takes for its data. */
+static void test_truncated_file_is_an_error(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
+        uint8_t buf[4096];
+
+        assert_int_equal(ftruncate(f->fd, 2048), 0);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, 4096, 1), -EIO);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 8192, 4096, 1), -EIO);
+        fixture_free(f);
+}
+
+/* Hosts that forbid io_uring (containers, hardened kernels) still run machines. */
+static void test_falls_back_when_uring_is_forbidden(void **state) {
+        struct fixture *f = fixture_new();
+        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        fault.no_uring = true;
+        o.engine = BLOCK_ENGINE_URING;
+        assert_int_equal(block_open_raw(&o, &f->block, &e), -EPERM);
+        assert_string_equal(e.id, "disk-engine");
+        o.engine = BLOCK_ENGINE_AUTO;
+        assert_int_equal(block_open_raw(&o, &f->block, NULL), 0);
+        assert_string_equal(block_engine_name(f->block), "threads");
+        exercise(f);
+        fixture_free(f);
+}
+
+/* A size that is no multiple of a sector would lose the tail in silence; a pipe is no disk. */
+static void test_open_refuses_what_is_no_disk(void **state) {
+        struct fixture *f = fixture_new();
+        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        _cleanup_error_ struct error e = ERROR_INIT;
+        char path[64];
+        int fds[2];
+
+        assert_int_equal(ftruncate(f->fd, 1000), 0);
+        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_string_equal(e.id, "disk-size");
+        error_clear(&e);
+        assert_int_equal(ftruncate(f->fd, 0), 0);
+        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_string_equal(e.id, "disk-size");
+        error_clear(&e);
+        assert_int_equal(pipe(fds), 0);
+        o.fd = fds[1];
+        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_string_equal(e.id, "disk-type");
+        error_clear(&e);
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+        assert_int_equal(ftruncate(f->fd, 4096), 0);
+        o.fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_true(o.fd >= 0);
+        assert_int_equal(block_open_raw(&o, &f->block, &e), -EBADF);
+        assert_string_equal(e.id, "disk-access");
+        close(o.fd);
+        close(fds[0]);
+        close(fds[1]);
+        fixture_free(f);
+}
+
+/* More requests than ring entries, all at once, each done exactly once; drain returns only when they are. */
+static void many(enum block_engine engine, bool cancel) {
+        struct fixture *f = fixture_open(engine);
+        enum { N = 64, LEN = 8192 };
+        static struct call calls[N];
+
+        fill(f->shadow, N * LEN, 11);
+        for (unsigned int i = 0; i < N; i++) {
+                calls[i] =
+                        (struct call){ .request = { .op = BLOCK_WRITE, .length = LEN, .n_iov = 1, .done = on_done } };
+                calls[i].request.offset = (uint64_t)i * LEN;
+                calls[i].iov[0] = (struct iovec){ f->shadow + i * LEN, LEN };
+                calls[i].request.iov = calls[i].iov;
+                block_submit(f->block, &calls[i].request);
+        }
+        assert_int_equal(block_drain(f->block, cancel, 10000), 0);
+        for (unsigned int i = 0; i < N; i++) {
+                assert_int_equal(calls[i].done, 1);
+                if (!cancel)
+                        assert_int_equal(calls[i].result, 0);
+                else
+                        assert_true(calls[i].result == 0 || calls[i].result == -ECANCELED);
+        }
+        if (!cancel)
+                check_all(f);
+        fixture_free(f);
+}
+
+static void test_many_in_flight(void **state) {
+        many(BLOCK_ENGINE_AUTO, false);
+        many(BLOCK_ENGINE_AUTO, true);
+        many(BLOCK_ENGINE_THREADS, false);
+        many(BLOCK_ENGINE_THREADS, true);
+}
+
+/* With O_DIRECT, a guest's buffer at an odd address is bounced, not refused; several at once take turns. */
+static void test_direct_bounces_misaligned_buffers(void **state) {
+        struct fixture *f = fixture_new();
+        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        _cleanup_error_ struct error e = ERROR_INIT;
+        static struct call calls[4];
+        enum { LEN = 600 * 1024 }; /* more than two bounce buffers */
+        uint8_t *raw;
+        int done = 0;
+
+        o.direct = true;
+        if (block_open_raw(&o, &f->block, &e) < 0) {
+                print_message("skipped: no direct I/O on this file system (%s)\n", e.message);
+                fixture_free(f);
+                skip();
+        }
+        raw = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        fill(f->shadow, SIZE, 12);
+        for (unsigned int i = 0; i < 4; i++) {
+                uint8_t *at = raw + (size_t)i * (LEN + 4096) + 10;
+
+                memcpy(at, f->shadow + (size_t)i * 1024 * 1024, LEN);
+                calls[i] =
+                        (struct call){ .request = { .op = BLOCK_WRITE, .length = LEN, .n_iov = 2, .done = on_done } };
+                calls[i].request.offset = (uint64_t)i * 1024 * 1024;
+                calls[i].iov[0] = (struct iovec){ at, 1001 };
+                calls[i].iov[1] = (struct iovec){ at + 1001, LEN - 1001 };
+                calls[i].request.iov = calls[i].iov;
+                block_submit(f->block, &calls[i].request);
+        }
+        block_kick(f->block);
+        for (int rounds = 0; rounds < 1000 && done < 4; rounds++) {
+                loop_run_once(f->loop, 1000);
+                done = 0;
+                for (unsigned int i = 0; i < 4; i++)
+                        done += calls[i].done;
+        }
+        assert_int_equal(done, 4);
+        assert_int_equal(block_metrics(f->block)->bounced, 4);
+        for (unsigned int i = 0; i < 4; i++) {
+                uint64_t offset = (uint64_t)i * 1024 * 1024;
+
+                assert_int_equal(calls[i].result, 0);
+                memset(raw, 0, LEN + 64);
+                assert_int_equal(transfer(f, BLOCK_READ, 0, raw + 3, offset, LEN, 3), 0);
+                assert_memory_equal(raw + 3, f->shadow + offset, LEN);
+                memset(raw, 0, LEN);
+                assert_int_equal(transfer(f, BLOCK_READ, 0, raw, offset, LEN / 4096 * 4096, 1), 0);
+                assert_memory_equal(raw, f->shadow + offset, LEN / 4096 * 4096);
+        }
+        munmap(raw, SIZE);
+        fixture_free(f);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_ring_moves_bytes),
+                cmocka_unit_test(test_threads_move_bytes),
+                cmocka_unit_test(test_short_transfers_are_continued),
+                cmocka_unit_test(test_errors_come_through_once),
+                cmocka_unit_test(test_durable_writes_sync_after_the_data),
+                cmocka_unit_test(test_zeroes_are_written_where_fallocate_is_missing),
+                cmocka_unit_test(test_discard_frees_space),
+                cmocka_unit_test(test_bad_requests_are_refused),
+                cmocka_unit_test(test_truncated_file_is_an_error),
+                cmocka_unit_test(test_falls_back_when_uring_is_forbidden),
+                cmocka_unit_test(test_open_refuses_what_is_no_disk),
+                cmocka_unit_test(test_many_in_flight),
+                cmocka_unit_test(test_direct_bounces_misaligned_buffers),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
