@@ -9,9 +9,14 @@
 
 #include "vmm/kvm/kvm.h"
 
+struct vmm_config; /* schema */
+
 struct cpu_topology {
         unsigned int sockets, cores, threads; /* product: the number of vCPUs */
 };
+
+/** cpuid_topology() - what the configuration asks for; one socket of single-threaded cores when its numbers are not set. */
+struct cpu_topology cpuid_topology(const struct vmm_config *config);
 
 /** cpuid_build() - the leaves of vCPU @apic_id; allocated, free() it; -errno. */
 int cpuid_build(const struct kvm_cpuid2 *supported, const struct cpu_topology *topology, unsigned int apic_id,

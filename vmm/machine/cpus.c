@@ -190,16 +190,6 @@ static int create_cpu(struct cpus *cpus, unsigned int index, const struct cpu_to
         return 0;
 }
 
-static void topology_from_config(const struct vmm_config *config, struct cpu_topology *ret_topology) {
-        *ret_topology = (struct cpu_topology){
-                .sockets = config->sockets,
-                .cores = config->cores,
-                .threads = config->threads,
-        };
-        if ((uint64_t)ret_topology->sockets * ret_topology->cores * ret_topology->threads != config->cpus)
-                *ret_topology = (struct cpu_topology){ .sockets = 1, .cores = config->cpus, .threads = 1 };
-}
-
 int cpus_new(struct machine *machine, struct cpus **ret_cpus, struct error *e) {
         _cleanup_free_ struct kvm_cpuid2 *supported = NULL;
         unsigned int n = machine->config->cpus, max = kvm_max_vcpus(machine->kvm);
@@ -213,7 +203,7 @@ int cpus_new(struct machine *machine, struct cpus **ret_cpus, struct error *e) {
         r = kvm_supported_cpuid(machine->config->kvm_fd, &sys_real, &supported);
         if (r < 0)
                 return error_set(e, r, "cpu-cpuid", NULL, "KVM does not tell which CPU features it has");
-        topology_from_config(machine->config, &topology);
+        topology = cpuid_topology(machine->config);
 
         cpus = calloc(1, sizeof(*cpus));
         if (cpus)

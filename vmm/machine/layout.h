@@ -33,10 +33,10 @@
 #define LAYOUT_CMDLINE     0x00020000ull
 #define LAYOUT_CMDLINE_MAX 0x00010000ull
 #define LAYOUT_EBDA        0x0009fc00ull
-#define LAYOUT_SMBIOS      0x000e0000ull /* entry point below 1 MiB, tables behind it */
-#define LAYOUT_SMBIOS_SIZE 0x00008000ull
-#define LAYOUT_ACPI        0x000e8000ull /* RSDP first, on a 16-byte boundary: found by scanning */
-#define LAYOUT_ACPI_SIZE   0x00018000ull
+#define LAYOUT_ACPI        0x000e0000ull /* RSDP first, on a 16-byte boundary: found by scanning */
+#define LAYOUT_ACPI_SIZE   0x00010000ull
+#define LAYOUT_SMBIOS      0x000f0000ull /* entry point, found by scanning the last 64 KiB, and tables behind it */
+#define LAYOUT_SMBIOS_SIZE 0x00010000ull
 #define LAYOUT_KERNEL      0x01000000ull
 
 /* I/O ports */

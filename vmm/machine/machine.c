@@ -34,15 +34,6 @@ static uint64_t page_size(const struct vmm_config *config) {
         }
 }
 
-/* The 64-bit window for BARs lies above all RAM, on a GiB boundary. */
-static uint64_t mmio64_base(const struct memory *memory) {
-        const struct memory_region *regions;
-        size_t n = memory_regions(memory, &regions);
-        uint64_t end = MAX(regions[n - 1].gpa + regions[n - 1].size, (uint64_t)LAYOUT_HIGH_RAM_BASE);
-
-        return (end + (1ull << 30) - 1) & ~((1ull << 30) - 1);
-}
-
 static int build(struct machine *machine, struct error *e) {
         const struct vmm_config *config = machine->config;
         struct memory_options options = {
@@ -65,7 +56,7 @@ static int build(struct machine *machine, struct error *e) {
         if (r >= 0)
                 r = bus_new(&machine->ports);
         if (r >= 0)
-                r = pci_bus_new(machine->kvm, machine->mmio, machine->ports, mmio64_base(machine->memory),
+                r = pci_bus_new(machine->kvm, machine->mmio, machine->ports, memory_mmio64_base(machine->memory),
                                 LAYOUT_MMIO64_SIZE, &machine->pci);
         return r < 0 ? error_set(e, r, "machine-bus", NULL, "cannot make the machine's buses") : 0;
 }

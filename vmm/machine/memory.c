@@ -128,6 +128,13 @@ size_t memory_regions(const struct memory *m, const struct memory_region **ret_r
         return m->n_regions;
 }
 
+uint64_t memory_mmio64_base(const struct memory *m) {
+        const struct memory_region *last = &m->regions[m->n_regions - 1];
+        uint64_t end = MAX(last->gpa + last->size, (uint64_t)LAYOUT_HIGH_RAM_BASE);
+
+        return (end + (1ull << 30) - 1) & ~((1ull << 30) - 1);
+}
+
 int memory_fd(const struct memory *m) {
         return m->fd;
 }

@@ -43,6 +43,9 @@ int memory_register(struct memory *memory, struct kvm *kvm);
 uint64_t memory_size(const struct memory *memory);
 size_t memory_regions(const struct memory *memory, const struct memory_region **ret_regions);
 
+/** memory_mmio64_base() - where the 64-bit window for BARs begins: above all RAM, on a GiB boundary. */
+uint64_t memory_mmio64_base(const struct memory *memory);
+
 /** memory_fd() - the memfd, for vhost-user and snapshots; borrowed. */
 int memory_fd(const struct memory *memory);
 
