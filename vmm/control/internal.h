@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* internal: what qmp.c (sockets) and qmp-commands.c (what is said on them) share, and nobody else sees */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "vmm/machine/machine.h"
+
+struct qmp_client;
+
+/* Facts that tell who asked for what the machine's events announce. */
+struct qmp_context {
+        struct machine *machine;
+        bool resetting; /* inside system_reset */
+        bool quitting;  /* quit was called */
+};
+
+/** qmp_greeting() - the first object on a connection; new reference, NULL without memory. */
+json_t *qmp_greeting(void);
+
+/**
+ * qmp_execute() - answer one request
+ * @ready: in: has this client negotiated capabilities? out: true after qmp_capabilities
+ * Return: the reply, a new reference; NULL without memory.
+ */
+json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, size_t len);
+
+/** qmp_error_reply() - {"error": {"class", "desc"}} with @id if not NULL; new reference. */
+json_t *qmp_error_reply(const char *class, const char *desc, json_t *id);
+
+/** qmp_event() - the object for an event of the machine, with the time; new reference, NULL if QMP has none or no memory. */
+json_t *qmp_event(const struct qmp_context *context, enum machine_event event, enum shutdown_reason reason);
