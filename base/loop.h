@@ -3,7 +3,8 @@
  * loop: one thread's event loop over epoll: descriptors, timers, signals, and work posted by other threads
  *
  * A loop belongs to the thread that runs it. Everything here may be called only from that thread, but for loop_post(),
- * which any thread may call. A source may be freed from any callback, its own included: its memory goes when the
+ * which any thread may call, and loop_timer_set() and loop_source_set_events(), which are one system call each and may be
+ * called by any thread that holds the guard (see loop_set_guard()). A source may be freed from any callback, its own included: its memory goes when the
  * dispatch round ends, and its callback is not called again.
  */
 #pragma once

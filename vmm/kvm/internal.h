@@ -23,6 +23,7 @@ struct kvm {
         int vm_fd;
         bool pit;
         size_t run_size;
+        struct kvm_coalesced_mmio_ring *coalesced; /* in the first vCPU's run area; NULL: not offered */
 
         struct kvm_irqchip initial_chips[3];
         struct kvm_pit_state2 initial_pit;
@@ -32,6 +33,9 @@ struct kvm {
         unsigned int n_fixed;
         struct kvm_msi_slot *msis;
 };
+
+/** kvm_find_coalesced() - the first vCPU's run area is mapped: the ring is in it, where the kernel has one. */
+void kvm_find_coalesced(struct kvm *kvm, void *run);
 
 /** kvm_vm_ioctl() - an ioctl on the VM: its result, or -errno. */
 int kvm_vm_ioctl(struct kvm *kvm, unsigned long request, const void *arg);

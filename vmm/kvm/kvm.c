@@ -22,6 +22,7 @@
 
 #define KVM_MSI_MAX      1024 /* GSIs that MSI vectors can take */
 #define KVM_FIXED_ROUTES 40
+#define RING_PAGE        4096u /* the coalesced ring's page, whatever the host's page size */
 
 static const struct {
         int cap;
@@ -294,6 +295,43 @@ int kvm_doorbell(struct kvm *kvm, int event_fd, bool pio, uint64_t address, unsi
         };
 
         return kvm_vm_ioctl(kvm, KVM_IOEVENTFD, &doorbell);
+}
+
+void kvm_find_coalesced(struct kvm *kvm, void *run) {
+        int page = kvm_has_cap(kvm, KVM_CAP_COALESCED_MMIO);
+
+        if (!kvm->coalesced && page > 0 && kvm_has_cap(kvm, KVM_CAP_COALESCED_PIO) > 0)
+                kvm->coalesced = (void *)((char *)run + (size_t)page * RING_PAGE);
+}
+
+int kvm_coalesce(struct kvm *kvm, uint16_t port, unsigned int len, bool on) {
+        struct kvm_coalesced_mmio_zone zone = { .addr = port, .size = len, .pio = 1 };
+
+        if (!kvm->coalesced)
+                return -ENOTSUP;
+        return kvm_vm_ioctl(kvm, on ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO, &zone);
+}
+
+/*
+ * The ring is one page that the kernel shares with every vCPU's mapping: the kernel moves `last`, we move `first`. It is the
+ * kernel's memory, so what it says is believed but for the index, which costs nothing to bound.
+ */
+bool kvm_coalesced_next(struct kvm *kvm, uint16_t *ret_port, unsigned int *ret_size, uint32_t *ret_value) {
+        const unsigned int n = (RING_PAGE - sizeof(*kvm->coalesced)) / sizeof(kvm->coalesced->coalesced_mmio[0]);
+        const struct kvm_coalesced_mmio *entry;
+        uint32_t first;
+
+        if (!kvm->coalesced)
+                return false;
+        first = kvm->coalesced->first;
+        if (first >= n || first == __atomic_load_n(&kvm->coalesced->last, __ATOMIC_ACQUIRE))
+                return false;
+        entry = &kvm->coalesced->coalesced_mmio[first];
+        *ret_port = (uint16_t)entry->phys_addr;
+        *ret_size = MIN(entry->len, 4u);
+        memcpy(ret_value, entry->data, sizeof(*ret_value));
+        __atomic_store_n(&kvm->coalesced->first, (first + 1) % n, __ATOMIC_RELEASE);
+        return true;
 }
 
 int kvm_set_boot_cpu(struct kvm *kvm, unsigned int apic_id) {

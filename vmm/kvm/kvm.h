@@ -81,6 +81,17 @@ void kvm_msi_remove(struct kvm *kvm, int gsi, int event_fd);
 int kvm_doorbell(struct kvm *kvm, int event_fd, bool pio, uint64_t address, unsigned int len, const uint64_t *match,
                  bool assign);
 
+/**
+ * kvm_coalesce() - gather the guest's writes to an I/O port in a ring, rather than leave guest mode for each
+ *
+ * For ports whose writes may be late by a moment: whoever turns it on takes the writes with kvm_coalesced_next() at each exit, and from time
+ * to time. Needs a vCPU, since the ring lies beside its run area. Return: 0, -ENOTSUP when this kernel has none, -errno.
+ */
+int kvm_coalesce(struct kvm *kvm, uint16_t port, unsigned int len, bool on);
+
+/** kvm_coalesced_next() - take the oldest gathered write; false when there is none. One caller at a time. */
+bool kvm_coalesced_next(struct kvm *kvm, uint16_t *ret_port, unsigned int *ret_size, uint32_t *ret_value);
+
 /** kvm_set_boot_cpu() - APIC id of the bootstrap processor; before the first vCPU. */
 int kvm_set_boot_cpu(struct kvm *kvm, unsigned int apic_id);
 

@@ -78,6 +78,7 @@ int kvm_vcpu_new(struct kvm *kvm, unsigned int apic_id, struct kvm_vcpu **ret_vc
         if (run == MAP_FAILED)
                 return error_set(e, -errno, "vcpu-create", NULL, "cannot map the run area of vCPU %u", apic_id);
         vcpu->run = run;
+        kvm_find_coalesced(kvm, run);
         *ret_vcpu = TAKE_PTR(vcpu);
         return 0;
 }

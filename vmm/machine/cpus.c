@@ -76,10 +76,11 @@ static void fail(struct cpu *cpu, const char *what, uint64_t detail) {
         machine_request_shutdown(cpu->cpus->machine, SHUTDOWN_ERROR, 2);
 }
 
-/* Under the machine lock. */
+/* Under the machine lock. What was gathered came before this exit. */
 static void dispatch(struct cpu *cpu, struct kvm_run *run) {
         struct machine *machine = cpu->cpus->machine;
 
+        machine_flush_coalesced(machine);
         switch (run->exit_reason) {
         case KVM_EXIT_IO:
                 dispatch_pio(machine, run);
@@ -241,11 +242,11 @@ void cpus_free(struct cpus *cpus) {
         cpus->exit = true;
         pthread_cond_broadcast(&cpus->go);
         pthread_mutex_unlock(&cpus->machine->lock);
-        for (unsigned int i = 0; i < cpus->n; i++) {
+        for (unsigned int i = 0; i < cpus->n; i++)
                 if (cpus->cpu[i].started)
                         pthread_join(cpus->cpu[i].thread, NULL);
+        for (unsigned int i = 0; i < cpus->n; i++) /* not before: the first one's run area holds the shared ring */
                 kvm_vcpu_free(cpus->cpu[i].vcpu);
-        }
         pthread_cond_destroy(&cpus->parked);
         pthread_cond_destroy(&cpus->go);
         free(cpus->cpu);
@@ -265,6 +266,7 @@ void cpus_park(struct cpus *cpus) {
         cpus_request_park(cpus);
         while (cpus->n_parked < cpus->n)
                 pthread_cond_wait(&cpus->parked, &cpus->machine->lock);
+        machine_flush_coalesced(cpus->machine);
 }
 
 void cpus_unpark(struct cpus *cpus) {

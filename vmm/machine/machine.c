@@ -97,6 +97,15 @@ void machine_set_irq(struct machine *machine, unsigned int gsi, bool level) {
         (void)kvm_irq_line(machine->kvm, gsi, level); /* fails only for a pin that does not exist */
 }
 
+void machine_flush_coalesced(struct machine *machine) {
+        unsigned int size;
+        uint32_t value;
+        uint16_t port;
+
+        while (kvm_coalesced_next(machine->kvm, &port, &size, &value))
+                bus_write(machine->ports, port, size, size < 4 ? value & ((1u << size * 8) - 1) : value);
+}
+
 static void emit(struct machine *machine, enum machine_event event, enum shutdown_reason reason) {
         for (size_t i = 0; i < MACHINE_LISTENERS_MAX; i++)
                 if (machine->listeners[i].fn)

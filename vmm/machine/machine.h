@@ -111,6 +111,9 @@ DEFINE_CLEANUP(machine, machine_free);
 /** machine_start() - load the kernel and let the vCPUs go; once, from MACHINE_PRELAUNCH. */
 int machine_start(struct machine *machine, struct error *e);
 
+/** machine_flush_coalesced() - deliver the port writes that the kernel gathered (kvm_coalesce()); under the machine lock. */
+void machine_flush_coalesced(struct machine *machine);
+
 /** machine_set_irq() - level of an interrupt pin, @gsi 0..23. */
 void machine_set_irq(struct machine *machine, unsigned int gsi, bool level);
 

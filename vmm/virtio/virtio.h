@@ -8,7 +8,8 @@
  *
  * Life: virtio_device_init() -> (guest: ACKNOWLEDGE, DRIVER, features, FEATURES_OK, queues, DRIVER_OK) -> ops->activate()
  * -> ops->notify() for every doorbell -> ops->reset() -> ... A rule broken by the driver sets DEVICE_NEEDS_RESET
- * (§2.1.2) and stops the queues until the driver resets the device.
+ * (§2.1.2) and stops the queues until the driver resets the device. A virtio device's device_class->reset (machine reset) is
+ * virtio_device_set_status(device, 0).
  *
  * Threads. All of it runs under the machine lock (vmm/machine/machine.h): doorbells arrive as eventfds on the main loop, other
  * accesses from vCPU threads. virtio_device_notify_queue() may be called from any thread.
@@ -47,6 +48,7 @@ struct virtio_device_ops {
 struct virtio_transport_ops {
         void (*notify_queue)(struct virtio_device *device, unsigned int index); /* used buffers: §4.1.4.5 or MSI-X */
         void (*notify_config)(struct virtio_device *device);
+        void (*reset)(struct virtio_device *device); /* the device went back to power-on: so do vectors and selectors */
 };
 
 struct virtio_device {
@@ -69,6 +71,8 @@ struct virtio_device {
         uint64_t n_needs_reset; /* metrics */
 };
 
+_Static_assert(VIRTIO_QUEUES_MAX <= UINT16_MAX, "queue numbers are 16 bits");
+
 /**
  * virtio_device_init() - set up the common part of an instance
  * @n_queues: 1..VIRTIO_QUEUES_MAX; @features: device-specific bits offered
@@ -88,12 +92,30 @@ void virtio_device_notify_queue(struct virtio_device *device, unsigned int index
 /** virtio_device_config_changed() - the configuration space changed: new generation (§2.5), configuration interrupt. */
 void virtio_device_config_changed(struct virtio_device *device);
 
-/** virtio_device_needs_reset() - the driver broke a rule (§2.1.2): stop the queues, tell the driver, count. */
+/** virtio_device_needs_reset() - the driver broke a rule (§2.1.2): stop the queues, tell the driver, count. Calling it again is fine. */
 void virtio_device_needs_reset(struct virtio_device *device);
 
 /* The rest is for transports. */
 
-/** virtio_device_set_status() - the driver wrote the status byte: transitions of §3.1.1, 0 resets. */
+/**
+ * virtio_device_set_status() - the driver wrote the status byte: transitions of §3.1.1, 0 resets
+ *
+ * Bits are only ever added. FEATURES_OK stays clear when the features don't fit (unknown bits, no VERSION_1) or the driver has not
+ * said DRIVER before; DRIVER_OK without FEATURES_OK breaks a rule. DEVICE_NEEDS_RESET is ours and ignored here.
+ */
 void virtio_device_set_status(struct virtio_device *device, uint8_t status);
+
 /** virtio_device_set_features() - the driver wrote 32 bits of features, @word 0 or 1; ignored after FEATURES_OK. */
 void virtio_device_set_features(struct virtio_device *device, unsigned int word, uint32_t bits);
+
+/** virtio_device_enable_queue() - the driver has set queue @index up (size, areas) and enables it; -EINVAL (and needs reset) if it can't be. */
+int virtio_device_enable_queue(struct virtio_device *device, unsigned int index);
+
+/** virtio_device_kick() - the driver rang the doorbell of queue @index, any number: calls ops->notify if there is such a queue and it runs. */
+void virtio_device_kick(struct virtio_device *device, unsigned int index);
+
+/** virtio_device_read_config() - any @offset and @size; bytes beyond the device's configuration are 0. */
+void virtio_device_read_config(struct virtio_device *device, uint64_t offset, void *buf, unsigned int size);
+
+/** virtio_device_write_config() - any @offset and @size; a write that is not wholly inside does nothing. */
+void virtio_device_write_config(struct virtio_device *device, uint64_t offset, const void *buf, unsigned int size);
