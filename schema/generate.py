@@ -133,7 +133,7 @@ class Field:
             return f"default {'true' if self.preset else 'false'}"
         if self.is_list:
             return f"up to {self.max_items}"
-        if self.max_bytes:
+        if self.max_bytes and self.type != "path":
             return f"up to {self.max_bytes} bytes"
         return ""
 
@@ -415,8 +415,12 @@ def roff(text):
     return text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
 
 
-def describe(field, skip_bool=True):
-    limits = "" if skip_bool and field.type == "bool" and not field.preset else field.limits()
+def describe(field, option=True):
+    limits = field.limits()
+    if option and field.type == "bool" and not field.preset:
+        limits = ""  # a switch is off until it is given
+    if option and field.type == "enum":
+        limits = limits.rpartition(", ")[2] if not field.required else ""  # the form shows the values
     return field.help + (f" ({limits})" if limits else "")
 
 
@@ -436,7 +440,7 @@ def roff_options(schema, command, out):
 def roff_object(schema, name, out):
     obj = schema.objects[name]
     for field in obj.fields:
-        need_text = "; required" if field.required else ""
+        need_text = ", required" if field.required else ""
         kind = {"list": "list of objects"}.get(field.type, field.type)
         out(f".TP\n\\fB{roff(field.name)}\\fR (\\fI{kind}\\fR{need_text})\n{roff(describe(field, False))}.")
         if field.type in ("object", "list"):
