@@ -238,6 +238,8 @@ static void pm_power_button(struct device *device) {
 static void pm_destroy(struct device *device) {
         struct pm *pm = CONTAINER_OF(device, struct pm, device);
 
+        if (pm->machine->pci)
+                pci_bus_set_reset_port(pm->machine->pci, NULL, NULL);
         bus_remove(pm->machine->ports, pm->reset);
         bus_remove(pm->machine->ports, pm->sysctl_a);
         bus_remove(pm->machine->ports, pm->block);
@@ -266,12 +268,14 @@ static int pm_create(struct machine *machine, unsigned int index, struct device 
                 r = bus_add(machine->ports, LAYOUT_PORT_PM, PM_SIZE, &block_ops, pm, "pm", &pm->block);
         if (r >= 0)
                 r = bus_add(machine->ports, LAYOUT_PORT_SYSCTL_A, 1, &sysctl_a_ops, pm, "port92", &pm->sysctl_a);
-        if (r >= 0)
+        if (r >= 0 && !machine->pci)
                 r = bus_add(machine->ports, LAYOUT_PORT_RESET, 1, &reset_ops, pm, "reset", &pm->reset);
         if (r < 0) {
                 pm_destroy(&pm->device);
                 return error_set(e, r, "device-create", NULL, "cannot make the power management device");
         }
+        if (machine->pci) /* the port lies inside the PCI address register */
+                pci_bus_set_reset_port(machine->pci, &reset_ops, pm);
         *ret_device = &pm->device;
         return 0;
 }
