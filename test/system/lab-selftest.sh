@@ -99,6 +99,21 @@ check "SIGTERM ends the lab with 143" [ $? = 143 ]
 check "it leaves no process" gone "$work/tmp"
 check "it leaves no file" empty "$work/tmp"
 
+# What breaks without it: the outer emulator's own fault looks like ours, and costs a whole test run.
+mkdir "$work/bin"
+cat >"$work/bin/qemu-system-x86_64" <<'STUB'
+#!/bin/sh
+echo start >>"$STARTS"
+echo 'ERROR:tcg-accel-ops.c:83:tcg_handle_interrupt: assertion failed: (qemu_mutex_iothread_locked())' >&2
+kill -ABRT $$
+STUB
+chmod +x "$work/bin/qemu-system-x86_64"
+STARTS=$work/starts PATH=$work/bin:$PATH "$lab" run -- true >"$work/out" 2>"$work/err"
+check "QEMU's own abort is the lab's fault: 125" [ $? = 125 ]
+check "it is called by its name" has 'tcg_handle_interrupt, a known fault of its own' "$work/err"
+check "the lab was started once more, no oftener" [ "$(grep -c start "$work/starts")" = 2 ]
+rm -rf -- "$work"/tmp/*
+
 # What breaks without it: a wrong call that looks like a failed test.
 "$lab" run --cpus 0 -- true 2>"$work/err"
 check "a value out of range is an error of usage" [ $? = 64 ]
