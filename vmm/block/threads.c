@@ -15,6 +15,9 @@
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 
+/* seccomp: block: preadv, pwritev, fdatasync, fallocate */
+/* seccomp: block: ioctl arg1=BLKDISCARD (rare) -- a block device */
+
 #define THREADS       2
 #define THREADS_STACK (64 * 1024)
 

@@ -15,6 +15,9 @@
 #include "base/text.h"
 #include "vmm/machine/layout.h"
 
+/* seccomp: main: pread64 -- the kernel and initrd, again at each reset */
+/* seccomp: main: newfstatat arg3=AT_EMPTY_PATH -- their sizes */
+
 #define FOUR_GIB 0x100000000ull
 #define MIB      0x100000ull
 

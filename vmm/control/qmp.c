@@ -26,6 +26,9 @@
 #include "vmm/control/frame.h"
 #include "vmm/control/internal.h"
 
+/* seccomp: main: accept4, recvfrom, sendto, close -- clients */
+/* seccomp: main: poll (rare) -- the last events for a client that was slow */
+
 #define CLIENTS_MAX 8
 #define CHUNK_SIZE  4096u
 #define OUT_HIGH    16384u

@@ -37,6 +37,12 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 
+/* seccomp: main,vcpu: write, sendto -- output, also on the thread of the exit */
+/* seccomp: main: read, recvfrom -- input */
+/* seccomp: main: poll -- the last output */
+/* seccomp: main: fcntl arg1=F_GETFL (rare) -- taking O_NONBLOCK back at the end */
+/* seccomp: main: fcntl arg1=F_SETFL (rare) */
+
 #define RING_SIZE  16384u /* a power of two */
 #define FLUSH_US   2000
 #define STUCK_US   200000

@@ -20,6 +20,15 @@
 
 #include "vmm/kvm/internal.h"
 
+/* seccomp: main,vcpu: ioctl arg1=KVM_IRQ_LINE */
+/* seccomp: main,vcpu: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
+/* seccomp: main,vcpu: ioctl arg1=KVM_SET_GSI_ROUTING */
+/* seccomp: main,vcpu: ioctl arg1=KVM_IOEVENTFD -- BARs move */
+/* seccomp: main: ioctl arg1=KVM_SET_IRQCHIP -- reset */
+/* seccomp: main: ioctl arg1=KVM_SET_PIT2 -- reset */
+/* seccomp: main: ioctl arg1=KVM_GET_CLOCK -- pause */
+/* seccomp: main: ioctl arg1=KVM_SET_CLOCK -- resume */
+
 #define KVM_MSI_MAX      1024 /* GSIs that MSI vectors can take */
 #define KVM_FIXED_ROUTES 40
 #define RING_PAGE        4096u /* the coalesced ring's page, whatever the host's page size */

@@ -12,6 +12,23 @@
 
 #include "vmm/kvm/internal.h"
 
+/* seccomp: vcpu: ioctl arg1=KVM_RUN */
+/* seccomp: vcpu: ioctl arg1=KVM_GET_REGS (rare) -- the message when KVM cannot go on */
+/* seccomp: main: ioctl arg1=KVM_SET_SREGS -- reset, entry, and so on to KVM_SET_MSRS */
+/* seccomp: main: ioctl arg1=KVM_GET_SREGS */
+/* seccomp: main: ioctl arg1=KVM_SET_REGS */
+/* seccomp: main: ioctl arg1=KVM_SET_LAPIC */
+/* seccomp: main: ioctl arg1=KVM_SET_FPU */
+/* seccomp: main: ioctl arg1=KVM_SET_VCPU_EVENTS */
+/* seccomp: main: ioctl arg1=KVM_SET_DEBUGREGS */
+/* seccomp: main: ioctl arg1=KVM_SET_MP_STATE */
+/* seccomp: main: ioctl arg1=KVM_SET_XCRS */
+/* seccomp: main: ioctl arg1=KVM_SET_MSRS */
+/* seccomp: main: ioctl arg1=KVM_KVMCLOCK_CTRL -- resume */
+/* seccomp: main,vcpu: tgkill arg0=PID -- kicks */
+/* seccomp: main,vcpu: getpid -- pthread_kill() */
+/* seccomp: vcpu: rt_sigreturn -- back from a kick */
+
 #define KICK_SIGNAL SIGUSR1
 
 /*
