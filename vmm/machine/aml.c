@@ -31,10 +31,9 @@
 #define RES_QWORD     0x8a
 
 enum { SPACE_MEMORY = 0, SPACE_IO = 1, SPACE_BUS = 2 };
-#define WINDOW_FLAGS   0x0c /* producer, positive decode, minimum and maximum fixed */
-#define IO_ENTIRE      0x03 /* ISA and non-ISA ranges */
-#define MEMORY_RW      0x01 /* writable, not cacheable, not prefetchable: what 32-bit BARs are */
-#define MEMORY_RW_PREF 0x07
+#define WINDOW_FLAGS 0x0c /* producer, positive decode, minimum and maximum fixed */
+#define IO_ENTIRE    0x03 /* ISA and non-ISA ranges */
+#define MEMORY_RW    0x01 /* writable; not prefetchable: such a window takes BARs of both kinds */
 
 void aml_bytes(struct aml *a, const void *data, size_t n) {
         if (a->failed || n > a->size - a->len) {
@@ -300,7 +299,7 @@ void aml_res_memory32_window(struct aml *a, uint32_t base, uint32_t length) {
 }
 
 void aml_res_memory64_window(struct aml *a, uint64_t base, uint64_t length) {
-        window_head(a, RES_QWORD, 43, SPACE_MEMORY, MEMORY_RW_PREF);
+        window_head(a, RES_QWORD, 43, SPACE_MEMORY, MEMORY_RW);
         aml_u64(a, 0);
         aml_u64(a, base);
         aml_u64(a, base + length - 1);
