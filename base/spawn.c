@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * spawn: see spawn.h
+ *
+ * A pipe that is close-on-exec tells how it went: it ends without a byte when exec succeeded, else it carries the errno.
+ * Between fork and exec the child calls nothing but async-signal-safe functions.
+ */
+#include "base/spawn.h"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/io.h"
+
+#define SPAWN_FDS_MAX 128
+
+extern char **environ;
+
+static int pidfd_of(pid_t pid) {
+        return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+/* Descriptors 0..2 become what was asked for. They may be each other's sources, so they are first moved out of the way. */
+static int place_stdio(const struct spawn *s) {
+        int want[3] = { s->stdin_fd, s->stdout_fd, s->stderr_fd };
+
+        for (int i = 0; i < 3; i++) {
+                want[i] = want[i] >= 0 ? fcntl(want[i], F_DUPFD_CLOEXEC, 3)
+                                       : open("/dev/null", i == 0 ? O_RDONLY | O_CLOEXEC : O_WRONLY | O_CLOEXEC);
+                if (want[i] >= 0 && want[i] < 3)
+                        want[i] = fcntl(want[i], F_DUPFD_CLOEXEC, 3);
+                if (want[i] < 0)
+                        return -errno;
+        }
+        for (int i = 0; i < 3; i++)
+                if (dup2(want[i], i) < 0)
+                        return -errno;
+        return 0;
+}
+
+/* @keep is sorted. */
+static int close_others(const int *keep, size_t n) {
+        unsigned int from = 3;
+
+        for (size_t i = 0; i < n; i++) {
+                unsigned int fd = (unsigned int)keep[i];
+
+                if (fd > from && syscall(SYS_close_range, from, fd - 1, 0) < 0)
+                        return -errno;
+                if (fd >= from)
+                        from = fd + 1;
+        }
+        return syscall(SYS_close_range, from, ~0u, 0) < 0 ? -errno : 0;
+}
+
+static void reset_signals(void) {
+        struct sigaction dfl = { .sa_handler = SIG_DFL };
+        sigset_t none;
+
+        for (int i = 1; i < NSIG; i++)
+                sigaction(i, &dfl, NULL); /* fails for those that can't be changed */
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int child_prepare(const struct spawn *s, const int *keep, size_t n_keep, int report_fd, pid_t parent) {
+        int r;
+
+        reset_signals();
+        setsid(); /* keys typed at our terminal (Ctrl-C) are for us alone */
+        if (s->death_signal) {
+                if (prctl(PR_SET_PDEATHSIG, s->death_signal) < 0)
+                        return -errno;
+                if (getppid() != parent)
+                        return -ECHILD; /* it ended in between: no signal will come */
+        }
+        r = place_stdio(s);
+        if (r < 0)
+                return r;
+        r = close_others(keep, n_keep);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < n_keep; i++)
+                if (keep[i] != report_fd) {
+                        r = io_set_cloexec(keep[i], false);
+                        if (r < 0)
+                                return r;
+                }
+        return 0;
+}
+
+static int compare_int(const void *a, const void *b) {
+        return *(const int *)a - *(const int *)b;
+}
+
+int spawn_find(const char *name, char **ret_path) {
+        static const char extra[] = ":/usr/local/sbin:/usr/sbin:/sbin";
+        _cleanup_free_ char *dirs = NULL;
+        const char *path = getenv("PATH") ?: "/usr/local/bin:/usr/bin:/bin";
+        char *save = NULL;
+
+        if (strchr(name, '/')) {
+                if (access(name, X_OK) < 0)
+                        return -errno;
+                *ret_path = strdup(name);
+                return *ret_path ? 0 : -ENOMEM;
+        }
+        if (asprintf(&dirs, "%s%s", path, extra) < 0) {
+                dirs = NULL;
+                return -ENOMEM;
+        }
+        for (char *d = strtok_r(dirs, ":", &save); d; d = strtok_r(NULL, ":", &save)) {
+                char *full;
+
+                if (d[0] != '/')
+                        continue; /* the current directory is no place to take programs from */
+                if (asprintf(&full, "%s/%s", d, name) < 0)
+                        return -ENOMEM;
+                if (access(full, X_OK) == 0) {
+                        *ret_path = full;
+                        return 0;
+                }
+                free(full);
+        }
+        return -ENOENT;
+}
+
+/* Our environment with the child's own entries in front; only the array is allocated. */
+static char **make_environment(const char *const *front) {
+        size_t n_front = 0, n = 0;
+        char **env;
+
+        while (front && front[n_front])
+                n_front++;
+        while (environ[n])
+                n++;
+        env = calloc(n_front + n + 1, sizeof(*env));
+        if (!env)
+                return NULL;
+        if (n_front)
+                memcpy(env, front, n_front * sizeof(*env));
+        memcpy(env + n_front, environ, n * sizeof(*env));
+        return env;
+}
+
+int spawn_child(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *e) {
+        _cleanup_close_ int read_fd = -EBADF, write_fd = -EBADF, pidfd = -EBADF;
+        _cleanup_free_ char *path = NULL, **env = make_environment(s->env);
+        int keep[SPAWN_FDS_MAX + 1], pipe_fds[2], failed = 0;
+        pid_t parent = getpid(), pid;
+        size_t n_keep = 0;
+
+        if (!env || s->n_fds > SPAWN_FDS_MAX)
+                return error_set(e, env ? -E2BIG : -ENOMEM, "spawn", NULL, "cannot start %s", s->path);
+        if (spawn_find(s->path, &path) < 0)
+                return error_set(e, -ENOENT, "spawn-missing", NULL, "cannot find program %s", s->path);
+        if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+                return error_set(e, -errno, "spawn", NULL, "cannot start %s", s->path);
+        read_fd = pipe_fds[0];
+        write_fd = pipe_fds[1];
+        for (size_t i = 0; i < s->n_fds; i++)
+                if (s->fds[i] > 2)
+                        keep[n_keep++] = s->fds[i];
+        keep[n_keep++] = write_fd;
+        qsort(keep, n_keep, sizeof(*keep), compare_int);
+
+        pid = fork();
+        if (pid < 0)
+                return error_set(e, -errno, "spawn", NULL, "cannot start %s", s->path);
+        if (pid == 0) {
+                failed = -child_prepare(s, keep, n_keep, write_fd, parent);
+                if (failed == 0) {
+                        execve(path, (char *const *)s->argv, env);
+                        failed = errno;
+                }
+                (void)!write(write_fd, &failed, sizeof(failed));
+                _exit(127);
+        }
+        write_fd = safe_close(write_fd);
+        pidfd = pidfd_of(pid);
+        while (read(read_fd, &failed, sizeof(failed)) < 0 && errno == EINTR)
+                ;
+        if (failed != 0 || pidfd < 0) {
+                int code = failed ? -failed : -errno;
+
+                kill(pid, SIGKILL);
+                while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+                        ;
+                return error_set(e, code, "spawn", NULL, "cannot start %s", path);
+        }
+        io_set_cloexec(pidfd, true);
+        *ret_pid = pid;
+        *ret_pidfd = TAKE_FD(pidfd);
+        return 0;
+}
+
+int spawn_wait(pid_t pid, int pidfd, int timeout_ms, int *ret_status) {
+        struct pollfd p = { .fd = pidfd, .events = POLLIN };
+        int r, status;
+
+        do
+                r = poll(&p, 1, timeout_ms);
+        while (r < 0 && errno == EINTR);
+        if (r < 0)
+                return -errno;
+        if (r == 0)
+                return -ETIMEDOUT;
+        do
+                r = waitpid(pid, &status, 0);
+        while (r < 0 && errno == EINTR);
+        if (r < 0)
+                return -errno;
+        *ret_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        return 0;
+}
+
+int spawn_end(pid_t pid, int pidfd, int grace_ms) {
+        int status, r;
+
+        syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0);
+        r = spawn_wait(pid, pidfd, grace_ms, &status);
+        if (r == -ETIMEDOUT) {
+                syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+                r = spawn_wait(pid, pidfd, -1, &status);
+        }
+        return r < 0 ? r : status;
+}
