@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * engine-auto: which engine a machine gets, and the sentence that says why
+ *
+ * Native, wherever KVM is hardware and the machine asks for nothing that lodge-vmm lacks. Whatever rules it out is named; --engine native turns
+ * that reason into an error, auto into a fallback that is always said aloud.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/spawn.h"
+#include "daemon/engine/engine.h"
+
+#ifndef LODGE_LIBEXECDIR
+#        define LODGE_LIBEXECDIR "/usr/libexec/lodge"
+#endif
+
+int engine_vmm_path(char **ret_path) {
+        /* Relative to the directory of our own executable: the build tree's, then an installation's. */
+        static const char *const places[] = { "lodge-vmm", "vmm/lodge-vmm", "../vmm/lodge-vmm",
+                                              "../libexec/lodge/lodge-vmm" };
+        char self[PATH_MAX], path[PATH_MAX + 64];
+        ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+        char *slash;
+
+        if (n > 0) {
+                self[n] = '\0';
+                slash = strrchr(self, '/');
+                if (slash)
+                        *slash = '\0';
+                for (size_t i = 0; i < ELEMENTSOF(places); i++) {
+                        snprintf(path, sizeof(path), "%s/%s", self, places[i]);
+                        if (access(path, X_OK) == 0)
+                                goto found;
+                }
+        }
+        snprintf(path, sizeof(path), "%s/lodge-vmm", LODGE_LIBEXECDIR);
+        if (access(path, X_OK) < 0)
+                return -ENOENT;
+found:
+        *ret_path = strdup(path);
+        return *ret_path ? 0 : -ENOMEM;
+}
+
+/* What keeps lodge-vmm from serving this machine here? Return: false and a reason, or true. */
+static bool native_serves(const struct machine_config *c, const struct probe *probe, char *ret_reason, size_t size) {
+        _cleanup_free_ char *vmm = NULL;
+
+        if (probe->verdict != PROBE_HARDWARE) {
+                snprintf(ret_reason, size, "KVM is %s here: %.300s", probe_verdict_name(probe->verdict),
+                         probe->evidence);
+                return false;
+        }
+        if (engine_vmm_path(&vmm) < 0) {
+                snprintf(ret_reason, size, "lodge-vmm is not installed");
+                return false;
+        }
+        if (probe->facts.max_vcpus > 0 && c->cpus > probe->facts.max_vcpus) {
+                snprintf(ret_reason, size, "the machine asks for %u CPUs, this host's KVM allows %u", c->cpus,
+                         probe->facts.max_vcpus);
+                return false;
+        }
+        for (size_t i = 0; i < c->n_disks; i++)
+                if (c->disks[i].format != MACHINE_DISK_FORMAT_RAW) {
+                        snprintf(ret_reason, size, "disk %s is %s, lodge-vmm serves raw disks", c->disks[i].path,
+                                 machine_disk_format_to_string(c->disks[i].format));
+                        return false;
+                }
+        return true;
+}
+
+int engine_decide(const struct machine_config *c, const struct probe *probe, struct engine_choice *ret_choice,
+                  struct error *e) {
+        struct engine_choice choice = { .kvm = probe->verdict == PROBE_HARDWARE };
+        _cleanup_free_ char *qemu = NULL;
+        char why_not[400] = "";
+        bool native = native_serves(c, probe, why_not, sizeof(why_not));
+        int r;
+
+        if (c->engine == MACHINE_ENGINE_NATIVE || (c->engine == MACHINE_ENGINE_AUTO && native)) {
+                if (!native) {
+                        r = error_set(e, probe->verdict == PROBE_BUSY ? -EBUSY : -ENOTSUP, "engine-native", NULL,
+                                      "the native engine can't run this machine: %s", why_not);
+                        error_set_fix(e, "%s",
+                                      probe->cure[0] ? probe->cure
+                                                     : "use --engine qemu, or leave the choice to --engine auto");
+                        return r;
+                }
+                choice.kind = ENGINE_NATIVE;
+                snprintf(choice.reason, sizeof(choice.reason), "%s%.480s",
+                         c->engine == MACHINE_ENGINE_NATIVE ? "asked for; " : "", probe->evidence);
+                *ret_choice = choice;
+                return 0;
+        }
+        choice.kind = ENGINE_QEMU;
+        choice.fallback = c->engine == MACHINE_ENGINE_AUTO;
+        snprintf(choice.reason, sizeof(choice.reason), "%s", choice.fallback ? why_not : "asked for");
+        if (spawn_find("qemu-system-x86_64", &qemu) < 0) {
+                r = error_set(e, -ENOENT, "engine-qemu", NULL, "QEMU is needed and not installed%s%s",
+                              choice.fallback ? ": " : "", choice.fallback ? why_not : "");
+                error_set_fix(e, "apt install qemu-system-x86");
+                return r;
+        }
+        *ret_choice = choice;
+        return 0;
+}

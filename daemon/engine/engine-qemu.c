@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * engine-qemu: the machine as a command line of QEMU 7.2 or later
+ *
+ * Theory of operation. QEMU's q35 with everything removed that we do not name (-nodefaults, no SATA, no SMBus, no USB), and then the same
+ * virtio devices at the same slots as lodge-vmm has them (vmm/machine/layout.h): a guest that moves from one engine to the other finds
+ * its disks and interfaces where they were. Files arrive as descriptors: disks through -add-fd, since block nodes name files
+ * (/dev/fdset/N), the rest by number. The kernel is read by QEMU itself from /proc/self/fd.
+ *
+ * Locks were taken by parts.h on the same open files, so QEMU's own locking is off: it would only find us.
+ */
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/spawn.h"
+#include "base/text.h"
+#include "daemon/engine/engine.h"
+
+#define ARGS_MAX 512
+
+/* Arguments as they grow; the first failure sticks. */
+struct args {
+        char **v;
+        size_t n;
+        int r;
+};
+
+static void add(struct args *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct args *a, const char *format, ...) {
+        va_list ap;
+
+        if (a->r < 0)
+                return;
+        if (a->n + 1 >= ARGS_MAX) {
+                a->r = -E2BIG;
+                return;
+        }
+        va_start(ap, format);
+        if (vasprintf(&a->v[a->n], format, ap) < 0) {
+                a->v[a->n] = NULL;
+                a->r = -ENOMEM;
+        } else
+                a->n++;
+        va_end(ap);
+}
+
+/* In QEMU's option syntax a comma inside a value is doubled. Return: allocated text, never NULL but without memory. */
+static char *quote(const char *text) {
+        char *quoted = malloc(2 * strlen(text) + 1), *to = quoted;
+
+        if (!quoted)
+                return NULL;
+        for (; *text; text++) {
+                if (*text == ',')
+                        *to++ = ',';
+                *to++ = *text;
+        }
+        *to = '\0';
+        return quoted;
+}
+
+static void add_machine(struct args *a, const struct parts *p, bool kvm) {
+        const struct machine_config *c = p->config;
+
+        add(a, "-nodefaults");
+        add(a, "-no-user-config");
+        add(a, "-display");
+        add(a, "none");
+        add(a, "-sandbox");
+        add(a, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        add(a, "-name");
+        add(a, "guest=%s,process=lodge-qemu", p->name);
+        add(a, "-uuid");
+        add(a, "%s", p->uuid);
+        add(a, "-machine");
+        add(a, "q35,accel=%s,sata=off,smbus=off,usb=off,vmport=off,graphics=off", kvm ? "kvm" : "tcg");
+        add(a, "-cpu");
+        add(a, "%s", kvm ? "host,migratable=off" : "max");
+        add(a, "-m");
+        add(a, "%lluM", (unsigned long long)(c->memory >> 20));
+        add(a, "-smp");
+        if (c->sockets && c->cores && c->threads)
+                add(a, "%u,sockets=%u,cores=%u,threads=%u", c->cpus, c->sockets, c->cores, c->threads);
+        else
+                add(a, "%u", c->cpus);
+        if (c->preallocate)
+                add(a, "-mem-prealloc");
+        add(a, "-smbios");
+        add(a, "type=1,manufacturer=Lodge,product=lodge,uuid=%s", p->uuid);
+        add(a, "-action");
+        add(a, "panic=shutdown");
+        add(a, "-device");
+        add(a, "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
+}
+
+static void add_numa(struct args *a, const struct machine_config *c) {
+        for (size_t i = 0; i < c->n_numa; i++) {
+                const struct numa_config *n = &c->numa[i];
+
+                add(a, "-object");
+                add(a, "memory-backend-ram,id=memory%zu,size=%lluM", i, (unsigned long long)(n->memory >> 20));
+                add(a, "-numa");
+                add(a, "node,nodeid=%zu,memdev=memory%zu", i, i);
+                for (size_t j = 0; j < n->n_cpus; j++) {
+                        add(a, "-numa");
+                        add(a, "cpu,node-id=%zu,socket-id=%u", i, n->cpus[j]);
+                }
+        }
+}
+
+static void add_boot(struct args *a, const struct parts *p) {
+        add(a, "-kernel");
+        add(a, "/proc/self/fd/%d", p->kernel_fd);
+        if (p->initrd_fd >= 0) {
+                add(a, "-initrd");
+                add(a, "/proc/self/fd/%d", p->initrd_fd);
+        }
+        if (p->append[0]) {
+                add(a, "-append");
+                add(a, "%s", p->append);
+        }
+}
+
+static void add_consoles(struct args *a, const struct engine_ends *ends) {
+        add(a, "-chardev");
+        add(a, "socket,id=control,fd=%d", ends->control_fd);
+        add(a, "-mon");
+        add(a, "chardev=control,mode=control");
+        add(a, "-chardev");
+        add(a, "socket,id=serial,fd=%d", ends->console_fd);
+        add(a, "-serial");
+        add(a, "chardev:serial");
+        add(a, "-device");
+        add(a, "virtio-serial-pci-non-transitional,id=console,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_CONSOLE);
+        add(a, "-chardev");
+        add(a, "socket,id=agent,fd=%d", ends->agent_fd);
+        add(a, "-device");
+        add(a, "virtserialport,bus=console.0,nr=1,chardev=agent,name=%s", ENGINE_AGENT_PORT);
+        add(a, "-object");
+        add(a, "rng-random,id=entropy,filename=/dev/urandom");
+        add(a, "-device");
+        add(a, "virtio-rng-pci-non-transitional,rng=entropy,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_RNG);
+}
+
+static void add_disks(struct args *a, const struct parts *p) {
+        for (size_t i = 0; i < p->n_disks; i++) {
+                const struct part_disk *d = &p->disks[i];
+                const char *readonly = d->readonly ? "on" : "off";
+
+                add(a, "-add-fd");
+                add(a, "fd=%d,set=%zu", d->fd, i + 1);
+                add(a, "-blockdev");
+                add(a,
+                    "driver=file,node-name=file%zu,filename=/dev/fdset/"
+                    "%zu,locking=off,read-only=%s,discard=unmap,aio=threads",
+                    i, i + 1, readonly);
+                add(a, "-blockdev");
+                add(a, "driver=%s,node-name=disk%zu,file=file%zu,read-only=%s,discard=unmap",
+                    machine_disk_format_to_string(d->format), i, i, readonly);
+                add(a, "-device");
+                if (d->serial[0]) {
+                        _cleanup_free_ char *serial = quote(d->serial);
+
+                        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,serial=%s", i,
+                            LAYOUT_SLOT_DISK + i, serial ?: "");
+                } else
+                        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx", i,
+                            LAYOUT_SLOT_DISK + i);
+        }
+}
+
+static void add_nets(struct args *a, const struct parts *p) {
+        for (size_t i = 0; i < p->n_nets; i++) {
+                const struct part_net *n = &p->nets[i];
+
+                add(a, "-netdev");
+                if (n->type == MACHINE_NET_TYPE_TAP)
+                        add(a, "tap,id=net%zu,fd=%d", i, n->fd);
+                else
+                        add(a, "stream,id=net%zu,server=off,addr.type=fd,addr.str=%d", i, n->fd);
+                add(a, "-device");
+                add(a,
+                    "virtio-net-pci-non-transitional,netdev=net%zu,mac=%s,host_mtu=%u,romfile=,bus=pcie.0,addr=0x%zx",
+                    i, n->mac, n->mtu, LAYOUT_SLOT_NET + i);
+        }
+}
+
+int engine_qemu_arguments(const struct parts *p, const struct engine_ends *ends, bool kvm, char ***ret_argv) {
+        struct args a = { .v = calloc(ARGS_MAX, sizeof(char *)) };
+
+        if (!a.v)
+                return -ENOMEM;
+        add(&a, "qemu-system-x86_64");
+        add_machine(&a, p, kvm);
+        add_numa(&a, p->config);
+        add_boot(&a, p);
+        add_consoles(&a, ends);
+        add_disks(&a, p);
+        add_nets(&a, p);
+        if (a.r < 0) {
+                engine_free_arguments(a.v);
+                return a.r;
+        }
+        *ret_argv = a.v;
+        return 0;
+}
+
+void engine_free_arguments(char **argv) {
+        for (size_t i = 0; argv && argv[i]; i++)
+                free(argv[i]);
+        free(argv);
+}
+
+static void free_argvp(char ***argv) {
+        engine_free_arguments(*argv);
+}
+
+int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, bool kvm, int log_fd,
+                      struct engine *engine, struct error *e) {
+        _cleanup_(free_argvp) char **argv = NULL;
+        int fds[PARTS_FDS_MAX + 3], r;
+        char name[96];
+        const char *env[] = { name, NULL };
+        struct spawn s = {
+                .path = "qemu-system-x86_64",
+                .env = env,
+                .fds = fds,
+                .stdin_fd = -1,
+                .stdout_fd = log_fd,
+                .stderr_fd = log_fd,
+                .death_signal = SIGKILL,
+        };
+
+        r = engine_qemu_arguments(p, ends, kvm, &argv);
+        if (r < 0)
+                return error_set(e, r, "engine-config", NULL, "cannot make QEMU's command line");
+        s.argv = (const char *const *)argv;
+        s.n_fds = parts_fds(p, fds);
+        fds[s.n_fds++] = ends->control_fd;
+        fds[s.n_fds++] = ends->console_fd;
+        fds[s.n_fds++] = ends->agent_fd;
+        snprintf(name, sizeof(name), "LODGE_MACHINE=%s", p->name);
+        r = spawn_child(&s, &engine->pid, &engine->pidfd, e);
+        if (r == -ENOENT)
+                error_set_fix(e, "install it: apt install qemu-system-x86");
+        return r;
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* parts: see parts.h; locks are in disk-lock.c, interfaces in parts-net.c */
+#include "daemon/engine/parts.h"
+
+#include <endian.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include "base/io.h"
+#include "base/log.h"
+#include "base/spawn.h"
+#include "base/sys.h"
+#include "base/text.h"
+#include "daemon/engine/parts-net.h"
+
+#define SECTOR 512
+
+static const char qcow2_magic[4] = { 'Q', 'F', 'I', (char)0xfb };
+
+/* ---- kernel and initrd ------------------------------------------------------------------------------------------- */
+
+const char *kernel_identify(int fd) {
+        uint8_t head[8192] = { 0 };
+        ssize_t n = pread(fd, head, sizeof(head), 0);
+        uint32_t magic;
+
+        if (n < 64)
+                return NULL;
+        if (n > 0x206 && memcmp(head + 0x202, "HdrS", 4) == 0 && head[0x1fe] == 0x55 && head[0x1ff] == 0xaa)
+                return "bzImage";
+        /* Multiboot 1 §3.1: the header is 4-byte aligned in the first 8192 bytes. */
+        for (ssize_t i = 0; i + 12 <= n; i += 4) {
+                uint32_t flags, sum;
+
+                memcpy(&magic, head + i, 4);
+                memcpy(&flags, head + i + 4, 4);
+                memcpy(&sum, head + i + 8, 4);
+                if (le32toh(magic) == 0x1BADB002 && le32toh(magic) + le32toh(flags) + le32toh(sum) == 0)
+                        return "multiboot";
+        }
+        return memcmp(head, "\177ELF", 4) == 0 ? "ELF" : NULL;
+}
+
+static int open_regular(const char *path, const char *what, const char *id, int *ret_fd, struct error *e) {
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        struct stat st;
+
+        if (fd < 0)
+                return error_set(e, -errno, id, "check the name, and that you may read it: ls -l", "cannot open %s %s",
+                                 what, path);
+        if (fstat(fd, &st) < 0)
+                return error_set(e, -errno, id, NULL, "cannot look at %s %s", what, path);
+        if (!S_ISREG(st.st_mode))
+                return error_set(e, -EINVAL, id, "name a regular file", "%s %s is not a file", what, path);
+        if (st.st_size == 0)
+                return error_set(e, -EINVAL, id, "get the file again: it has no content", "%s %s is empty", what, path);
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+static int open_boot(struct parts *p, struct error *e) {
+        const struct machine_config *c = p->config;
+        int r;
+
+        if (!c->kernel)
+                return error_set(e, -EINVAL, "kernel-missing",
+                                 "name an image (lodge image list) or a kernel: --kernel FILE", "nothing to boot");
+        r = open_regular(c->kernel, "kernel", "kernel-open", &p->kernel_fd, e);
+        if (r < 0)
+                return r;
+        if (!kernel_identify(p->kernel_fd))
+                return error_set(
+                        e, -EINVAL, "kernel-format",
+                        "use a Linux bzImage (/boot/vmlinuz-*), an ELF kernel with a PVH note, or a multiboot kernel",
+                        "%s is not a kernel: no boot header is in it", c->kernel);
+        if (c->initrd)
+                return open_regular(c->initrd, "initrd", "initrd-open", &p->initrd_fd, e);
+        return 0;
+}
+
+/* ---- disks ------------------------------------------------------------------------------------------------------- */
+
+/* A qcow2 image may name a backing file; unless it also says what format that has, nobody may guess. */
+static int qcow2_check(int fd, const char *path, struct error *e) {
+        static const char fix[] = "record it: qemu-img rebase -u -b BACKING -F raw|qcow2 DISK";
+        uint8_t head[104] = { 0 };
+        uint32_t header_len, at;
+
+        if (io_read_at(&sys_real, fd, head, 72, 0) < 0 || memcmp(head, qcow2_magic, 4) != 0)
+                return error_set(e, -EINVAL, "disk-format", "say what it is: --disk FILE,format=raw",
+                                 "disk %s is no qcow2 image", path);
+        if (memcmp(head + 8, "\0\0\0\0\0\0\0", 8) == 0)
+                return 0;
+        if (head[7] < 3)
+                return error_set(e, -EINVAL, "disk-backing", fix, "disk %s does not record its backing file's format",
+                                 path);
+        if (io_read_at(&sys_real, fd, head, sizeof(head), 0) < 0)
+                return error_set(e, -EINVAL, "disk-format", NULL, "disk %s is truncated", path);
+        memcpy(&header_len, head + 100, 4);
+        at = be32toh(header_len);
+        for (int i = 0; i < 16; i++) {
+                uint32_t ext[2];
+
+                if (io_read_at(&sys_real, fd, ext, 8, at) < 0 || ext[0] == 0)
+                        break;
+                if (be32toh(ext[0]) == 0xE2792ACA)
+                        return 0;
+                if (be32toh(ext[1]) > 65536 || at > 65536)
+                        break;
+                at += 8 + ((be32toh(ext[1]) + 7) & ~7u);
+        }
+        return error_set(e, -EINVAL, "disk-backing", fix, "disk %s does not record its backing file's format", path);
+}
+
+static int disk_size_check(int fd, const char *path, enum machine_disk_format format, struct error *e) {
+        struct stat st;
+        uint64_t size;
+
+        if (fstat(fd, &st) < 0)
+                return error_set(e, -errno, "disk-open", NULL, "cannot look at disk %s", path);
+        if (S_ISREG(st.st_mode))
+                size = (uint64_t)st.st_size;
+        else if (!S_ISBLK(st.st_mode))
+                return error_set(e, -EINVAL, "disk-type", "name a file or a block device", "disk %s is neither", path);
+        else if (ioctl(fd, BLKGETSIZE64, &size) < 0)
+                return error_set(e, -errno, "disk-open", NULL, "cannot read the size of disk %s", path);
+        if (size == 0)
+                return error_set(e, -EINVAL, "disk-size", "give it a size: truncate -s 1G FILE", "disk %s is empty",
+                                 path);
+        if (format == MACHINE_DISK_FORMAT_RAW && size % SECTOR != 0)
+                return error_set(e, -EINVAL, "disk-size", "if nothing is missing at its end: truncate -s %512 FILE",
+                                 "the size of disk %s, %llu bytes, is no multiple of %d: is the file truncated?", path,
+                                 (unsigned long long)size, SECTOR);
+        return 0;
+}
+
+static int open_disk(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
+        char magic[4];
+        int r;
+
+        d->fd = open(c->path, (c->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        if (d->fd < 0)
+                return error_set(e, -errno, "disk-open",
+                                 errno == ENOENT ? "check the name; a new disk: truncate -s 10G FILE"
+                                 : errno == EACCES || errno == EROFS
+                                         ? "ls -l shows who may write it; for reading only: readonly=on"
+                                         : NULL,
+                                 "cannot open disk %s", c->path);
+        io_set_nonblock(d->fd, false);
+        d->readonly = c->readonly;
+        d->format = c->format;
+        r = disk_size_check(d->fd, c->path, c->format, e);
+        if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
+                r = qcow2_check(d->fd, c->path, e);
+        if (r == 0)
+                r = disk_lock(d->fd, c->readonly, c->path, e);
+        if (r < 0)
+                return r;
+        if (c->format == MACHINE_DISK_FORMAT_RAW && io_read_at(&sys_real, d->fd, magic, 4, 0) == 0 &&
+            memcmp(magic, qcow2_magic, 4) == 0)
+                log_warning(
+                        "disk %s is used as raw but begins like a qcow2 image; if it is one: --disk %s,format=qcow2",
+                        c->path, c->path);
+        if (c->serial)
+                snprintf(d->serial, sizeof(d->serial), "%s", c->serial);
+        return 0;
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
+
+static uint64_t host_memory(void) {
+        unsigned long long kib = 0;
+        FILE *f = fopen("/proc/meminfo", "re");
+
+        if (f && fscanf(f, "MemTotal: %llu kB", &kib) != 1)
+                kib = 0;
+        if (f)
+                fclose(f);
+        return kib * 1024;
+}
+
+static int check_host(const struct machine_config *c, struct error *e) {
+        uint64_t total = host_memory();
+        char want[TEXT_SIZE_MAX], have[TEXT_SIZE_MAX];
+
+        if (total > 0 && c->memory > total)
+                return error_set(e, -ENOMEM, "memory-host", "ask for less: --memory 512M",
+                                 "the machine asks for %s of memory, this host has %s",
+                                 text_format_size(c->memory, want), text_format_size(total, have));
+        return 0;
+}
+
+static int make_identity(struct parts *p, struct error *e) {
+        uint8_t b[16];
+
+        snprintf(p->name, sizeof(p->name), "%s", p->config->name ?: "machine");
+        if (p->config->uuid) {
+                snprintf(p->uuid, sizeof(p->uuid), "%s", p->config->uuid);
+                return 0;
+        }
+        if (getrandom(b, sizeof(b), 0) != sizeof(b))
+                return error_set(e, -EIO, "uuid", NULL, "cannot get random bytes");
+        b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* RFC 9562 §5.4: version 4 */
+        b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+        snprintf(p->uuid, sizeof(p->uuid), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
+                 b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+        return 0;
+}
+
+static struct parts *parts_new(const struct machine_config *config) {
+        struct parts *p = calloc(1, sizeof(*p));
+
+        if (!p)
+                return NULL;
+        p->config = config;
+        p->kernel_fd = p->initrd_fd = -EBADF;
+        for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
+                p->disks[i].fd = -EBADF;
+        for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
+                p->nets[i].fd = p->nets[i].pidfd = p->nets[i].log_fd = -EBADF;
+        return p;
+}
+
+int parts_open(const struct machine_config *config, struct parts **ret_parts, struct error *e) {
+        _cleanup_(parts_freep) struct parts *p = parts_new(config);
+        int r;
+
+        if (!p)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        r = make_identity(p, e);
+        if (r == 0)
+                r = check_host(config, e);
+        if (r == 0)
+                r = open_boot(p, e);
+        if (r < 0)
+                return r;
+        p->append = strdup(config->append ?: "");
+        if (!p->append)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        if (config->n_disks > LAYOUT_DISKS_MAX || config->n_nets > LAYOUT_NETS_MAX)
+                return error_set(e, -EINVAL, "too-many-devices", NULL, "at most %d disks and %d interfaces fit",
+                                 LAYOUT_DISKS_MAX, LAYOUT_NETS_MAX);
+        for (size_t i = 0; i < config->n_disks; i++) {
+                r = open_disk(&config->disks[i], &p->disks[i], e);
+                if (r < 0)
+                        return r;
+                p->n_disks++;
+        }
+        for (size_t i = 0; i < config->n_nets; i++) {
+                if (config->nets[i].type == MACHINE_NET_TYPE_NONE)
+                        continue;
+                r = part_net_open(&config->nets[i], p->name, (unsigned int)i, &p->nets[p->n_nets], e);
+                if (r < 0)
+                        return r;
+                p->n_nets++;
+        }
+        *ret_parts = TAKE_PTR(p);
+        return 0;
+}
+
+void parts_close_files(struct parts *p) {
+        p->kernel_fd = safe_close(p->kernel_fd);
+        p->initrd_fd = safe_close(p->initrd_fd);
+        for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
+                p->disks[i].fd = safe_close(p->disks[i].fd);
+        for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
+                p->nets[i].fd = safe_close(p->nets[i].fd);
+}
+
+void parts_free(struct parts *p) {
+        if (!p)
+                return;
+        parts_close_files(p);
+        for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
+                part_net_close(&p->nets[i]);
+        free(p->append);
+        free(p);
+}
+
+size_t parts_fds(const struct parts *p, int *fds) {
+        size_t n = 0;
+
+        fds[n++] = p->kernel_fd;
+        fds[n++] = p->initrd_fd;
+        for (size_t i = 0; i < p->n_disks; i++)
+                fds[n++] = p->disks[i].fd;
+        for (size_t i = 0; i < p->n_nets; i++)
+                fds[n++] = p->nets[i].fd;
+        return n;
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * parts: all that a machine is made of, open and checked before any process is started
+ *
+ * Theory of operation. A mistake in the request is found here, where it can be named: a missing kernel, a disk that
+ * another machine uses, an unknown interface, more memory than the host has. What is open here goes to the VMM by
+ * descriptor; it opens nothing by itself.
+ *
+ * Locks. A disk is locked by open-file-description locks on the same bytes, with the same meaning, as QEMU uses (byte
+ * 100+n: "I use permission n", 200+n: "nobody else may use permission n"; n=1 is writing), so that machines of ours and
+ * a QEMU that somebody started by hand keep off each other's disks. Readers share. The lock belongs to the open file,
+ * not to a process: it is passed on with the descriptor and gone when its last holder ends, even by SIGKILL; there is
+ * nothing to clean up and no stale owner.
+ *
+ * User networking is passt, started here with one end of a socket pair; it ends when the VMM's end closes.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "schema/lodge-schema.h"
+#include "vmm/machine/layout.h"
+
+struct part_disk {
+        int fd;
+        bool readonly;
+        enum machine_disk_format format;
+        char serial[21];
+        char backing_format[8]; /* qcow2: recorded format of its backing file, or "" */
+};
+
+struct part_net {
+        enum machine_net_type type;
+        int fd; /* tap: its descriptor; user: socket to passt */
+        char mac[18];
+        uint32_t mtu;
+        pid_t pid; /* passt, or 0 */
+        int pidfd;
+        int log_fd; /* what passt says */
+};
+
+struct parts {
+        const struct machine_config *config; /* borrowed */
+        char name[64];
+        char uuid[37];
+        char *append;
+        int kernel_fd, initrd_fd; /* initrd: -EBADF for none */
+        struct part_disk disks[LAYOUT_DISKS_MAX];
+        size_t n_disks;
+        struct part_net nets[LAYOUT_NETS_MAX];
+        size_t n_nets;
+};
+
+/**
+ * parts_open() - open everything
+ * @config:    checked by the schema; borrowed by the parts
+ * @ret_parts: parts_free() it
+ *
+ * Return: 0, or -errno with @e: "kernel-open", "kernel-format", "initrd-open", "disk-open", "disk-type", "disk-size",
+ * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host".
+ */
+int parts_open(const struct machine_config *config, struct parts **ret_parts, struct error *e);
+
+/** parts_close_files() - close what the VMM has by now; passt's process and log stay. */
+void parts_close_files(struct parts *parts);
+
+/** parts_free() - close all; helper processes are waited for, briefly, and ended. NULL is fine. */
+void parts_free(struct parts *parts);
+DEFINE_CLEANUP(parts, parts_free);
+
+/** parts_fds() - the descriptors that the VMM needs, into @fds (room for PARTS_FDS_MAX); returns how many. */
+#define PARTS_FDS_MAX (2 + LAYOUT_DISKS_MAX + LAYOUT_NETS_MAX)
+size_t parts_fds(const struct parts *parts, int *fds);
+
+/* ---- pieces, for tests ------------------------------------------------------------------------------------------- */
+
+/** parts_mac() - a stable, locally administered unicast address for interface @index of machine @name. */
+void parts_mac(const char *name, unsigned int index, char ret_mac[static 18]);
+
+/**
+ * disk_lock() - claim an open disk
+ * Return: 0, or -EBUSY with @e ("disk-busy", naming machine and process where they can be seen), or -errno.
+ */
+int disk_lock(int fd, bool readonly, const char *path, struct error *e);
+
+/** kernel_identify() - "bzImage", "ELF", "multiboot", or NULL when @fd holds none of these. */
+const char *kernel_identify(int fd);
