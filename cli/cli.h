@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cli: what the subcommands of lodge share
+ *
+ * A subcommand gets the words behind its name, already matched to its schema_command, and returns the exit status. What it prints for
+ * programs (--format json) goes to stdout as one object; messages for people that are not the result go to stderr.
+ *
+ * Exit status: 0 done; 1 wrong usage; 2 failed; 3 the daemon can't be reached; 4 busy, try again. `lodge run --exec` gives the guest command's.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "schema/lodge-schema.h"
+
+enum { CLI_OK = 0, CLI_USAGE = 1, CLI_FAILED = 2, CLI_UNREACHABLE = 3, CLI_BUSY = 4 };
+
+struct cli_command {
+        const struct schema_command *schema; /* name, summary, arguments, options */
+        int (*run)(int argc, char **argv);   /* the words behind the name; returns the exit status */
+};
+
+/** cli_fail() - print the error as "lodge: ...", and return its exit status. */
+int cli_fail(const struct error *e);
+
+/** cli_fail_json() - print the error as {"error": {"id", "message", "fix"}} to stdout, and return its exit status. */
+int cli_fail_json(const struct error *e);
+
+/**
+ * cli_parse() - fill a command's objects from its words; prints help or the error itself
+ * Return: 0 to go on, 1 when the command is over with exit status *@ret_status.
+ */
+int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status);
+
+int cli_run(int argc, char **argv);
+int cli_host_probe(int argc, char **argv);

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * lodge: the command line
+ *
+ * One table ties each command of the schema (name, summary, options) to its function. Help, usage errors and suggestions come from the
+ * schema's tables, so that they can't differ from what is accepted.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "cli/cli.h"
+
+static const struct cli_command commands[] = {
+        { &schema_command_run, cli_run },
+        { &schema_command_host_probe, cli_host_probe },
+};
+
+static const char welcome[] = "Lodge runs virtual machines with KVM.\n"
+                              "\n"
+                              "What next?\n"
+                              "  lodge host probe              find out what KVM is worth on this host\n"
+                              "  lodge image build tiny        make a small image; debian/12 is a whole Debian\n"
+                              "  lodge run tiny                boot it, here in the terminal; Ctrl-] opens a menu\n"
+                              "  lodge run tiny --exec 'uname -a'\n"
+                              "                                run one command in it and power it off\n"
+                              "\n"
+                              "Every command: lodge --help\n";
+
+static void print_help(FILE *f) {
+        fputs("usage: lodge COMMAND [ARGUMENT...] [OPTION...]\n\ncommands:\n", f);
+        for (size_t i = 0; i < ELEMENTSOF(commands); i++)
+                fprintf(f, "  %-16s %s\n", commands[i].schema->name, commands[i].schema->summary);
+        fputs("\n"
+              "options:\n"
+              "  --help           this; lodge COMMAND --help explains one command\n"
+              "  --version        the version\n"
+              "\n"
+              "exit status: 0 done, 1 wrong usage, 2 failed, 3 daemon unreachable, 4 busy: try again\n",
+              f);
+}
+
+int cli_fail(const struct error *e) {
+        error_print(e, "lodge", stderr);
+        return error_exit_status(e);
+}
+
+int cli_fail_json(const struct error *e) {
+        json_t *object = json_pack("{s:{s:s, s:s?, s:s?, s:s}}", "error", "id", e->id ?: "unknown", "message",
+                                   e->message, "fix", e->fix, "code", strerrorname_np(-e->code) ?: "EIO");
+
+        if (object) {
+                json_dumpf(object, stdout, JSON_INDENT(2));
+                putchar('\n');
+        }
+        json_decref(object);
+        return error_exit_status(e);
+}
+
+int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int r = schema_command_parse(command, argc, argv, objects, &e);
+
+        if (r == 0)
+                return 0;
+        if (r > 0) {
+                schema_command_help(command, stdout);
+                *ret_status = CLI_OK;
+                return 1;
+        }
+        if (!e.fix)
+                error_set_fix(&e, "lodge %s --help", command->name);
+        *ret_status = cli_fail(&e);
+        return 1;
+}
+
+static size_t common_prefix(const char *a, const char *b) {
+        size_t n = 0;
+
+        while (a[n] && a[n] == b[n])
+                n++;
+        return n;
+}
+
+static int unknown_command(int argc, char **argv) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        const char *best = NULL;
+        size_t best_len = 0;
+        bool group = false;
+
+        for (size_t i = 0; i < ELEMENTSOF(commands); i++) {
+                const char *name = commands[i].schema->name;
+                size_t n = common_prefix(name, argv[0]), word = strcspn(name, " ");
+
+                group |= n == word && argv[0][n] == '\0';
+                if (n > best_len) {
+                        best_len = n;
+                        best = name;
+                }
+        }
+        if (group) {
+                FILE *f = argc > 1 && streq(argv[1], "--help") ? stdout : stderr;
+
+                fprintf(f, "lodge %s:\n", argv[0]);
+                for (size_t i = 0; i < ELEMENTSOF(commands); i++) {
+                        const char *name = commands[i].schema->name;
+                        size_t n = strlen(argv[0]);
+
+                        if (strncmp(name, argv[0], n) == 0 && name[n] == ' ')
+                                fprintf(f, "  %-16s %s\n", name, commands[i].schema->summary);
+                }
+                return f == stdout ? CLI_OK : CLI_USAGE;
+        }
+        error_set(&e, -EINVAL, "command-unknown", "see all commands: lodge --help", "there is no command '%.64s'",
+                  argv[0]);
+        if (best)
+                error_set_fix(&e, "did you mean 'lodge %s'? All commands: lodge --help", best);
+        return cli_fail(&e);
+}
+
+int main(int argc, char **argv) {
+        const struct schema_command *command;
+        int words;
+
+        if (argc < 2) {
+                fputs(welcome, stdout);
+                return CLI_OK;
+        }
+        if (streq(argv[1], "--help") || streq(argv[1], "-h") || streq(argv[1], "help")) {
+                print_help(stdout);
+                return CLI_OK;
+        }
+        if (streq(argv[1], "--version")) {
+                puts("lodge " LODGE_VERSION);
+                return CLI_OK;
+        }
+        command = schema_command_find(argc - 1, argv + 1, &words);
+        for (size_t i = 0; command && i < ELEMENTSOF(commands); i++)
+                if (commands[i].schema == command)
+                        return commands[i].run(argc - 1 - words, argv + 1 + words);
+        return unknown_command(argc - 1, argv + 1);
+}
