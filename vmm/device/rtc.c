@@ -100,35 +100,69 @@ static unsigned int decode_hour(const struct rtc *rtc, uint8_t value) {
         return decode(rtc, value & (uint8_t)~HOUR_PM) % 12 + (value & HOUR_PM ? 12 : 0);
 }
 
-/* @time_regs: REG_COUNT bytes, of which those of time and date are set to @now. */
-static void time_to_regs(const struct rtc *rtc, int64_t now, uint8_t *time_regs) {
-        time_t t = (time_t)now;
-        struct tm tm = { 0 };
+/*
+ * The calendar (Gregorian, also before there was one). Not gmtime_r(): libc opens the time zone's file at the first call, which
+ * the sandbox forbids.
+ */
+#define DAY_S      86400
+#define EPOCH_DAYS 719528 /* from 0000-01-01 to 1970-01-01 */
 
-        if (!gmtime_r(&t, &tm))
-                return;
-        time_regs[REG_SECONDS] = encode(rtc, (unsigned int)tm.tm_sec);
-        time_regs[REG_MINUTES] = encode(rtc, (unsigned int)tm.tm_min);
-        time_regs[REG_HOURS] = encode_hour(rtc, (unsigned int)tm.tm_hour);
-        time_regs[REG_WEEKDAY] = encode(rtc, (unsigned int)tm.tm_wday + 1);
-        time_regs[REG_DAY] = encode(rtc, (unsigned int)tm.tm_mday);
-        time_regs[REG_MONTH] = encode(rtc, (unsigned int)tm.tm_mon + 1);
-        time_regs[REG_YEAR] = encode(rtc, (unsigned int)(tm.tm_year % 100 + 100) % 100);
-        time_regs[REG_CENTURY] = encode(rtc, (unsigned int)(tm.tm_year + 1900) / 100 % 100);
+static const uint16_t days_before_month[2][13] = {
+        { 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365 },
+        { 0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335, 366 },
+};
+
+static bool is_leap(unsigned int year) {
+        return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
 }
 
-/* The guest's registers as a time; out-of-range values carry over, as in timegm(). */
-static void regs_to_time(struct rtc *rtc) {
-        struct tm tm = {
-                .tm_sec = (int)decode(rtc, rtc->regs[REG_SECONDS]),
-                .tm_min = (int)decode(rtc, rtc->regs[REG_MINUTES]),
-                .tm_hour = (int)decode_hour(rtc, rtc->regs[REG_HOURS]),
-                .tm_mday = (int)decode(rtc, rtc->regs[REG_DAY]),
-                .tm_mon = (int)decode(rtc, rtc->regs[REG_MONTH]) - 1,
-                .tm_year = (int)(decode(rtc, rtc->regs[REG_CENTURY]) * 100 + decode(rtc, rtc->regs[REG_YEAR])) - 1900,
-        };
+/* Days from 0000-01-01 to the first of January of @year. */
+static int64_t days_before_year(unsigned int year) {
+        int64_t days = (int64_t)year * 365;
 
-        rtc->offset += (int64_t)timegm(&tm) - guest_now(rtc, NULL);
+        if (year > 0) /* one for each leap year in [0, year) */
+                days += (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400 + 1;
+        return days;
+}
+
+/* @time_regs: REG_COUNT bytes, of which those of time and date are set to @now, seconds since 1970. */
+static void time_to_regs(const struct rtc *rtc, int64_t now, uint8_t *time_regs) {
+        int64_t since_0000 = MAX(now + (int64_t)EPOCH_DAYS * DAY_S, (int64_t)0);
+        unsigned int second = (unsigned int)(since_0000 % DAY_S), month = 0, year, day;
+        int64_t days = since_0000 / DAY_S;
+
+        year = (unsigned int)(days / 366); /* too small by one in 366, or less: at most a few steps */
+        while (days_before_year(year + 1) <= days)
+                year++;
+        day = (unsigned int)(days - days_before_year(year));
+        while (days_before_month[is_leap(year)][month + 1] <= day)
+                month++;
+
+        time_regs[REG_SECONDS] = encode(rtc, second % 60);
+        time_regs[REG_MINUTES] = encode(rtc, second / 60 % 60);
+        time_regs[REG_HOURS] = encode_hour(rtc, second / 3600);
+        time_regs[REG_WEEKDAY] =
+                encode(rtc, (unsigned int)((days + 6) % 7) + 1); /* Sunday is 1; 0000-01-01 a Saturday */
+        time_regs[REG_DAY] = encode(rtc, day - days_before_month[is_leap(year)][month] + 1);
+        time_regs[REG_MONTH] = encode(rtc, month + 1);
+        time_regs[REG_YEAR] = encode(rtc, year % 100);
+        time_regs[REG_CENTURY] = encode(rtc, year / 100 % 100);
+}
+
+/* The guest's registers become the time; a value that is too large carries over into the next unit. */
+static void regs_to_time(struct rtc *rtc) {
+        const uint8_t *regs = rtc->regs;
+        unsigned int month = decode(rtc, regs[REG_MONTH]), day = decode(rtc, regs[REG_DAY]);
+        unsigned int year = decode(rtc, regs[REG_CENTURY]) * 100 + decode(rtc, regs[REG_YEAR]);
+        int64_t t;
+
+        month = month > 0 ? month - 1 : 0;
+        year += month / 12;
+        t = days_before_year(year) - EPOCH_DAYS + days_before_month[is_leap(year)][month % 12] +
+            (day > 0 ? day - 1 : 0);
+        t = t * DAY_S + decode_hour(rtc, regs[REG_HOURS]) * 3600 + decode(rtc, regs[REG_MINUTES]) * 60 +
+            decode(rtc, regs[REG_SECONDS]);
+        rtc->offset += t - guest_now(rtc, NULL);
         rtc->last = guest_now(rtc, NULL);
 }
 
