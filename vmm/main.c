@@ -113,7 +113,8 @@ static int run(struct machine *machine, const struct options *options, struct er
         if (machine->config->sandbox) {
                 r = sandbox_enter_thread(SANDBOX_ROLE_MAIN);
                 if (r < 0)
-                        return error_set(e, r, "vmm-sandbox", "use a kernel with seccomp filters", "cannot enter the sandbox");
+                        return error_set(e, r, "vmm-sandbox", "use a kernel with seccomp filters",
+                                         "cannot enter the sandbox");
         }
         r = machine_start(machine, e);
         if (r < 0)

@@ -71,13 +71,16 @@ int memory_new(const struct memory_options *options, struct memory **ret_memory,
         if (options->size == 0 || options->size % (options->page_size ?: LAYOUT_PAGE) != 0)
                 return error_set(e, -EINVAL, "memory-size", "use a multiple of the page size",
                                  "%s is no whole number of pages", text_format_size(options->size, text));
-        m->fd = open_memfd(options, e);
-        if (m->fd < 0)
-                return m->fd;
-        if (ftruncate(m->fd, (off_t)options->size) < 0)
+        if (options->shared || options->page_size) {
+                m->fd = open_memfd(options, e);
+                if (m->fd < 0)
+                        return m->fd;
+        }
+        if (m->fd >= 0 && ftruncate(m->fd, (off_t)options->size) < 0)
                 return error_set(e, -errno, "memory-alloc", "ask for less: --memory", "cannot make %s of guest memory",
                                  text_format_size(options->size, text));
-        host = mmap(NULL, options->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+        host = mmap(NULL, options->size, PROT_READ | PROT_WRITE,
+                    (m->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE, m->fd, 0);
         if (host == MAP_FAILED)
                 return error_set(e, -errno, "memory-alloc",
                                  options->page_size

@@ -2,8 +2,12 @@
 /*
  * memory: the guest's RAM
  *
- * One memfd holds all of it; it is mapped once and shown to KVM as two slots around the PCI hole (see layout.h). The
- * guest writes it at any time from any vCPU: whoever reads it copies first and checks the copy.
+ * One mapping holds all of it, shown to KVM as two slots around the PCI hole (see layout.h). The guest writes it at any time from
+ * any vCPU: whoever reads it copies first and checks the copy.
+ *
+ * Private or shared. Memory that another process must see (vhost-user) or that comes in huge pages is a memfd. Else it is
+ * anonymous, because only that gets transparent huge pages on a stock host (shmem_enabled is "never"): a guest's start then costs a
+ * few hundred page faults rather than tens of thousands. doc/adr has the figures.
  *
  * Threads: the mapping never changes after memory_new(), so lookups need no lock.
  */
@@ -23,6 +27,7 @@ struct memory_options {
         uint64_t size; /* bytes, a multiple of the page size in use */
         uint64_t
                 page_size; /* 0: normal pages (transparent huge pages where the host allows), else 2 MiB or 1 GiB: hugetlbfs */
+        bool shared;      /* a memfd, for other processes to map */
         bool preallocate; /* touch every page now, so that the host can't run out later */
 };
 
@@ -46,7 +51,7 @@ size_t memory_regions(const struct memory *memory, const struct memory_region **
 /** memory_mmio64_base() - where the 64-bit window for BARs begins: above all RAM, on a GiB boundary. */
 uint64_t memory_mmio64_base(const struct memory *memory);
 
-/** memory_fd() - the memfd, for vhost-user and snapshots; borrowed. */
+/** memory_fd() - the memfd, for vhost-user; borrowed; -1 when the memory is private. */
 int memory_fd(const struct memory *memory);
 
 /**
