@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* engine-qemu, engine-native, engine-auto: what both engines are told, and which one is taken */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/engine/engine.h"
+
+static const struct engine_ends ends = { .control_fd = 20, .console_fd = 21, .agent_fd = 22 };
+
+static void fill(struct parts *p, const struct machine_config *c) {
+        *p = (struct parts){ .config = c, .kernel_fd = 30, .initrd_fd = 31 };
+        snprintf(p->name, sizeof(p->name), "web");
+        snprintf(p->uuid, sizeof(p->uuid), "11111111-2222-4333-8444-555555555555");
+        p->append = (char *)"console=ttyS0 quiet,odd";
+        p->n_disks = LAYOUT_DISKS_MAX;
+        for (size_t i = 0; i < p->n_disks; i++)
+                p->disks[i] = (struct part_disk){ .fd = 40 + (int)i, .readonly = i == 1 };
+        snprintf(p->disks[2].serial, sizeof(p->disks[2].serial), "a,b");
+        p->n_nets = LAYOUT_NETS_MAX;
+        for (size_t i = 0; i < p->n_nets; i++) {
+                p->nets[i] = (struct part_net){ .type = i == 1 ? MACHINE_NET_TYPE_TAP : MACHINE_NET_TYPE_USER,
+                                                .fd = 70 + (int)i,
+                                                .mtu = 1500 };
+                parts_mac("web", (unsigned int)i, p->nets[i].mac);
+        }
+}
+
+static bool has(char **argv, const char *text) {
+        for (; *argv; argv++)
+                if (strcmp(*argv, text) == 0)
+                        return true;
+        return false;
+}
+
+/* @prefix...@suffix in one argument. */
+static bool has_parts(char **argv, const char *prefix, const char *suffix) {
+        for (; *argv; argv++)
+                if (strncmp(*argv, prefix, strlen(prefix)) == 0 && strstr(*argv, suffix))
+                        return true;
+        return false;
+}
+
+/* A guest that changes engines must find its devices at the same addresses: every one, the last included. */
+static void test_addresses_equal_the_layout(void **state) {
+        struct machine_config *c = NULL;
+        struct parts p;
+        char **argv, text[64], fd[64];
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        assert_int_equal(engine_qemu_arguments(&p, &ends, false, &argv), 0);
+        snprintf(text, sizeof(text), "bus=pcie.0,addr=0x%x", LAYOUT_SLOT_CONSOLE);
+        assert_true(has_parts(argv, "virtio-serial-pci-non-transitional,", text));
+        snprintf(text, sizeof(text), "bus=pcie.0,addr=0x%x", LAYOUT_SLOT_RNG);
+        assert_true(has_parts(argv, "virtio-rng-pci-non-transitional,", text));
+        for (unsigned int i = 0; i < LAYOUT_DISKS_MAX; i++) {
+                snprintf(fd, sizeof(fd), "virtio-blk-pci-non-transitional,drive=disk%u,", i);
+                snprintf(text, sizeof(text), "addr=0x%x", LAYOUT_SLOT_DISK + i);
+                assert_true(has_parts(argv, fd, text));
+                snprintf(fd, sizeof(fd), "fd=%u,set=%u", 40 + i, i + 1);
+                assert_true(has(argv, fd));
+        }
+        for (unsigned int i = 0; i < LAYOUT_NETS_MAX; i++) {
+                snprintf(fd, sizeof(fd), "virtio-net-pci-non-transitional,netdev=net%u,", i);
+                snprintf(text, sizeof(text), "addr=0x%x", LAYOUT_SLOT_NET + i);
+                assert_true(has_parts(argv, fd, text));
+        }
+        snprintf(text, sizeof(text), "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
+        assert_true(has(argv, text));
+        engine_free_arguments(argv);
+        machine_config_free(c);
+}
+
+/* Values of the person's must not turn into options of QEMU's; formats and modes must arrive. */
+static void test_values_arrive_as_they_are(void **state) {
+        struct machine_config *c = NULL;
+        struct parts p;
+        char **argv;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        c->cpus = 3;
+        fill(&p, c);
+        p.disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has(argv, "console=ttyS0 quiet,odd"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk2,", ",serial=a,,b"));
+        assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,", "read-only=off"));
+        assert_true(has_parts(argv, "driver=raw,node-name=disk1,", "read-only=on"));
+        assert_true(has(argv, "tap,id=net1,fd=71"));
+        assert_true(has_parts(argv, "q35,accel=kvm,", ""));
+        assert_true(has(argv, "-nodefaults"));
+        assert_true(has(argv, "/proc/self/fd/30"));
+        assert_true(has(argv, "3"));
+        assert_true(has_parts(argv, "on,obsolete=deny", "spawn=deny"));
+        engine_free_arguments(argv);
+        machine_config_free(c);
+}
+
+/* What native gets must be a valid vmm object, or lodge-vmm refuses to start. */
+static void test_native_config_is_valid(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct machine_config *c = NULL;
+        struct vmm_config *v = NULL;
+        struct parts p;
+        char *json;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        json = engine_native_config(&p, &ends, 19);
+        assert_non_null(json);
+        assert_int_equal(vmm_config_parse(json, strlen(json), &v, &e), 0);
+        assert_int_equal(v->kvm_fd, 19);
+        assert_int_equal(v->initrd_fd, 31);
+        assert_int_equal(v->n_disks, LAYOUT_DISKS_MAX);
+        assert_int_equal(v->disks[1].readonly, true);
+        assert_string_equal(v->disks[2].serial, "a,b");
+        assert_int_equal(v->nets[1].type, VMM_NET_TYPE_TAP);
+        assert_string_equal(v->ports[0].name, "org.qemu.guest_agent.0");
+        assert_int_equal(v->control_fd, 20);
+        assert_int_equal(v->serial.in_fd, 21);
+        vmm_config_free(v);
+        free(json);
+        machine_config_free(c);
+}
+
+/* Two machines on one network with the same address take each other down; a machine's own must not change. */
+static void test_mac(void **state) {
+        char a[18], b[18], other[18];
+
+        parts_mac("web", 0, a);
+        parts_mac("web", 0, b);
+        parts_mac("web", 1, other);
+        assert_string_equal(a, b);
+        assert_string_not_equal(a, other);
+        parts_mac("db", 0, other);
+        assert_string_not_equal(a, other);
+        assert_int_equal(strtol(a, NULL, 16) & 3, 2); /* locally administered, unicast */
+}
+
+/* native that can't be had is an error that says why; auto falls back and says so. */
+static void test_native_without_kvm(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct probe probe = { .verdict = PROBE_MISSING, .evidence = "no device", .cure = "load it" };
+        struct machine_config *c = NULL;
+        struct engine_choice choice;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        c->engine = MACHINE_ENGINE_NATIVE;
+        assert_int_equal(engine_decide(c, &probe, &choice, &e), -ENOTSUP);
+        assert_string_equal(e.id, "engine-native");
+        assert_string_equal(e.fix, "load it");
+        assert_non_null(strstr(e.message, "no device"));
+        error_clear(&e);
+        c->engine = MACHINE_ENGINE_AUTO;
+        if (engine_decide(c, &probe, &choice, &e) == 0) {
+                assert_int_equal(choice.kind, ENGINE_QEMU);
+                assert_true(choice.fallback);
+                assert_false(choice.kvm);
+                assert_non_null(strstr(choice.reason, "no device"));
+        } else /* a host without QEMU */
+                assert_string_equal(e.id, "engine-qemu");
+        machine_config_free(c);
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_addresses_equal_the_layout), cmocka_unit_test(test_values_arrive_as_they_are),
+                cmocka_unit_test(test_native_config_is_valid),     cmocka_unit_test(test_mac),
+                cmocka_unit_test(test_native_without_kvm),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
