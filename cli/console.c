@@ -106,10 +106,11 @@ void console_message(struct console *c, const char *format, ...) {
         for (char *p = text; *p; p++)
                 if ((unsigned char)*p < 0x20 || *p == 0x7f)
                         *p = '?';
-        fprintf(stderr, "%slodge: %s%s", c && c->terminal ? "\r\n" : "", text, end);
+        fprintf(stderr, "lodge: %s%s", text, end);
 }
 
 static void show_menu(struct console *c) {
+        fputs("\r\n", stderr);
         console_message(c, "p power button, r reset, k kill, c continue, d detach, ? help, Ctrl-] sends Ctrl-]");
 }
 

@@ -34,7 +34,7 @@ struct session {
         struct loop_source *ladder, *agent_deadline, *process, *log, *passt[LAYOUT_NETS_MAX];
         struct tail log_tail;
         enum rung rung;
-        bool panicked, power_asked, ended, agent_ready, exec_done;
+        bool panicked, power_asked, ended, agent_ready, exec_done, control_lost;
         int signo, exec_status;
 };
 
@@ -77,7 +77,7 @@ static void climb(struct session *s, enum rung rung) {
 static void on_ladder(void *opaque) {
         struct session *s = opaque;
 
-        climb(s, s->rung + 1);
+        climb(s, s->control_lost ? RUNG_KILL : s->rung + 1);
 }
 
 /* ---- control socket ---------------------------------------------------------------------------------------------- */
@@ -99,10 +99,9 @@ static void on_control_end(void *opaque, int reason) {
         struct session *s = opaque;
 
         /* Usually the process has ended. If it lives on without a control socket, it is out of control. */
-        if (!s->ended && s->rung < RUNG_KILL) {
-                s->rung = RUNG_QUIT;
+        s->control_lost = true;
+        if (!s->ended && s->rung < RUNG_KILL)
                 loop_timer_set(s->ladder, rung_us[RUNG_QUIT]);
-        }
 }
 
 /* ---- agent and --exec -------------------------------------------------------------------------------------------- */

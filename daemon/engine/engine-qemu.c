@@ -75,7 +75,7 @@ static void add_machine(struct args *a, const struct parts *p, bool kvm) {
         add(a, "-uuid");
         add(a, "%s", p->uuid);
         add(a, "-machine");
-        add(a, "q35,accel=%s,sata=off,smbus=off,usb=off,vmport=off,graphics=off", kvm ? "kvm" : "tcg");
+        add(a, "q35,accel=%s,sata=off,smbus=off,usb=off,vmport=off", kvm ? "kvm" : "tcg");
         add(a, "-cpu");
         add(a, "%s", kvm ? "host,migratable=off" : "max");
         add(a, "-m");
