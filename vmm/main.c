@@ -16,7 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -89,13 +89,11 @@ static void on_signal(void *opaque, int signo) {
 }
 
 static void print_startup_cost(void) {
-        struct rusage u;
+        struct timespec t;
 
-        if (getrusage(RUSAGE_SELF, &u) < 0)
-                return;
-        fprintf(stderr, "lodge-vmm: %.3f ms of CPU before the first guest instruction\n",
-                (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 +
-                        (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3);
+        if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) == 0)
+                fprintf(stderr, "lodge-vmm: %.3f ms of CPU before the first guest instruction\n",
+                        (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6);
 }
 
 /* With devices, vCPUs and control in place: confine, load, run until the loop ends. */

@@ -25,6 +25,8 @@
 /* seccomp: main: ioctl arg1=KVM_SET_XCRS */
 /* seccomp: main: ioctl arg1=KVM_SET_MSRS */
 /* seccomp: main: ioctl arg1=KVM_KVMCLOCK_CTRL -- resume */
+/* seccomp: main,vcpu: getpid -- kicks */
+/* seccomp: main,vcpu: tgkill arg0=PID -- kicks */
 /* seccomp: main,vcpu: tgkill arg0=PID -- kicks */
 /* seccomp: main,vcpu: getpid -- pthread_kill() */
 /* seccomp: vcpu: rt_sigreturn -- back from a kick */
@@ -63,8 +65,7 @@ struct kvm_vcpu {
         unsigned int apic_id;
         int fd;
         struct kvm_run *run;
-        pthread_t thread;
-        _Atomic bool bound;
+        _Atomic pid_t tid; /* of the thread that runs it; 0: none yet */
 
         bool initial_valid;
         struct kvm_regs initial_regs;
@@ -206,8 +207,8 @@ int kvm_vcpu_run(struct kvm_vcpu *vcpu) {
 
 void kvm_vcpu_kick(struct kvm_vcpu *vcpu) {
         __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        if (atomic_load(&vcpu->bound))
-                pthread_kill(vcpu->thread, KICK_SIGNAL);
+        if (atomic_load(&vcpu->tid) > 0)
+                (void)tgkill(getpid(), atomic_load(&vcpu->tid), KICK_SIGNAL);
 }
 
 void kvm_vcpu_unkick(struct kvm_vcpu *vcpu) {
@@ -227,7 +228,6 @@ int kvm_vcpu_bind(struct kvm_vcpu *vcpu) {
         sigemptyset(&set);
         sigaddset(&set, KICK_SIGNAL);
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-        vcpu->thread = pthread_self();
-        atomic_store(&vcpu->bound, true);
+        atomic_store(&vcpu->tid, gettid());
         return 0;
 }
