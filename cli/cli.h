@@ -32,4 +32,9 @@ int cli_fail_json(const struct error *e);
 int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status);
 
 int cli_run(int argc, char **argv);
+int cli_image_build(int argc, char **argv);
+int cli_image_list(int argc, char **argv);
+int cli_image_show(int argc, char **argv);
+int cli_image_delete(int argc, char **argv);
+int cli_image_import(int argc, char **argv);
 int cli_host_probe(int argc, char **argv);

@@ -15,6 +15,11 @@
 
 static const struct cli_command commands[] = {
         { &schema_command_run, cli_run },
+        { &schema_command_image_build, cli_image_build },
+        { &schema_command_image_list, cli_image_list },
+        { &schema_command_image_show, cli_image_show },
+        { &schema_command_image_delete, cli_image_delete },
+        { &schema_command_image_import, cli_image_import },
         { &schema_command_host_probe, cli_host_probe },
 };
 

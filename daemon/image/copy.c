@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* copy: see copy.h */
+#include "daemon/image/copy.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/io.h"
+
+#define CHUNK (1U << 20)
+
+static bool cancelled(int fd) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+
+        return fd >= 0 && poll(&p, 1, 0) > 0;
+}
+
+/* Copies [at, end) by reading and writing: across file systems and kernels that refuse copy_file_range(). */
+static int copy_by_hand(const struct sys *sys, int from, int to, off_t at, off_t end, void *buf) {
+        int r;
+
+        while (at < end) {
+                size_t n = MIN((off_t)CHUNK, end - at);
+
+                r = io_read_at(sys, from, buf, n, at);
+                if (r == 0)
+                        r = io_write_at(sys, to, buf, n, at);
+                if (r < 0)
+                        return r;
+                at += n;
+        }
+        return 0;
+}
+
+static int copy_range(const struct sys *sys, int from, int to, off_t at, off_t end, int cancel_fd, void *buf) {
+        bool in_kernel = sys == &sys_real; /* a test's table must see every write */
+
+        while (at < end) {
+                size_t n = MIN((off_t)CHUNK * 16, end - at);
+                off_t in = at, out = at;
+                ssize_t k = -1;
+
+                if (cancelled(cancel_fd))
+                        return -EINTR;
+                if (in_kernel)
+                        k = copy_file_range(from, &in, to, &out, n, 0);
+                if (in_kernel && k < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EFBIG))
+                        return -errno;
+                if (k <= 0) { /* EXDEV, EINVAL, ENOSYS ..., or nothing copied: some file systems say so */
+                        int r = copy_by_hand(sys, from, to, at, at + n, buf);
+                        if (r < 0)
+                                return r;
+                        in_kernel = false;
+                        k = n;
+                }
+                at += k;
+        }
+        return 0;
+}
+
+int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd) {
+        _cleanup_free_ void *buf = NULL;
+        off_t size, at = 0;
+
+        size = lseek(from, 0, SEEK_END);
+        if (size < 0)
+                return -errno;
+        if (sys->ioctl(to, FICLONE, from) == 0)
+                return 0;
+        if (sys->ftruncate(to, size) < 0)
+                return -errno;
+        buf = malloc(CHUNK);
+        if (!buf)
+                return -ENOMEM;
+        while (at < size) {
+                off_t data = lseek(from, at, SEEK_DATA), hole;
+                int r;
+
+                if (data < 0 && errno == ENXIO)
+                        break; /* a hole up to the end */
+                if (data < 0)
+                        data = at;
+                hole = lseek(from, data, SEEK_HOLE);
+                if (hole < 0 || hole > size)
+                        hole = size;
+                if (hole <= data)
+                        return -EIO; /* changed under us */
+                r = copy_range(sys, from, to, data, hole, cancel_fd, buf);
+                if (r < 0)
+                        return r;
+                at = hole;
+        }
+        return 0;
+}

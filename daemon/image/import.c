@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * import: a disk that somebody brings, as a new image
+ *
+ * The format is what the person says. qemu-img could guess, and that guess is how a raw disk that a guest has written a qcow2 header into comes
+ * to read the host's files; so we guess only to help with the question, and qemu-img is told the format, and told not to follow backing
+ * files: a qcow2 file that has one is refused.
+ */
+#include <endian.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "base/io.h"
+#include "daemon/image/copy.h"
+#include "daemon/image/kernel.h"
+#include "daemon/image/meta.h"
+#include "daemon/image/run.h"
+
+#define DISK "disk.raw"
+
+static void step(const struct image_progress *p, const char *text) {
+        if (p && p->step)
+                p->step(p->opaque, text);
+}
+
+static int refuse(struct error *error, int code, const char *fix, const char *file, const char *what) {
+        return error_set(error, code, "image-import", fix, "%s %s", file, what);
+}
+
+/* What the file looks like, for the person who did not say; never used to decide. */
+static const char *looks_like(int fd) {
+        static const struct {
+                const char *magic;
+                size_t len;
+                uint64_t at;
+                const char *what;
+        } magics[] = {
+                { "QFI\xfb", 4, 0, "qcow2" }, { "KDMV", 4, 0, "vmdk" },        { "vhdxfile", 8, 0, "vhdx" },
+                { "conectix", 8, 0, "vpc" },  { "<<< ", 4, 0, "vdi" },         { "EFI PART", 8, 512, "raw" },
+                { "\x55\xaa", 2, 510, "raw" }, { "CD001", 5, 32769, "an ISO" }, { "\x1f\x8b", 2, 0, "gzip" },
+                { "\xfd" "7zXZ", 5, 0, "xz" }, { "\x28\xb5\x2f\xfd", 4, 0, "zstd" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(magics); i++) {
+                char buf[8];
+
+                if (io_read_at(&sys_real, fd, buf, magics[i].len, magics[i].at) == 0 &&
+                    memcmp(buf, magics[i].magic, magics[i].len) == 0)
+                        return magics[i].what;
+        }
+        return NULL;
+}
+
+static int check_format(const char *file, int fd, const struct image_import *import, struct error *error) {
+        const char *looks = looks_like(fd);
+
+        if (!import->format) {
+                error_set(error, -EINVAL, "image-format", NULL, "the format of %s has to be said, it is never guessed", file);
+                if (looks && (streq(looks, "raw") || streq(looks, "qcow2")))
+                        error_set_fix(error, "it looks like %s; if that is right: lodge image import --disk-format %s %s", looks,
+                                      looks, file);
+                else if (looks)
+                        error_set_fix(error, "it looks like %s: turn it into raw first, then import with --disk-format raw", looks);
+                else
+                        error_set_fix(error, "say --disk-format raw if it is the plain content of a disk, --format qcow2 if QEMU made "
+                                             "it");
+                return -EINVAL;
+        }
+        if (!streq(import->format, "raw") && !streq(import->format, "qcow2")) {
+                error_set(error, -EINVAL, "image-format", NULL, "format '%s' can't be imported", import->format);
+                error_set_fix(error, "raw and qcow2 can; convert: qemu-img convert -f %s -O raw %s disk.raw", import->format,
+                              file);
+                return -EINVAL;
+        }
+        return 0;
+}
+
+/* A GPT says where its copy at the end of the disk is: a disk that ends before that was cut short (UEFI 2.10 §5.3.2). */
+static int check_gpt(const char *file, int fd, uint64_t size, struct error *error) {
+        struct {
+                char signature[8];
+                uint32_t rest[6];
+                uint64_t alternate_lba;
+        } h;
+
+        if (io_read_at(&sys_real, fd, &h, sizeof(h), 512) < 0 || memcmp(h.signature, "EFI PART", 8) != 0)
+                return 0;
+        if (le64toh(h.alternate_lba) < size / 512)
+                return 0;
+        return refuse(error, -EINVAL, "it was cut short: copy it again, and compare with its checksum", file,
+                      "is shorter than its partition table says");
+}
+
+/* The parts of a qcow2 header that decide whether we touch it (QEMU docs/interop/qcow2.txt). */
+static int check_qcow2(const char *file, int fd, uint64_t *ret_size, struct error *error) {
+        struct {
+                char magic[4];
+                uint32_t version;
+                uint64_t backing_offset;
+                uint32_t backing_size, cluster_bits;
+                uint64_t size;
+                uint32_t crypt, l1_size;
+                uint64_t l1_offset, refcount_offset;
+                uint32_t refcount_clusters, n_snapshots;
+                uint64_t snapshots_offset, incompatible;
+        } __attribute__((packed)) h = { 0 };
+        uint64_t size;
+        int r;
+
+        r = io_read_at(&sys_real, fd, &h, 72, 0);
+        if (r < 0 || memcmp(h.magic, "QFI\xfb", 4) != 0)
+                return refuse(error, -EINVAL, "is it raw? then say --disk-format raw", file, "is no qcow2 file");
+        if (be32toh(h.version) != 2 && be32toh(h.version) != 3)
+                return refuse(error, -ENOTSUP, "convert it to raw first", file, "is a qcow2 file of an unknown version");
+        if (be32toh(h.version) == 3 && io_read_at(&sys_real, fd, &h, sizeof(h), 0) < 0)
+                return refuse(error, -EINVAL, "copy it again", file, "is truncated");
+        if (h.backing_offset != 0)
+                return refuse(error, -EINVAL, "make one file of the chain, where you trust it: qemu-img convert -O raw FILE disk.raw",
+                              file, "has a backing file");
+        if (be32toh(h.version) == 3 && (be64toh(h.incompatible) & 4))
+                return refuse(error, -EINVAL, "make one file of it, where you trust it: qemu-img convert -O raw FILE disk.raw", file,
+                              "keeps its data in another file");
+        if (h.crypt != 0)
+                return refuse(error, -ENOTSUP, "decrypt it first: qemu-img convert", file, "is encrypted");
+        size = be64toh(h.size);
+        if (size == 0 || size > 1ULL << 46)
+                return refuse(error, -EINVAL, "copy it again", file, "has a size that can't be");
+        *ret_size = size;
+        return 0;
+}
+
+static int check_disk(const char *file, int fd, const struct image_import *import, uint64_t *ret_size,
+                      struct error *error) {
+        uint64_t size = 0;
+        struct stat st;
+        int r;
+
+        if (fstat(fd, &st) < 0)
+                return error_set(error, -errno, "image-import", NULL, "cannot look at %s", file);
+        if (S_ISDIR(st.st_mode))
+                return refuse(error, -EISDIR, "name the disk's file", file, "is a directory");
+        if (!S_ISREG(st.st_mode))
+                return refuse(error, -EINVAL, "copy it to a file first: dd if=DEVICE of=disk.raw bs=1M", file, "is no regular file");
+        if (st.st_size == 0)
+                return refuse(error, -EINVAL, "copy it again", file, "is empty");
+        r = check_format(file, fd, import, error);
+        if (r < 0)
+                return r;
+        if (streq(import->format, "qcow2")) {
+                r = check_qcow2(file, fd, &size, error);
+                if (r < 0)
+                        return r;
+        } else
+                size = st.st_size;
+        if (size % 512 != 0)
+                return refuse(error, -EINVAL, "it was cut short: copy it again, and compare with its checksum", file,
+                              "is not a whole number of 512-byte sectors");
+        if (streq(import->format, "raw")) {
+                r = check_gpt(file, fd, size, error);
+                if (r < 0)
+                        return r;
+        }
+        *ret_size = streq(import->format, "raw") ? (uint64_t)st.st_blocks * 512 : (uint64_t)st.st_size;
+        return 0;
+}
+
+/* Runs qemu-img on the file as descriptor 3; its complaint, or "", is in @text. */
+static int qemu_img(struct stage *stage, int from, const char *const *argv, const struct image_progress *progress,
+                    char text[200]) {
+        _cleanup_close_ int log = memfd_create("qemu-img", MFD_CLOEXEC);
+        const struct run_fd fds[] = { { from, 3 }, { log, 1 }, { log, 2 } };
+        ssize_t n;
+        int r;
+
+        if (log < 0)
+                return -errno;
+        r = run_program(argv, fds, ELEMENTSOF(fds), stage->path, -EBADF, NULL, NULL,
+                        progress ? progress->cancel_fd : -EBADF);
+        n = pread(log, text, 199, 0);
+        text[MAX(n, 0)] = '\0';
+        text[strcspn(text, "\n")] = '\0';
+        return r;
+}
+
+static int convert_qcow2(struct stage *stage, int from, const struct image_progress *progress, const char *file,
+                         struct error *error) {
+        const char *check[] = { "qemu-img", "check", "-f", "qcow2", "/proc/self/fd/3", NULL };
+        const char *convert[] = { "qemu-img", "convert", "-f", "qcow2", "-O", "raw", "/proc/self/fd/3", DISK, NULL };
+        char text[200] = "";
+        int r;
+
+        /* Data beyond the end of a truncated file would be read as zeros; the check counts it. Status 3: only leaked clusters. */
+        r = qemu_img(stage, from, check, progress, text);
+        if (r == 0 || r == 3)
+                r = qemu_img(stage, from, convert, progress, text);
+        if (r == 0)
+                return 0;
+        if (r == -EINTR)
+                return error_set(error, r, "cancelled", NULL, "importing %s was stopped", file);
+        if (r == 127)
+                return error_set(error, -ENOENT, "image-import", "install it: apt-get install qemu-utils",
+                                 "qemu-img is needed to read qcow2");
+        if (r < 0)
+                return error_set(error, r, "image-import", NULL, "cannot run qemu-img");
+        error_set(error, strstr(text, "No space left") ? -ENOSPC : -EIO, "image-import",
+                  "the file may be damaged or cut short, or the disk full: qemu-img check -f qcow2 FILE; df -h",
+                  "cannot read %s: %s", file, text);
+        return strstr(text, "No space left") ? -ENOSPC : -EIO;
+}
+
+static int copy_raw(struct stage *stage, int from, const struct image_progress *progress, const char *file,
+                    struct error *error) {
+        _cleanup_close_ int to = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        int r = to < 0 ? -errno : copy_sparse(stage->store->sys, from, to, progress ? progress->cancel_fd : -EBADF);
+
+        if (r == -EINTR)
+                return error_set(error, r, "cancelled", NULL, "importing %s was stopped", file);
+        return r < 0 ? error_set(error, r, "image-import", "look for a full disk: df -h", "cannot copy %s", file) : 0;
+}
+
+/* A kernel or initrd that comes with the disk. */
+static int copy_beside(struct stage *stage, struct image *image, const char *file, enum image_file_kind kind,
+                       const char *name, struct error *error) {
+        _cleanup_close_ int from = -EBADF, to = -EBADF;
+        struct stat st;
+        int r;
+
+        if (!file)
+                return 0;
+        from = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (from < 0 || fstat(from, &st) < 0)
+                return error_set(error, -errno, "image-import", "check the path", "cannot open %s", file);
+        if (!S_ISREG(st.st_mode) || st.st_size == 0)
+                return refuse(error, -EINVAL, "name a file", file, "is no regular file, or empty");
+        to = openat(stage->fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        r = to < 0 ? -errno : copy_sparse(stage->store->sys, from, to, -EBADF);
+        if (r < 0)
+                return error_set(error, r, "image-import", "look for a full disk: df -h", "cannot copy %s", file);
+        return image_set_string(&image->files[kind].name, name);
+}
+
+/* "Fedora 40.qcow2" becomes "fedora-40". */
+static char *name_from_file(const char *file) {
+        const char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+        char *name = strdup(base), *dot = name ? strrchr(name, '.') : NULL;
+
+        if (dot && dot != name)
+                *dot = '\0';
+        for (char *p = name; p && *p; p++) {
+                if (*p >= 'A' && *p <= 'Z')
+                        *p += 'a' - 'A';
+                else if (!((*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') || *p == '.' || *p == '_'))
+                        *p = '-';
+        }
+        return name;
+}
+
+static int describe(struct image *image, const char *file, const struct image_import *import) {
+        _cleanup_free_ char *source = NULL;
+        const char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+        int r;
+
+        if (asprintf(&source, "%s (%s)", base, import->format) < 0)
+                return -ENOMEM;
+        image->agent = import->agent;
+        r = image_set_string(&image->source, source);
+        if (r == 0)
+                r = image_set_string(&image->format, "raw");
+        if (r == 0)
+                r = image_set_string(&image->arch, "x86_64");
+        if (r == 0)
+                r = image_set_string(&image->cmdline, import->cmdline);
+        return r < 0 ? r : image_set_string(&image->files[IMAGE_FILE_DISK].name, DISK);
+}
+
+static int is_free(struct image_store *store, const char *name, struct error *error) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct image *there = NULL;
+        int r = image_find(store, name, &there, &e);
+
+        image_free(there);
+        if (r == -ENOENT)
+                return 0;
+        if (r == -EINVAL)
+                return error_set(error, r, e.id, e.fix, "%s", e.message);
+        error_set(error, -EEXIST, "image-exists", NULL, "there is an image %s already", name);
+        error_set_fix(error, "choose another name with --name, or remove that one first: lodge image delete %s", name);
+        return -EEXIST;
+}
+
+int image_import(struct image_store *store, const char *file, const struct image_import *import,
+                 const struct image_progress *progress, char **ret_name, struct error *error) {
+        _cleanup_(stage_freep) struct stage *stage = NULL;
+        _cleanup_(image_freep) struct image *image = calloc(1, sizeof(*image));
+        _cleanup_close_ int from = -EBADF;
+        uint64_t need = 0;
+        int r;
+
+        if (!image || !(image->name = import->name ? strdup(import->name) : name_from_file(file)))
+                return -ENOMEM;
+        from = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (from < 0)
+                return error_set(error, -errno, "image-import", "check the path, and that you may read it: ls -l",
+                                 "cannot open %s", file);
+        r = check_disk(file, from, import, &need, error);
+        if (r == 0)
+                r = is_free(store, image->name, error);
+        if (r == 0)
+                r = store_check_space(store->root, need, error);
+        if (r == 0)
+                r = stage_new(store, &stage, error);
+        if (r < 0)
+                return r;
+        step(progress, "copying the disk");
+        if (streq(import->format, "qcow2"))
+                r = convert_qcow2(stage, from, progress, file, error);
+        else
+                r = copy_raw(stage, from, progress, file, error);
+        if (r == 0)
+                r = copy_beside(stage, image, import->kernel, IMAGE_FILE_KERNEL, "vmlinuz", error);
+        if (r == 0)
+                r = copy_beside(stage, image, import->initrd, IMAGE_FILE_INITRD, "initrd", error);
+        if (r == 0)
+                r = kernel_add_unpacked(stage, image, error);
+        if (r == 0)
+                r = describe(image, file, import);
+        if (r < 0)
+                return r;
+        step(progress, "writing it to the disk");
+        r = stage_commit(stage, image, false, error);
+        if (r == 0 && ret_name)
+                *ret_name = TAKE_PTR(image->name);
+        return r;
+}
