@@ -215,6 +215,7 @@ int main(int argc, char **argv) {
                 fputs(usage, stderr);
                 return 1;
         }
+        signal(SIGPIPE, SIG_IGN); /* whoever reads the console may go away */
         r = run_machine(&options, &e);
         if (e.code < 0) {
                 error_print(&e, "lodge-vmm", stderr);

@@ -27,6 +27,7 @@
 #include "vmm/control/internal.h"
 
 /* seccomp: main: accept4, recvfrom, sendto, close -- clients */
+/* seccomp: main: shutdown (rare) -- a client that lets events pile up */
 /* seccomp: main: poll (rare) -- the last events for a client that was slow */
 
 #define CLIENTS_MAX 8
@@ -134,6 +135,7 @@ static void client_send(struct qmp_client *c, json_t *json) {
         if (!text || !make_room(c, n + 2)) {
                 log_warning("control: a client is disconnected: %s", text ? "it does not read" : "no memory");
                 c->dead = true;
+                shutdown(c->fd, SHUT_RDWR); /* wakes the loop by a hang-up */
                 return;
         }
         memcpy(c->out + c->out_len, text, n);

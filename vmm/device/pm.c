@@ -240,6 +240,8 @@ static void pm_destroy(struct device *device) {
 
         if (pm->machine->pci)
                 pci_bus_set_reset_port(pm->machine->pci, NULL, NULL);
+        if (pm->machine->pci)
+                pci_bus_set_reset_port(pm->machine->pci, NULL, NULL);
         bus_remove(pm->machine->ports, pm->reset);
         bus_remove(pm->machine->ports, pm->sysctl_a);
         bus_remove(pm->machine->ports, pm->block);
