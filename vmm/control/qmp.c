@@ -8,7 +8,7 @@
  * disconnected. No call here blocks.
  *
  * A client is freed only at the end of the callbacks of its own socket or by qmp_free(); what goes wrong elsewhere (an event that
- * does not fit) marks it dead and wakes the loop.
+ * does not fit) marks it dead and hangs up, which wakes the loop.
  */
 #include "vmm/control/qmp.h"
 
