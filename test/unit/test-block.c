@@ -19,12 +19,13 @@
 
 #define SIZE (4u << 20)
 
-/* Faults are counted down in these; the tests run one at a time. */
+/* Faults are counted down in these; the tests run one at a time, but the engine's threads count together. */
 static struct {
-        int short_by;        /* transfers move at most so many bytes; 0: all */
-        int error, error_in; /* the error_in-th call fails with error; 0: never */
+        int short_by; /* transfers move at most so many bytes; 0: all */
+        int error;
+        _Atomic int error_in; /* the error_in-th call fails with error; 0: never */
         bool no_fallocate, no_uring;
-        int syncs, syncs_at_write_end, fallocates;
+        _Atomic int syncs, syncs_at_write_end, fallocates;
 } fault;
 
 static bool fail_now(void) {
