@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * fuzz-qmp: any bytes on the control socket
+ *
+ * The stream is cut into objects and each is executed, as qmp.c does, against a machine that only notes what it is told.
+ * The pieces that the stream arrives in must make no difference: it is fed twice, whole and byte by byte, and has to give
+ * as many objects both times.
+ */
+#include <jansson.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "vmm/control/frame.h"
+#include "vmm/control/internal.h"
+#include "vmm/machine/cpus.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* ---- the machine, as far as QMP sees it ------------------------------------------------------------------------- */
+
+int machine_pause(struct machine *machine) {
+        machine->state = MACHINE_PAUSED;
+        return 0;
+}
+
+int machine_resume(struct machine *machine) {
+        machine->state = MACHINE_RUNNING;
+        return 0;
+}
+
+int machine_reset(struct machine *machine) {
+        return -EINVAL;
+}
+
+int machine_power_button(struct machine *machine) {
+        return 0;
+}
+
+void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status) {
+}
+
+int machine_listen(struct machine *machine, machine_event_fn fn, void *opaque) {
+        return 0;
+}
+
+void machine_unlisten(struct machine *machine, machine_event_fn fn, void *opaque) {
+}
+
+const char *machine_state_name(enum machine_state state) {
+        return "running";
+}
+
+unsigned int cpus_count(const struct cpus *cpus) {
+        return 2;
+}
+
+int cpus_thread_id(const struct cpus *cpus, unsigned int index) {
+        return 1;
+}
+
+/* ---- the stream -------------------------------------------------------------------------------------------------- */
+
+static void execute(struct qmp_context *context, bool *ready, const struct frame *frame) {
+        json_auto_t *reply = qmp_execute(context, ready, frame->text, frame->len);
+        _cleanup_free_ char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
+
+        if (!text || (!json_object_get(reply, "return") && !json_object_get(reply, "error")))
+                abort();
+}
+
+/* Feed in pieces of @piece bytes; returns how many objects came. */
+static unsigned int feed(const char *bytes, size_t size, size_t piece, bool run) {
+        struct frame *frame = calloc(1, sizeof(*frame));
+        struct machine machine = { .state = MACHINE_RUNNING };
+        struct qmp_context context = { .machine = &machine };
+        bool ready = false, end = false;
+        unsigned int n = 0;
+
+        if (!frame)
+                abort();
+        for (size_t from = 0; from < size && !end; from += piece) {
+                size_t length = MIN(piece, size - from), at = 0;
+
+                while (at < length && !end) {
+                        size_t before = at;
+                        enum frame_result r = frame_feed(frame, bytes + from, length, &at);
+
+                        if (at > length || (at == before && r == FRAME_MORE))
+                                abort(); /* no progress: a loop for ever */
+                        end = r == FRAME_TOO_BIG;
+                        n += r == FRAME_OBJECT;
+                        if (r == FRAME_OBJECT && run)
+                                execute(&context, &ready, frame);
+                }
+        }
+        free(frame);
+        return n;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        if (size == 0)
+                return -1;
+        if (feed((const char *)data, size, size, true) != feed((const char *)data, size, 1, false))
+                abort();
+        return 0;
+}
