@@ -16,6 +16,7 @@
 #include "base/spawn.h"
 #include "base/sys.h"
 #include "base/text.h"
+#include "daemon/engine/kernel-cache.h"
 #include "daemon/engine/parts-net.h"
 
 #define SECTOR 512
@@ -63,6 +64,24 @@ static int open_regular(const char *path, const char *what, const char *id, int 
         return 0;
 }
 
+/* Have a bzImage unpacked here, once, rather than by each guest at each start. */
+static int unpack_kernel(struct parts *p, const char *path, struct error *e) {
+        int fd, r;
+
+        if (strcmp(kernel_identify(p->kernel_fd), "bzImage") != 0)
+                return 0;
+        r = kernel_cache_unpack(p->kernel_fd, &fd, e);
+        if (r < 0) {
+                error_prefix(e, "kernel %s", path);
+                return r;
+        }
+        if (r > 0) {
+                safe_close(p->kernel_fd);
+                p->kernel_fd = fd;
+        }
+        return 0;
+}
+
 static int open_boot(struct parts *p, struct error *e) {
         const struct machine_config *c = p->config;
         int r;
@@ -78,6 +97,9 @@ static int open_boot(struct parts *p, struct error *e) {
                         e, -EINVAL, "kernel-format",
                         "use a Linux bzImage (/boot/vmlinuz-*), an ELF kernel with a PVH note, or a multiboot kernel",
                         "%s is not a kernel: no boot header is in it", c->kernel);
+        r = unpack_kernel(p, c->kernel, e);
+        if (r < 0)
+                return r;
         if (c->initrd)
                 return open_regular(c->initrd, "initrd", "initrd-open", &p->initrd_fd, e);
         return 0;
