@@ -53,9 +53,10 @@ static json_t *image_json(const struct image *i) {
         const struct {
                 const char *key, *value;
         } fields[] = {
-                { "name", i->name },     { "directory", i->dir }, { "broken", i->broken }, { "version", i->version },
-                { "created", i->created }, { "arch", i->arch },   { "format", i->format }, { "recipe", i->recipe },
-                { "source", i->source }, { "cmdline", i->cmdline }, { "user", i->user },   { "login", i->login },
+                { "name", i->name },       { "directory", i->dir },   { "broken", i->broken },
+                { "version", i->version }, { "created", i->created }, { "arch", i->arch },
+                { "format", i->format },   { "recipe", i->recipe },   { "source", i->source },
+                { "cmdline", i->cmdline }, { "user", i->user },       { "login", i->login },
         };
 
         for (size_t k = 0; k < ELEMENTSOF(fields); k++)
@@ -114,7 +115,8 @@ static int do_list(struct context *c, struct error *error) {
                         text_format_size(m->files[IMAGE_FILE_DISK].size, size);
                 printf("%-20s ", m->name);
                 print_safely(m->version ?: "-");
-                printf("%*s %-10s %-6s ", (int)MAX(0, 14 - (int)strlen(m->version ?: "-")), "", size, m->agent ? "yes" : "no");
+                printf("%*s %-10s %-6s ", (int)MAX(0, 14 - (int)strlen(m->version ?: "-")), "", size,
+                       m->agent ? "yes" : "no");
                 print_safely(m->created ?: "-");
                 putchar('\n');
         }
@@ -189,10 +191,12 @@ static int show_result(struct context *c, const char *name, const char *verb, st
         clock_gettime(CLOCK_MONOTONIC, &now);
         if (c->json)
                 print_json(json_pack("{s:s, s:f, s:o}", "result", verb, "seconds",
-                                     (double)(now.tv_sec - c->start.tv_sec) + (double)(now.tv_nsec - c->start.tv_nsec) / 1e9,
+                                     (double)(now.tv_sec - c->start.tv_sec) +
+                                             (double)(now.tv_nsec - c->start.tv_nsec) / 1e9,
                                      "image", image_json(m)));
         else if (streq(verb, "cached"))
-                printf("Image %s is up to date: the same packages and recipe. (--rebuild builds it all the same.)\n", name);
+                printf("Image %s is up to date: the same packages and recipe. (--rebuild builds it all the same.)\n",
+                       name);
         else
                 printf("Image %s is ready, after %.1f s. Start a machine: lodge run %s\n", name,
                        (double)(now.tv_sec - c->start.tv_sec) + (double)(now.tv_nsec - c->start.tv_nsec) / 1e9, name);
@@ -212,7 +216,8 @@ static int do_import(struct context *c, struct error *error) {
         const struct image_options *o = c->options;
         const struct image_import import = {
                 .name = o->name,
-                .format = o->disk_format == IMAGE_DISK_FORMAT_UNKNOWN ? NULL : image_disk_format_to_string(o->disk_format),
+                .format = o->disk_format == IMAGE_DISK_FORMAT_UNKNOWN ? NULL
+                                                                      : image_disk_format_to_string(o->disk_format),
                 .kernel = o->kernel,
                 .initrd = o->initrd,
                 .cmdline = o->append,

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/spawn.h"
 #include "cli/cli.h"
+#include "cli/run-image.h"
 #include "cli/session.h"
 #include "daemon/engine/engine.h"
 
@@ -124,6 +125,7 @@ static int choose_engine(struct run *run, struct error *e) {
 
 static int run_machine(struct run *run, struct error *e) {
         __attribute__((cleanup(engine_clear))) struct engine engine = ENGINE_INIT;
+        _cleanup_(run_image_freep) struct run_image *image = NULL;
         _cleanup_(parts_freep) struct parts *parts = NULL;
         struct session_options options = {
                 .exec = run->config->exec,
@@ -140,9 +142,15 @@ static int run_machine(struct run *run, struct error *e) {
         r = choose_engine(run, e);
         if (r < 0)
                 return r;
+        if (run->config->image) {
+                r = run_image_apply(run->config, &image, e);
+                if (r < 0)
+                        return r;
+        }
         r = parts_open(run->config, &parts, e);
         if (r < 0)
                 return r;
+        run_image_opened(image);
         r = engine_start(&run->choice, parts, &engine, e);
         if (r < 0)
                 return r;

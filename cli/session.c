@@ -152,7 +152,8 @@ static void on_agent_refused(void *opaque) {
 static void on_agent_end(void *opaque, int reason) {
         struct session *s = opaque;
 
-        if (reason < 0 && s->options->exec && !s->exec_done) {
+        /* A port that just closes is the machine's end, which has a cause of its own. */
+        if ((reason == -EPROTO || reason == -EMSGSIZE || reason == -ENOMEM) && s->options->exec && !s->exec_done) {
                 error_set(s->e, reason, "agent-protocol", NULL, "the guest agent broke off the conversation");
                 climb(s, RUNG_BUTTON);
         }
