@@ -10,8 +10,9 @@
 #include "vmm/device/device.h"
 
 static const struct device_class *const classes[] = {
-        &serial_class,         &rtc_class,        &i8042_class,      &pm_class, &pvpanic_class, &debug_exit_class,
-        &virtio_console_class, &virtio_rng_class, &virtio_blk_class,
+        &serial_class,     &rtc_class,        &i8042_class,          &pm_class,
+        &pvpanic_class,    &debug_exit_class, &virtio_console_class, &virtio_rng_class,
+        &virtio_net_class, &virtio_blk_class,
 };
 
 static int create_all(struct machine *machine, const struct device_class *class, struct device ***tail,
