@@ -77,11 +77,16 @@ static int confine_vcpu(struct machine *machine) {
         return machine->config->sandbox ? sandbox_enter_thread(SANDBOX_ROLE_VCPU) : 0;
 }
 
+static int confine_block(struct machine *machine) {
+        return machine->config->sandbox ? sandbox_enter_thread(SANDBOX_ROLE_BLOCK) : 0;
+}
+
 static const struct machine_hooks hooks = {
         .reset_devices = devices_reset,
         .power_button = devices_power_button,
         .load = load,
         .vcpu_thread_start = confine_vcpu,
+        .block_thread_start = confine_block,
 };
 
 static void on_signal(void *opaque, int signo) {

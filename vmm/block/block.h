@@ -86,6 +86,8 @@ struct block_options {
         struct loop *loop;
         void (*batch)(void *opaque); /* after a run of completions; may be NULL */
         void *opaque;
+        int (*thread_start)(void *opaque); /* first thing on each worker thread (the sandbox), -errno; may be NULL */
+        void *thread_opaque;
 };
 
 struct block_limits {

@@ -11,6 +11,8 @@
 #include <sys/epoll.h>
 #include <time.h>
 
+/* seccomp: main,vcpu: poll (rare) -- a device reset waits for the end of what is in flight */
+
 uint64_t engine_now_ms(void) {
         struct timespec t;
 

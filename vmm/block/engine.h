@@ -35,6 +35,8 @@ struct engine_options {
         void (*done)(void *opaque, struct block_io *io);
         void (*round)(void *opaque); /* after a run of done() */
         void *opaque;
+        int (*thread_start)(void *opaque); /* see block.h */
+        void *thread_opaque;
 };
 
 struct engine {

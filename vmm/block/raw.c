@@ -441,6 +441,8 @@ static int raw_start_engines(struct raw *raw, const struct block_options *option
                 .done = raw_io_done,
                 .round = raw_round,
                 .opaque = raw,
+                .thread_start = options->thread_start,
+                .thread_opaque = options->thread_opaque,
         };
         int r = -ENOSYS;
 

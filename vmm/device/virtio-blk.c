@@ -353,6 +353,12 @@ static void blk_destroy(struct device *device) {
         free(b);
 }
 
+static int blk_thread_start(void *opaque) {
+        struct machine *machine = opaque;
+
+        return machine->hooks && machine->hooks->block_thread_start ? machine->hooks->block_thread_start(machine) : 0;
+}
+
 static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_disk_config *config, unsigned int slot,
                      struct error *e) {
         const struct block_options options = {
@@ -363,6 +369,8 @@ static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_di
                 .loop = machine->loop,
                 .batch = blk_batch,
                 .opaque = b,
+                .thread_start = blk_thread_start,
+                .thread_opaque = machine,
         };
         uint64_t features;
         int r;

@@ -35,6 +35,10 @@
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
 
+/* seccomp: main: recvmsg, sendmsg */
+/* seccomp: main: recvfrom (rare) -- is there anything left of a peer that has gone? */
+/* seccomp: vcpu: recvmsg (rare) -- DRIVER_OK from a driver without control queues opens the console */
+
 #define BIT(n)             (1ull << (n))
 
 #define CONSOLE_QUEUE_SIZE 64u

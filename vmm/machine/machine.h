@@ -69,6 +69,8 @@ struct machine_hooks {
         int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
         /* First thing on each vCPU's thread (the sandbox); a failure ends the process. */
         int (*vcpu_thread_start)(struct machine *machine);
+        /* First thing on each thread that does a disk's I/O; a failure fails the disk. May be NULL. */
+        int (*block_thread_start)(struct machine *machine);
 };
 
 #define MACHINE_LISTENERS_MAX 8

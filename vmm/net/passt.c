@@ -20,6 +20,9 @@
 #include "base/log.h"
 #include "vmm/net/backend.h"
 
+/* seccomp: main: recvfrom, sendmsg */
+/* seccomp: main: sendto (rare) -- the rest of a frame that the socket took only in part */
+
 #define PASST_LENGTH 4u
 #define PASST_IN     (96u * 1024)
 #define PASST_IOVS   1024u

@@ -18,6 +18,9 @@
 #include "base/log.h"
 #include "vmm/net/backend.h"
 
+/* seccomp: main: readv, writev */
+/* seccomp: main,vcpu: ioctl arg1=TUNSETOFFLOAD -- follows what the driver negotiates, and a reset */
+
 #define BIT(n) (1ull << (n))
 
 static const struct {
