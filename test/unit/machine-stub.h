@@ -27,6 +27,8 @@ struct stub {
         unsigned int resets, shutdowns, panics;
         enum shutdown_reason reason;
         int status;
+        bool gathering;        /* machine_gather_port() */
+        unsigned int gathered; /* bytes 'g' that KVM holds at the serial port */
 };
 
 static inline struct stub *stub_of(struct machine *machine) {
@@ -55,6 +57,18 @@ void machine_request_shutdown(struct machine *machine, enum shutdown_reason reas
 
 void machine_report_panic(struct machine *machine) {
         stub_of(machine)->panics++;
+}
+
+int machine_gather_port(struct machine *machine, uint16_t port, bool on) {
+        stub_of(machine)->gathering = on;
+        return 0;
+}
+
+void machine_flush_coalesced(struct machine *machine) {
+        struct stub *s = stub_of(machine);
+
+        for (; s->gathered > 0; s->gathered--)
+                bus_write(machine->ports, LAYOUT_PORT_SERIAL, 1, 'g');
 }
 
 static inline void stub_init(struct stub *s) {

@@ -475,6 +475,49 @@ static void test_hostile_accesses(void **state) {
         assert_int_equal(in(s, IER, 1), 0);
 }
 
+static void send_polled(struct stub *s, unsigned int n) {
+        for (unsigned int i = 0; i < n; i++) {
+                assert_true(in(s, LSR, 1) & THRE);
+                out(s, DATA, 1, '.');
+        }
+}
+
+/*
+ * Gathered bytes are not seen until somebody looks: a byte that the guest sends last must come out all the same, and a driver
+ * that waits for the transmitter's interrupt must not find its bytes in the ring.
+ */
+static void test_gathering_begins_and_ends(void **state) {
+        struct port *p = *state;
+        struct stub *s = &p->stub;
+
+        create_on_pipes(p);
+        send_text(s, "not polled, not gathered");
+        assert_false(s->gathering);
+        send_polled(s, 16);
+        assert_true(s->gathering);
+
+        s->gathered = 3; /* the guest sends on, KVM keeps it */
+        for (int i = 0; i < 50 && s->gathered > 0; i++)
+                stub_run(s, 30);
+        assert_int_equal(s->gathered, 0);
+        assert_true(s->gathering);
+        for (int i = 0; i < 50 && s->gathering; i++)
+                stub_run(s, 30);
+        assert_false(s->gathering); /* quiet */
+
+        send_polled(s, 16);
+        assert_true(s->gathering);
+        out(s, IER, 1, 0x02);
+        assert_false(s->gathering);
+        send_polled(s, 40);
+        assert_false(s->gathering);
+        out(s, IER, 1, 0);
+        send_polled(s, 16);
+        assert_true(s->gathering);
+        out(s, LCR, 1, 0x80); /* the divisor is not data */
+        assert_false(s->gathering);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -495,6 +538,7 @@ int main(void) {
                 TEST(test_bad_descriptor),
                 TEST(test_probe_finds_a_16550a),
                 TEST(test_loopback_and_priorities),
+                TEST(test_gathering_begins_and_ends),
                 TEST(test_hostile_accesses),
         };
 

@@ -36,7 +36,8 @@
 #define PM1_GBL           (1u << 5)
 #define PM1_PWRBTN        (1u << 8)
 #define PM1_STS_WC        (PM1_TMR | PM1_GBL | PM1_PWRBTN)
-#define PM1_EN_RW         (PM1_TMR | PM1_GBL | PM1_PWRBTN)
+#define PM1_RTC           (1u << 10) /* kept, but never raised: Linux checks that the bit sticks */
+#define PM1_EN_RW         (PM1_TMR | PM1_GBL | PM1_PWRBTN | PM1_RTC)
 
 #define CNT_SCI_EN        (1u << 0)
 #define CNT_SLP_TYP_SHIFT 10

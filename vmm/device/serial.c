@@ -18,6 +18,11 @@
  *
  * Each access is an exit, so the common ones (THR, LSR) come first and do as little as possible; the interrupt line is touched
  * only when its level changes.
+ *
+ * A kernel that prints on a console polls LSR before each byte. Once it is seen to do so, writes to THR are gathered in KVM's
+ * ring instead of leaving guest mode: the look at LSR delivers them, which halves the cost of a line. Nothing can get stuck
+ * there: a timer delivers what is left, and ends the gathering when a round of it found the port quiet. While the
+ * transmitter's interrupt is enabled each write counts at once, so there is no gathering then.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -67,7 +72,9 @@ enum { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR, 
 #define MSR_DCD           0x80
 
 #define FIFO_SIZE         16
-#define POLLS_LISTEN      64 /* looks at LSR, with nothing sent between them, that make a listener */
+#define GATHER_AFTER      16    /* bytes sent, each after a look at LSR, that make a polling guest */
+#define GATHER_USEC       20000 /* the longest that a byte may wait */
+#define POLLS_LISTEN      64    /* looks at LSR, with nothing sent between them, that make a listener */
 
 struct serial {
         struct device device;
@@ -80,6 +87,10 @@ struct serial {
         unsigned int polls;                                  /* of LSR since something else happened */
         uint8_t fifo[FIFO_SIZE];
         unsigned int head, count;
+
+        struct loop_source *gather_timer;
+        bool gathering, looked, sent; /* looked: at LSR since the last byte; sent: since the timer was armed */
+        unsigned int polled_bytes;    /* in a row */
 };
 
 static uint8_t interrupt_cause(const struct serial *s) {
@@ -151,6 +162,40 @@ static void line_room(void *opaque) {
         update_irq(s);
 }
 
+static void gather_stop(struct serial *s) {
+        s->polled_bytes = 0;
+        if (!s->gathering)
+                return;
+        s->gathering = false;
+        (void)machine_gather_port(s->machine, LAYOUT_PORT_SERIAL + REG_DATA, false);
+        (void)loop_timer_set(s->gather_timer, UINT64_MAX);
+}
+
+static void gather_timeout(void *opaque) {
+        struct serial *s = opaque;
+
+        s->sent = false;
+        machine_flush_coalesced(s->machine);
+        if (s->sent)
+                (void)loop_timer_set(s->gather_timer, GATHER_USEC);
+        else
+                gather_stop(s);
+}
+
+/* A byte is sent: does the guest poll, so that the next ones may be gathered? */
+static void gather_consider(struct serial *s) {
+        s->sent = true;
+        s->polled_bytes = s->looked ? s->polled_bytes + 1 : 0;
+        s->looked = false;
+        if (s->gathering || s->polled_bytes < GATHER_AFTER || (s->ier & IER_THRI))
+                return;
+        s->polled_bytes = 0;
+        if (machine_gather_port(s->machine, LAYOUT_PORT_SERIAL + REG_DATA, true) == 0) {
+                s->gathering = true;
+                (void)loop_timer_set(s->gather_timer, GATHER_USEC);
+        }
+}
+
 static void send_byte(struct serial *s, uint8_t byte) {
         s->polls = 0;
         if (s->mcr & MCR_LOOP) {
@@ -160,6 +205,7 @@ static void send_byte(struct serial *s, uint8_t byte) {
                 return;
         }
         serial_line_put(s->line, byte);
+        gather_consider(s);
         s->thre_pending = !serial_line_full(s->line);
         if (s->ier & IER_THRI)
                 update_irq(s);
@@ -180,7 +226,10 @@ static uint8_t receive_byte(struct serial *s) {
 }
 
 static uint8_t line_status(struct serial *s) {
-        uint8_t lsr = s->lsr | (s->count > 0 ? LSR_DR : 0) | (serial_line_full(s->line) ? 0 : LSR_EMPTY);
+        uint8_t lsr;
+
+        s->looked = true;
+        lsr = s->lsr | (s->count > 0 ? LSR_DR : 0) | (serial_line_full(s->line) ? 0 : LSR_EMPTY);
 
         if (s->lsr) {
                 s->lsr = 0;
@@ -247,6 +296,8 @@ static void write_ier(struct serial *s, uint8_t value) {
         uint8_t old = s->ier;
 
         s->ier = value & IER_MASK;
+        if (s->ier & IER_THRI)
+                gather_stop(s);
         if (!(old & IER_THRI) && (s->ier & IER_THRI))
                 s->thre_pending = !serial_line_full(s->line); /* enabling tells of an empty transmitter */
         if ((old ^ s->ier) & IER_RDI) {
@@ -286,8 +337,11 @@ static void serial_write_reg(struct serial *s, unsigned int reg, uint8_t value) 
                 break;
         case REG_LCR:
                 s->lcr = value;
+                if (value & LCR_DLAB)
+                        gather_stop(s);
                 break;
         case REG_MCR:
+                gather_stop(s);
                 s->mcr = value & MCR_MASK;
                 update_msr(s);
                 ask_for_input(s);
@@ -327,12 +381,15 @@ static void serial_reset(struct device *device) {
         s->msr = MSR_CTS | MSR_DSR | MSR_DCD;
         s->thre_pending = false;
         s->polls = s->head = s->count = 0;
+        gather_stop(s);
         update_irq(s);
 }
 
 static void serial_destroy(struct device *device) {
         struct serial *s = CONTAINER_OF(device, struct serial, device);
 
+        gather_stop(s);
+        loop_source_free(s->gather_timer);
         bus_remove(s->machine->ports, s->region);
         serial_line_free(s->line);
         free(s);
@@ -355,6 +412,8 @@ static int serial_create(struct machine *machine, unsigned int index, struct dev
         serial_reset(&s->device);
         r = serial_line_new(machine->loop, machine->config->serial.in_fd, machine->config->serial.out_fd, &line_ops, s,
                             &s->line, e);
+        if (r >= 0)
+                r = loop_add_timer(machine->loop, gather_timeout, s, &s->gather_timer);
         if (r >= 0) {
                 r = bus_add(machine->ports, LAYOUT_PORT_SERIAL, REG_COUNT, &serial_bus_ops, s, "serial", &s->region);
                 if (r < 0)

@@ -24,6 +24,8 @@
 /* seccomp: main,vcpu: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
 /* seccomp: main,vcpu: ioctl arg1=KVM_SET_GSI_ROUTING */
 /* seccomp: main,vcpu: ioctl arg1=KVM_IOEVENTFD -- BARs move */
+/* seccomp: main,vcpu: ioctl arg1=KVM_REGISTER_COALESCED_MMIO -- a guest begins to poll its serial port */
+/* seccomp: main,vcpu: ioctl arg1=KVM_UNREGISTER_COALESCED_MMIO -- and ends */
 /* seccomp: main: ioctl arg1=KVM_SET_IRQCHIP -- reset */
 /* seccomp: main: ioctl arg1=KVM_SET_PIT2 -- reset */
 /* seccomp: main: ioctl arg1=KVM_GET_CLOCK -- pause */

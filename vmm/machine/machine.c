@@ -106,6 +106,14 @@ void machine_flush_coalesced(struct machine *machine) {
                 bus_write(machine->ports, port, size, size < 4 ? value & ((1u << size * 8) - 1) : value);
 }
 
+int machine_gather_port(struct machine *machine, uint16_t port, bool on) {
+        int r = kvm_coalesce(machine->kvm, port, 1, on);
+
+        if (!on)
+                machine_flush_coalesced(machine); /* another vCPU may have written in between */
+        return r;
+}
+
 static void emit(struct machine *machine, enum machine_event event, enum shutdown_reason reason) {
         for (size_t i = 0; i < MACHINE_LISTENERS_MAX; i++)
                 if (machine->listeners[i].fn)

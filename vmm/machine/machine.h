@@ -116,6 +116,9 @@ int machine_start(struct machine *machine, struct error *e);
 /** machine_flush_coalesced() - deliver the port writes that the kernel gathered (kvm_coalesce()); under the machine lock. */
 void machine_flush_coalesced(struct machine *machine);
 
+/** machine_gather_port() - start or end the gathering of writes to @port, see kvm_coalesce(); at the end what was gathered is delivered. */
+int machine_gather_port(struct machine *machine, uint16_t port, bool on);
+
 /** machine_set_irq() - level of an interrupt pin, @gsi 0..23. */
 void machine_set_irq(struct machine *machine, unsigned int gsi, bool level);
 
