@@ -1,113 +1,139 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * fuzz-pci: a guest that reads and writes configuration space, BARs and the MSI-X table as it likes
+ * fuzz-pci: the input is a guest that pokes configuration space, BARs, MSI-X and a virtio-rng device in any order and width
  *
- * The input is a list of accesses of 8 bytes: where (ECAM, ports, a BAR wherever the guest moved it, an interrupt of the
- * device), which register, how wide, and the value. The fake KVM counts what makes no sense (the same route twice, taking
- * away what is not there): at the end nothing may be left over and nothing counted.
+ * What must hold: no doorbell or GSI is set twice or taken away twice, doorbells lie inside the PCI windows, and all of them are gone in
+ * the end.
  */
-#include <linux/pci_regs.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "test/fuzz/input.h"
+#include "test/unit/virtio-rig.h"
+#include "vmm/device/device.h"
 
-#include "base/cleanup.h"
-#include "test/unit/fake-kvm.h"
-#include "vmm/machine/bus.h"
-#include "vmm/machine/layout.h"
-#include "vmm/machine/pci.h"
-
-#define HIGH_BASE 0x4000000000ull
-#define HIGH_SIZE 0x1000000000ull
-#define VECTORS   9
+#define WINDOW_HIGH 0x4000000000ull
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct access {
-        uint8_t kind, slot;
-        uint16_t reg;
-        uint32_t value;
-};
-
-static uint64_t bar_read(void *opaque, uint64_t offset, unsigned int size) {
+static uint64_t plain_read(void *opaque, uint64_t offset, unsigned int size) {
         return offset;
 }
 
-static void bar_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value) {
-        if (offset + size > 0x8000)
-                abort();
+static void plain_write(void *opaque, uint64_t offset, unsigned int size, uint64_t value) {
 }
 
-static const struct bus_ops bar_ops = { bar_read, bar_write };
-static const struct pci_device_ops device_ops = { 0 };
-static const struct pci_identity identity = {
-        .name = "fuzz", .vendor = 0x1af4, .device = 0x1044, .class_code = 0x00ff00
-};
+static const struct bus_ops plain_ops = { plain_read, plain_write };
 
-static void one_access(struct bus *mmio, struct bus *ports, struct pci_device *device, const struct access *a) {
-        unsigned int size = 1u << (a->kind >> 6); /* 1, 2, 4, 8 */
-        unsigned int slot = 3 + a->slot % 3;
-        uint64_t ecam = LAYOUT_ECAM_BASE + ((uint64_t)slot << 15) + a->reg % PCI_CONFIG_SIZE;
-        const uint8_t *config = pci_config(device);
-        uint32_t bar;
+/* A second function with BARs of several kinds, to get in the way of the first. */
+static struct pci_device *add_plain(struct virtio_rig *rig) {
+        static const struct pci_identity identity = { .name = "plain", .vendor = 0x1af4, .device = 1 };
+        struct pci_device *device;
 
-        switch (a->kind & 7) {
+        MUST(pci_device_new(rig->machine.pci, 3, 0, &identity, NULL, NULL, &device, NULL) >= 0);
+        MUST(pci_add_bar(device, 0, 16, false, false, &plain_ops, NULL) >= 0);
+        MUST(pci_add_bar(device, 1, 1 << 25, true, true, &plain_ops, NULL) >= 0);
+        MUST(pci_add_msix(device, 3, 64) >= 0);
+        MUST(pci_add_bar(device, 4, 4096, true, false, &plain_ops, NULL) >= 0);
+        return device;
+}
+
+/* Addresses that matter, so that the fuzzer need not guess 64 bits. */
+static uint64_t address(struct virtio_rig *rig, struct input *in, unsigned int kind) {
+        static const unsigned int slots[] = { 0, LAYOUT_SLOT_RNG, LAYOUT_SLOT_RNG, 3 };
+        unsigned int offset = (unsigned int)input_take(in, 2);
+
+        switch (kind % 5) {
         case 0:
-                bus_read(mmio, ecam, size);
-                break;
+                return LAYOUT_ECAM_BASE + (slots[offset >> 14] << 15) + (offset & 0x3fff) % 0x110;
         case 1:
-                bus_write(mmio, ecam, size, a->value);
-                break;
+                return (rig_config(rig, PCI_BASE_ADDRESS_0, 4) & ~0xfull) + offset % 0x8000;
         case 2:
-                bus_write(ports, 0xcf8 + a->slot % 8, size, a->value);
-                break;
+                return (rig_config(rig, PCI_BASE_ADDRESS_2, 4) & ~0xfull) + offset % 0x1000;
         case 3:
-                bus_read(ports, 0xcfc + a->slot % 4, size);
-                break;
-        case 4: /* inside the BAR, wherever it is now */
-        case 5:
-                memcpy(&bar, config + PCI_BASE_ADDRESS_0 + 4 * (a->slot % PCI_BARS), sizeof(bar));
-                if (a->kind & 1)
-                        bus_write(mmio, (bar & ~0xfu) + (uint64_t)(a->reg % 0x1000), size, a->value);
-                else
-                        bus_read(mmio, (bar & ~0xfu) + (uint64_t)(a->reg % 0x1000), size);
-                break;
+                return LAYOUT_MMIO32_BASE + ((uint64_t)offset << 12);
         default:
-                pci_msix_notify(device, a->slot % (VECTORS + 2));
+                return ((rig_config(rig, PCI_BASE_ADDRESS_0, 4) & ~0xfull) | rig_config(rig, PCI_BASE_ADDRESS_1, 4)
+                                                                                     << 32) +
+                       offset % 0x40;
+        }
+}
+
+static void step(struct virtio_rig *rig, struct device *rng, struct pci_device *plain, struct input *in) {
+        unsigned int op = (unsigned int)input_take(in, 1), size = 1u << (op >> 6);
+        uint64_t at, word;
+
+        switch (op % 16) {
+        case 0 ... 4:
+                at = address(rig, in, op % 16);
+                bus_write(rig->machine.mmio, at, size, input_take(in, size));
                 break;
+        case 5 ... 9:
+                (void)bus_read(rig->machine.mmio, address(rig, in, op % 16), size);
+                break;
+        case 10:
+                at = 0xcf8 + input_take(in, 1) % 8;
+                bus_write(rig->machine.ports, at, size, input_take(in, size));
+                break;
+        case 11:
+                (void)bus_read(rig->machine.ports, 0xcf8 + input_take(in, 1) % 8, size);
+                break;
+        case 12:
+                word = input_take(in, 8);
+                at = input_take(in, 2) % 0x9000;
+                (void)memory_write(rig->machine.memory, at, &word, sizeof(word));
+                break;
+        case 13:
+                (void)loop_run_once(rig->machine.loop, 0);
+                break;
+        case 14:
+                (void)pci_msix_notify(plain, (unsigned int)input_take(in, 1));
+                (void)pci_msix_eventfd(plain, (unsigned int)input_take(in, 1));
+                break;
+        case 15:
+                if (size == 8) {
+                        virtio_rng_class.reset(rng);
+                        pci_bus_reset(rig->machine.pci);
+                        MUST(rig->kvm.n_doorbells == 0);
+                } else if (size == 4)
+                        rig_map(rig);
+                else if (rig_negotiate(rig, 1ull << VIRTIO_F_VERSION_1) & VIRTIO_CONFIG_S_FEATURES_OK) {
+                        struct driver driver = {
+                                .size = 8, .desc = DRIVER_DESC, .avail = DRIVER_AVAIL, .used = DRIVER_USED
+                        };
+
+                        rig_enable_queue(rig, 0, &driver);
+                        rig_driver_ok(rig);
+                        (void)fake_kvm_ring(&rig->kvm, rig->bar + RIG_DOORBELL);
+                }
+                break;
+        }
+        MUST(rig->kvm.n_errors == 0);
+}
+
+static void check_doorbells(const struct virtio_rig *rig) {
+        for (unsigned int i = 0; i < FAKE_KVM_DOORBELLS; i++) {
+                uint64_t at = rig->kvm.doorbells[i].address;
+
+                MUST(!rig->kvm.doorbells[i].used || (at >= LAYOUT_MMIO32_BASE && at < LAYOUT_ECAM_BASE) ||
+                     (at >= WINDOW_HIGH && at < 2 * WINDOW_HIGH));
         }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-        struct kvm *kvm = calloc(1, sizeof(*kvm));
-        struct pci_device *devices[2] = { NULL, NULL };
-        struct pci_bus *pci = NULL;
-        struct bus *mmio = NULL, *ports = NULL;
+        struct input in = { data, size };
+        struct pci_device *plain;
+        struct virtio_rig *rig = calloc(1, sizeof(*rig));
+        struct device *rng;
 
-        if (!kvm || bus_new(&mmio) < 0 || bus_new(&ports) < 0 ||
-            pci_bus_new(kvm, mmio, ports, HIGH_BASE, HIGH_SIZE, &pci) < 0)
-                abort();
-        for (unsigned int i = 0; i < 2; i++)
-                if (pci_device_new(pci, 3 + i, 0, &identity, &device_ops, kvm, &devices[i], NULL) < 0 ||
-                    pci_add_bar(devices[i], 0, 0x8000, i == 0, false, &bar_ops, kvm) < 0 ||
-                    pci_add_msix(devices[i], 2, VECTORS) < 0)
-                        abort();
-
-        for (size_t at = 0; at + sizeof(struct access) <= size; at += sizeof(struct access)) {
-                struct access a;
-
-                memcpy(&a, data + at, sizeof(a));
-                one_access(mmio, ports, devices[a.slot & 1], &a);
-        }
-        pci_bus_reset(pci);
-
-        pci_device_free(devices[0]);
-        pci_device_free(devices[1]);
-        pci_bus_free(pci);
-        bus_free(mmio);
-        bus_free(ports);
-        if (kvm->n_errors > 0 || kvm->n_msis > 0 || kvm->n_doorbells > 0)
-                abort();
-        free(kvm);
+        MUST(rig && virtio_rig_init(rig, LAYOUT_SLOT_RNG) >= 0);
+        MUST(virtio_rng_class.create(&rig->machine, 0, &rng, NULL) >= 0);
+        plain = add_plain(rig);
+        rig_map(rig);
+        while (in.left > 0)
+                step(rig, rng, plain, &in);
+        check_doorbells(rig);
+        pci_device_free(plain);
+        virtio_rng_class.destroy(rng);
+        MUST(rig->kvm.n_doorbells == 0 && rig->kvm.n_msis == 0 && rig->kvm.n_errors == 0);
+        virtio_rig_done(rig);
+        free(rig);
         return 0;
 }
