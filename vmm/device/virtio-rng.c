@@ -18,6 +18,8 @@
 #define ROUND_CHAIN 16u    /* chains in one go: empty-handed work counts as well */
 #define RETRY_USEC  10000u /* when the host has no entropy yet (early boot) */
 
+/* seccomp: main: getrandom */
+
 struct rng {
         struct device device;
         struct virtio_device virtio;
