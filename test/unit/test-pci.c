@@ -437,6 +437,9 @@ static void test_msix_costs_nothing_unused(void **state) {
         assert_int_equal(sent(rig, 0xfee02000, 0x51), 1);
         assert_int_equal(rig->kvm.n_msis, 1);
         assert_int_equal(rig->kvm.n_routings, 2);
+        bus_write(rig->mmio, rig->mapped[2] + 16 * 3, 4, 0xfee05000); /* another CPU, the same vector */
+        pci_msix_notify(rig->device, 3);
+        assert_int_equal(sent(rig, 0xfee05000, 0x51), 1);
 }
 
 /* Masked by vector, by function, or without bus mastering: the message waits in the pending bits and goes out once. */

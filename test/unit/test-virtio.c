@@ -453,9 +453,17 @@ static void test_window(void **state) {
         static const struct {
                 unsigned int bar;
                 uint32_t offset, length;
-        } bad[] = { { 2, 0, 4 },         { 1, 0, 4 }, { 0, 0, 0 },      { 0, 0, 3 },
-                    { 0, 0, 8 },         { 0, 2, 4 }, { 0, 0x8000, 4 }, { 0, UINT32_MAX - 3, 4 },
-                    { 0, UINT32_MAX, 1 } };
+        } bad[] = {
+                { 2, VIRTIO_PCI_COMMON_DF, 4 },
+                { 1, VIRTIO_PCI_COMMON_DF, 4 },
+                { 0, 0, 0 },
+                { 0, VIRTIO_PCI_COMMON_DF, 3 },
+                { 0, VIRTIO_PCI_COMMON_NUMQ - 2, 8 },
+                { 0, 2, 4 },
+                { 0, 0x8000, 4 },
+                { 0, UINT32_MAX - 3, 4 },
+                { 0, UINT32_MAX, 1 },
+        };
 
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
                 aim(rig, bad[i].bar, bad[i].offset, bad[i].length);
@@ -538,25 +546,33 @@ static void test_rng_fills(void **state) {
                 assert_int_equal(driver_used(&rig->driver)->ring[i].len, 64);
                 assert_memory_not_equal(driver_at(&rig->driver, DRIVER_DATA + i * 64), zero, 64);
         }
-        /* one huge buffer: its share, not all of it */
+        /* huge buffers: its share, not all of it, and one in a round */
         driver_set(&rig->driver, 0, DRIVER_DATA, 0xc0000, VRING_DESC_F_WRITE, 0);
         driver_offer(&rig->driver, 0);
-        rig_kick(&rig->v, 0);
+        driver_offer(&rig->driver, 0);
+        assert_true(fake_kvm_ring(&rig->v.kvm, rig->v.bar + RIG_DOORBELL));
+        assert_int_equal(loop_run_once(rig->v.machine.loop, 0), 1);
+        assert_int_equal(driver_used(&rig->driver)->idx, 41);
         assert_int_equal(driver_used(&rig->driver)->ring[40].len, 65536);
+        assert_int_equal(loop_run_once(rig->v.machine.loop, 100), 1);
+        assert_int_equal(driver_used(&rig->driver)->idx, 42);
 }
 
 /* Buffers that it can't write to break a rule (§5.4.6.1); the device lives on after a reset. */
 static void test_rng_refuses(void **state) {
         struct rng_rig *rig = *state;
 
-        driver_set(&rig->driver, 0, DRIVER_DATA, 64, 0, 0);
-        driver_offer(&rig->driver, 0);
-        rig_kick(&rig->v, 0);
-        assert_true(rig_status(&rig->v) & NEEDS_RESET);
-        rig_negotiate(&rig->v, VERSION1);
-        memset(driver_at(&rig->driver, 0), 0, DRIVER_RAM);
-        rig_enable_queue(&rig->v, 0, &rig->driver);
-        rig_driver_ok(&rig->v);
+        for (unsigned int i = 0; i < 2; i++) { /* readable only; readable in front of writable */
+                driver_set(&rig->driver, 0, DRIVER_DATA, 64, i ? VRING_DESC_F_NEXT : 0, 1);
+                driver_set(&rig->driver, 1, DRIVER_DATA, 64, VRING_DESC_F_WRITE, 0);
+                driver_offer(&rig->driver, 0);
+                rig_kick(&rig->v, 0);
+                assert_true(rig_status(&rig->v) & NEEDS_RESET);
+                rig_negotiate(&rig->v, VERSION1);
+                memset(driver_at(&rig->driver, 0), 0, DRIVER_RAM);
+                rig_enable_queue(&rig->v, 0, &rig->driver);
+                rig_driver_ok(&rig->v);
+        }
         driver_set(&rig->driver, 0, DRIVER_DATA, 1, VRING_DESC_F_WRITE, 0);
         driver_offer(&rig->driver, 0);
         rig_kick(&rig->v, 0);

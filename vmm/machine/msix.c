@@ -11,6 +11,10 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/pci.h"
 
+/* seccomp: main: write -- messages */
+/* seccomp: vcpu: write (rare) -- messages that waited */
+/* seccomp: main,vcpu: close (rare) -- a vector for which KVM has no GSI left */
+
 _Static_assert(MSIX_TABLE + PCI_MSIX_MAX * 16 <= MSIX_PBA, "the table ends before the pending bits");
 _Static_assert(PCI_MSIX_MAX <= 64, "pending bits are one word");
 

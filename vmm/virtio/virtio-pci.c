@@ -109,7 +109,7 @@ static void update_doorbell(struct virtio_pci *p, struct queue_link *link) {
         bool wanted = p->mapped && p->device->queues[link->index].enabled;
         uint64_t address = p->address + DOORBELL_OFFSET + DOORBELL_STEP * link->index;
 
-        if (link->attached && (!wanted || link->attached_address != address)) {
+        if (link->attached && !wanted) { /* a BAR that moves is unmapped first */
                 (void)kvm_doorbell(p->machine->kvm, link->event_fd, false, link->attached_address, 0, NULL, false);
                 link->attached = false;
         }
