@@ -126,7 +126,7 @@ static void on_exec(void *opaque, int result, const struct agent_result *value, 
         s->exec_done = true;
         s->result->exec_ms = since_start_ms(s);
         if (result < 0)
-                error_set(s->e, result, "exec-start", "the guest needs /bin/sh and an agent that allows guest-exec",
+                error_set(s->e, -EPROTO, "exec-start", "the guest needs /bin/sh and an agent that allows guest-exec",
                           "the guest agent can't run the command: %.200s", reason);
         else {
                 s->exec_status = value->status;
@@ -328,7 +328,7 @@ static int judge(struct session *s, int status) {
         }
         if (s->panicked) {
                 res->reason = "guest-panic";
-                return error_set(s->e, -EIO, "guest-panic", "the console's last lines say what the kernel met",
+                return error_set(s->e, -EUCLEAN, "guest-panic", "the console's last lines say what the kernel met",
                                  "the guest's kernel panicked");
         }
         if (s->rung >= RUNG_QUIT) {
@@ -337,14 +337,14 @@ static int judge(struct session *s, int status) {
         }
         if (status != 0 && !s->power_asked) {
                 res->reason = "vmm-failed";
-                return error_set(s->e, -EIO, "vmm-failed",
+                return error_set(s->e, -EUCLEAN, "vmm-failed",
                                  "the lines above are its own words; lodge run --explain shows the engine's choice",
                                  "the virtual machine's process (%s) ended with status %d",
                                  engine_name(s->engine->kind), status);
         }
         res->reason = "guest-shutdown";
         if (s->options->exec)
-                return error_set(s->e, -EIO, "exec-lost", "its console's last lines are above",
+                return error_set(s->e, -EUCLEAN, "exec-lost", "its console's last lines are above",
                                  "the machine powered off before the command ended");
         res->exit_status = 0;
         return 0;

@@ -61,14 +61,42 @@ static int tap_open(const char *interface, int *ret_fd, struct error *e) {
         return 0;
 }
 
+/* Does the host have a default route for IPv4? (/proc/net/route: destination and mask 0.) */
+static bool has_default_route(void) {
+        FILE *f = fopen("/proc/net/route", "re");
+        unsigned int destination, mask;
+        bool found = false;
+        char line[256];
+
+        while (f && !found && fgets(line, sizeof(line), f))
+                found = sscanf(line, "%*s %x %*x %*x %*d %*d %*d %x", &destination, &mask) == 2 && destination == 0 &&
+                        mask == 0;
+        if (f)
+                fclose(f);
+        return found;
+}
+
+/*
+ * The guest's IPv4 network is the same on every host: it is 10.0.2.15/24, and its gateway 10.0.2.2 is the host. passt wants an interface
+ * that leads outside; a host without one still serves its guests: they reach the host.
+ */
+static const char *const passt_ipv4[] = { "--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2" };
+static const char *const passt_offline[] = { "--ipv4-only", "--interface", "lo", "--mac-addr", "52:55:0a:00:02:02" };
+#define PASST_ARGS (ELEMENTSOF(passt_ipv4) + ELEMENTSOF(passt_offline))
+
 static int passt_start(struct part_net *n, struct error *e) {
         static const char missing_fix[] = "install it (apt install passt), or run without network: --net none";
         _cleanup_close_ int ours = -EBADF, theirs = -EBADF, log_ours = -EBADF, log_theirs = -EBADF;
         char fd_text[16], mtu[16];
-        const char *argv[] = { "passt", "--foreground", "--quiet", "--stderr", "--fd", fd_text, "--mtu", mtu, NULL };
+        enum { PASST_FIXED = 8 };
+        const char *argv[PASST_FIXED + PASST_ARGS + 1] = { "passt", "--foreground", "--quiet", "--stderr",
+                                                           "--fd",  fd_text,        "--mtu",   mtu };
         struct spawn s = { .path = "passt", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .death_signal = 15 };
         int pair[2], r;
 
+        memcpy(argv + PASST_FIXED, passt_ipv4, sizeof(passt_ipv4));
+        if (!has_default_route())
+                memcpy(argv + PASST_FIXED + ELEMENTSOF(passt_ipv4), passt_offline, sizeof(passt_offline));
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_set(e, -errno, "net-passt", NULL, "cannot make a socket for passt");
         ours = pair[0];
