@@ -22,8 +22,6 @@
 
 #define SPAWN_FDS_MAX 128
 
-extern char **environ;
-
 static int pidfd_of(pid_t pid) {
         return (int)syscall(SYS_pidfd_open, pid, 0);
 }

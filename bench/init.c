@@ -19,11 +19,11 @@ static long call(long nr, long a, long b, long c, long d) {
 
 void _start(void) {
         static const char marker[] = "LODGE-BENCH-INIT\n";
-        static const struct __kernel_timespec pause = {.tv_sec = 1};
+        static const struct __kernel_timespec pause = { .tv_sec = 1 };
 
-        call(SYS_write, 1, (long) marker, sizeof(marker) - 1, 0);
-        call(SYS_nanosleep, (long) &pause, 0, 0, 0);
-        call(SYS_reboot, (long) LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0);
+        call(SYS_write, 1, (long)marker, sizeof(marker) - 1, 0);
+        call(SYS_nanosleep, (long)&pause, 0, 0, 0);
+        call(SYS_reboot, (long)LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0);
         for (;;)
                 call(SYS_pause, 0, 0, 0, 0);
 }

@@ -20,8 +20,8 @@ struct rundir;
 int rundir_new(const char *base, struct rundir **ret_rundir, struct error *e);
 
 /** rundir_path() - its absolute path. */
-const char *rundir_path(const struct rundir *rundir);
+const char *rundir_path(const struct rundir *d);
 
 /** rundir_free() - remove it and what is in it. NULL is fine. */
-void rundir_free(struct rundir *rundir);
+void rundir_free(struct rundir *d);
 DEFINE_CLEANUP(rundir, rundir_free);

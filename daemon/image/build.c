@@ -23,9 +23,9 @@
 /* Part of every recipe's digest: raise it when the same recipe would give another image. */
 #define BUILD_VERSION "lodge-image-1\n"
 
-#define LINE_FD   3
-#define SCRIPT_FD 4
-#define INIT_FD   5
+#define LINE_FD       3
+#define SCRIPT_FD     4
+#define INIT_FD       5
 
 struct build {
         struct image_store *store;
@@ -89,11 +89,11 @@ static void script_line(void *opaque, char *text) {
                         b->fail = strdup(text);
         } else if (streq(word, "meta")) {
                 char *key = strsep(&text, " ");
-                char **field = streq(key, "version") ? &b->image->version :
-                               streq(key, "cmdline") ? &b->image->cmdline :
-                               streq(key, "user")    ? &b->image->user :
-                               streq(key, "login")   ? &b->image->login :
-                                                       NULL;
+                char **field = streq(key, "version")   ? &b->image->version
+                               : streq(key, "cmdline") ? &b->image->cmdline
+                               : streq(key, "user")    ? &b->image->user
+                               : streq(key, "login")   ? &b->image->login
+                                                       : NULL;
 
                 b->bad_line |= !field || !text || image_set_string(field, text) < 0;
         } else if (streq(word, "file")) {
@@ -137,10 +137,12 @@ static int script_failed(struct build *b, int status, struct error *error) {
         if (status == -EINTR)
                 return error_set(error, -EINTR, "cancelled", NULL, "building image %s was stopped", b->recipe->name);
         if (status < 0)
-                return error_set(error, status, "image-build", NULL, "cannot run the recipe of image %s", b->recipe->name);
+                return error_set(error, status, "image-build", NULL, "cannot run the recipe of image %s",
+                                 b->recipe->name);
         if (message) {
                 *message++ = '\0';
-                return error_set(error, -EINVAL, "image-build", b->fail, "building image %s: %s", b->recipe->name, message);
+                return error_set(error, -EINVAL, "image-build", b->fail, "building image %s: %s", b->recipe->name,
+                                 message);
         }
         error_set(error, -EIO, "image-build", NULL, "building image %s failed with status %d", b->recipe->name, status);
         keep_log(b, error);
@@ -167,15 +169,14 @@ static int run_script(struct build *b, const char *verb, int out_fd, struct erro
         line_read = p[0], line_write = p[1];
 
         const struct run_fd fds[] = {
-                { out_fd, 1 },           { b->log_fd, 2 },   { line_write, LINE_FD },
-                { script, SCRIPT_FD },   { init, INIT_FD },
+                { out_fd, 1 }, { b->log_fd, 2 }, { line_write, LINE_FD }, { script, SCRIPT_FD }, { init, INIT_FD },
         };
         r = run_program(argv, fds, ELEMENTSOF(fds), b->stage->path, line_read, script_line, b, cancel_fd(b));
         if (r != 0)
                 return script_failed(b, r, error);
         if (b->bad_line)
-                return error_set(error, -EPROTO, "image-build", NULL, "the recipe of image %s said something that we don't know",
-                                 b->recipe->name);
+                return error_set(error, -EPROTO, "image-build", NULL,
+                                 "the recipe of image %s said something that we don't know", b->recipe->name);
         return 0;
 }
 
@@ -229,7 +230,8 @@ static int build_lock(struct build *b, struct error *error) {
 static bool is_cached(struct build *b) {
         _cleanup_(image_freep) struct image *there = NULL;
 
-        return image_find(b->store, b->recipe->name, &there, NULL) == 0 && there->recipe && streq(there->recipe, b->digest);
+        return image_find(b->store, b->recipe->name, &there, NULL) == 0 && there->recipe &&
+               streq(there->recipe, b->digest);
 }
 
 /* Fails before the work, not after it, when the image that would be replaced is in use. */

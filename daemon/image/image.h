@@ -47,26 +47,26 @@ enum image_file_kind {
 };
 
 struct image_file {
-        char *name; /* inside the image's directory; NULL: the image has no such file */
+        char *name;    /* inside the image's directory; NULL: the image has no such file */
         uint64_t size; /* bytes */
         char sha256[SHA256_HEX_SIZE];
 };
 
 /* One image. Strings are owned; those that are not known are NULL. */
 struct image {
-        char *name;           /* "debian/12" */
-        char *dir;            /* absolute path of its directory */
-        char *broken;         /* not NULL: why it can't be used (bad metadata, missing or truncated file) */
-        char *version;        /* of what is inside: "12.12", "6.1.192-2" */
-        char *created;        /* RFC 3339, UTC */
-        char *arch;           /* "x86_64" */
-        char *format;         /* of the disk: "raw" always, today; NULL without a disk */
-        char *recipe;         /* digest of all that went into a build; NULL for an import */
-        char *source;         /* what was imported: file name and format; NULL for a build */
-        char *cmdline;        /* the kernel's default command line */
-        char *user;           /* who logs in, for the person to read */
-        char *login;          /* how, one sentence */
-        bool agent;           /* answers on the port org.qemu.guest_agent.0 */
+        char *name;    /* "debian/12" */
+        char *dir;     /* absolute path of its directory */
+        char *broken;  /* not NULL: why it can't be used (bad metadata, missing or truncated file) */
+        char *version; /* of what is inside: "12.12", "6.1.192-2" */
+        char *created; /* RFC 3339, UTC */
+        char *arch;    /* "x86_64" */
+        char *format;  /* of the disk: "raw" always, today; NULL without a disk */
+        char *recipe;  /* digest of all that went into a build; NULL for an import */
+        char *source;  /* what was imported: file name and format; NULL for a build */
+        char *cmdline; /* the kernel's default command line */
+        char *user;    /* who logs in, for the person to read */
+        char *login;   /* how, one sentence */
+        bool agent;    /* answers on the port org.qemu.guest_agent.0 */
         struct image_file files[_IMAGE_FILE_MAX];
 };
 
@@ -162,12 +162,12 @@ int image_build(struct image_store *store, const char *name, bool force, const s
                 bool *ret_cached, struct error *error);
 
 struct image_import {
-        const char *name;    /* NULL: made from the file's name */
-        const char *format;  /* "raw" or "qcow2". NULL: refused, with what the file looks like */
-        const char *kernel;  /* files to boot directly with; may be NULL */
+        const char *name;   /* NULL: made from the file's name */
+        const char *format; /* "raw" or "qcow2". NULL: refused, with what the file looks like */
+        const char *kernel; /* files to boot directly with; may be NULL */
         const char *initrd;
         const char *cmdline;
-        bool agent;          /* the person says that it runs the guest agent */
+        bool agent; /* the person says that it runs the guest agent */
 };
 
 /**

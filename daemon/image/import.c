@@ -38,10 +38,19 @@ static const char *looks_like(int fd) {
                 uint64_t at;
                 const char *what;
         } magics[] = {
-                { "QFI\xfb", 4, 0, "qcow2" }, { "KDMV", 4, 0, "vmdk" },        { "vhdxfile", 8, 0, "vhdx" },
-                { "conectix", 8, 0, "vpc" },  { "<<< ", 4, 0, "vdi" },         { "EFI PART", 8, 512, "raw" },
-                { "\x55\xaa", 2, 510, "raw" }, { "CD001", 5, 32769, "an ISO" }, { "\x1f\x8b", 2, 0, "gzip" },
-                { "\xfd" "7zXZ", 5, 0, "xz" }, { "\x28\xb5\x2f\xfd", 4, 0, "zstd" },
+                { "QFI\xfb", 4, 0, "qcow2" },
+                { "KDMV", 4, 0, "vmdk" },
+                { "vhdxfile", 8, 0, "vhdx" },
+                { "conectix", 8, 0, "vpc" },
+                { "<<< ", 4, 0, "vdi" },
+                { "EFI PART", 8, 512, "raw" },
+                { "\x55\xaa", 2, 510, "raw" },
+                { "CD001", 5, 32769, "an ISO" },
+                { "\x1f\x8b", 2, 0, "gzip" },
+                { "\xfd"
+                  "7zXZ",
+                  5, 0, "xz" },
+                { "\x28\xb5\x2f\xfd", 4, 0, "zstd" },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(magics); i++) {
@@ -58,21 +67,26 @@ static int check_format(const char *file, int fd, const struct image_import *imp
         const char *looks = looks_like(fd);
 
         if (!import->format) {
-                error_set(error, -EINVAL, "image-format", NULL, "the format of %s has to be said, it is never guessed", file);
+                error_set(error, -EINVAL, "image-format", NULL, "the format of %s has to be said, it is never guessed",
+                          file);
                 if (looks && (streq(looks, "raw") || streq(looks, "qcow2")))
-                        error_set_fix(error, "it looks like %s; if that is right: lodge image import --disk-format %s %s", looks,
-                                      looks, file);
+                        error_set_fix(error,
+                                      "it looks like %s; if that is right: lodge image import --disk-format %s %s",
+                                      looks, looks, file);
                 else if (looks)
-                        error_set_fix(error, "it looks like %s: turn it into raw first, then import with --disk-format raw", looks);
+                        error_set_fix(error,
+                                      "it looks like %s: turn it into raw first, then import with --disk-format raw",
+                                      looks);
                 else
-                        error_set_fix(error, "say --disk-format raw if it is the plain content of a disk, --format qcow2 if QEMU made "
+                        error_set_fix(error, "say --disk-format raw if it is the plain content of a disk, --format "
+                                             "qcow2 if QEMU made "
                                              "it");
                 return -EINVAL;
         }
         if (!streq(import->format, "raw") && !streq(import->format, "qcow2")) {
                 error_set(error, -EINVAL, "image-format", NULL, "format '%s' can't be imported", import->format);
-                error_set_fix(error, "raw and qcow2 can; convert: qemu-img convert -f %s -O raw %s disk.raw", import->format,
-                              file);
+                error_set_fix(error, "raw and qcow2 can; convert: qemu-img convert -f %s -O raw %s disk.raw",
+                              import->format, file);
                 return -EINVAL;
         }
         return 0;
@@ -114,14 +128,17 @@ static int check_qcow2(const char *file, int fd, uint64_t *ret_size, struct erro
         if (r < 0 || memcmp(h.magic, "QFI\xfb", 4) != 0)
                 return refuse(error, -EINVAL, "is it raw? then say --disk-format raw", file, "is no qcow2 file");
         if (be32toh(h.version) != 2 && be32toh(h.version) != 3)
-                return refuse(error, -ENOTSUP, "convert it to raw first", file, "is a qcow2 file of an unknown version");
+                return refuse(error, -ENOTSUP, "convert it to raw first", file,
+                              "is a qcow2 file of an unknown version");
         if (be32toh(h.version) == 3 && io_read_at(&sys_real, fd, &h, sizeof(h), 0) < 0)
                 return refuse(error, -EINVAL, "copy it again", file, "is truncated");
         if (h.backing_offset != 0)
-                return refuse(error, -EINVAL, "make one file of the chain, where you trust it: qemu-img convert -O raw FILE disk.raw",
+                return refuse(error, -EINVAL,
+                              "make one file of the chain, where you trust it: qemu-img convert -O raw FILE disk.raw",
                               file, "has a backing file");
         if (be32toh(h.version) == 3 && (be64toh(h.incompatible) & 4))
-                return refuse(error, -EINVAL, "make one file of it, where you trust it: qemu-img convert -O raw FILE disk.raw", file,
+                return refuse(error, -EINVAL,
+                              "make one file of it, where you trust it: qemu-img convert -O raw FILE disk.raw", file,
                               "keeps its data in another file");
         if (h.crypt != 0)
                 return refuse(error, -ENOTSUP, "decrypt it first: qemu-img convert", file, "is encrypted");
@@ -143,7 +160,8 @@ static int check_disk(const char *file, int fd, const struct image_import *impor
         if (S_ISDIR(st.st_mode))
                 return refuse(error, -EISDIR, "name the disk's file", file, "is a directory");
         if (!S_ISREG(st.st_mode))
-                return refuse(error, -EINVAL, "copy it to a file first: dd if=DEVICE of=disk.raw bs=1M", file, "is no regular file");
+                return refuse(error, -EINVAL, "copy it to a file first: dd if=DEVICE of=disk.raw bs=1M", file,
+                              "is no regular file");
         if (st.st_size == 0)
                 return refuse(error, -EINVAL, "copy it again", file, "is empty");
         r = check_format(file, fd, import, error);

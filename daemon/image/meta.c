@@ -202,12 +202,13 @@ int image_meta_load(int dir_fd, struct image *image, struct error *error) {
 
         fd = openat(dir_fd, IMAGE_META_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (fd < 0)
-                return errno == ENOENT ? bad(error, "the file is missing") :
-                                         error_set(error, -errno, "image-metadata", NULL, "cannot open " IMAGE_META_FILE);
+                return errno == ENOENT
+                               ? bad(error, "the file is missing")
+                               : error_set(error, -errno, "image-metadata", NULL, "cannot open " IMAGE_META_FILE);
         r = io_read_all(fd, META_MAX, &text, &n);
         if (r < 0)
-                return r == -EFBIG ? bad(error, "too long") :
-                                     error_set(error, r, "image-metadata", NULL, "cannot read " IMAGE_META_FILE);
+                return r == -EFBIG ? bad(error, "too long")
+                                   : error_set(error, r, "image-metadata", NULL, "cannot read " IMAGE_META_FILE);
         root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
         if (!root)
                 return bad(error, je.text);

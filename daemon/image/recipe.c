@@ -3,7 +3,7 @@
 #include "daemon/image/recipe.h"
 
 #include "base/cleanup.h"
-#include "recipe-stamp.h"
+#include "daemon/image/recipe-stamp.h"
 
 /* RECIPE_DIR and RECIPE_INIT come from meson.build, which also makes this file depend on what is included here. */
 #define EMBED(symbol, path)                                                                                            \

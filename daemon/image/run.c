@@ -4,8 +4,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -48,7 +48,8 @@ _Noreturn static void exec_program(const char *const *argv, const struct run_fd 
 }
 
 /* The leader of the group; see run.h. Signals are blocked and waited for, so none can be missed. */
-_Noreturn static void keep(const char *const *argv, const struct run_fd *fds, size_t n_fds, const char *dir, pid_t parent) {
+_Noreturn static void keep(const char *const *argv, const struct run_fd *fds, size_t n_fds, const char *dir,
+                           pid_t parent) {
         bool ending = false;
         time_t since = 0;
         sigset_t set;

@@ -101,12 +101,14 @@ static int swap(struct stage *s, const char *dir, const struct image *image, boo
                 return error_set(error, -errno, "image-store", NULL, "cannot name the new image %s", image->name);
         if (!replace) {
                 error_set(error, -EEXIST, "image-exists", NULL, "there is an image %s already", image->name);
-                error_set_fix(error, "choose another name, or remove that one first: lodge image delete %s", image->name);
+                error_set_fix(error, "choose another name, or remove that one first: lodge image delete %s",
+                              image->name);
                 return -EEXIST;
         }
         in_use = openat(store->fd, meta, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (in_use >= 0 && flock(in_use, LOCK_EX | LOCK_NB) < 0)
-                return error_set(error, -EBUSY, "image-in-use", "stop the machines that were started from it, then try again",
+                return error_set(error, -EBUSY, "image-in-use",
+                                 "stop the machines that were started from it, then try again",
                                  "image %s is in use by a running machine and can't be replaced", image->name);
         r = renameat2(store->fd, s->dir, store->fd, dir, RENAME_EXCHANGE) < 0 ? -errno : 0;
         return r < 0 ? error_set(error, r, "image-store", NULL, "cannot replace image %s", image->name) : 0;
@@ -129,8 +131,9 @@ int stage_commit(struct stage *s, struct image *image, bool replace, struct erro
         if (r == 0)
                 r = write_meta(s, image);
         if (r < 0)
-                return error_set(error, r, "image-write", "look for a full disk: df -h", "cannot write the new image's "
-                                                                                         "description");
+                return error_set(error, r, "image-write", "look for a full disk: df -h",
+                                 "cannot write the new image's "
+                                 "description");
         r = swap(s, dir, image, replace, error);
         if (r < 0)
                 return r;

@@ -176,7 +176,8 @@ int store_require_writable(const struct image_store *store, struct error *error)
         if (store->writable)
                 return 0;
         error_set(error, -EROFS, "image-store", NULL, "the image store %s is not writable for you", store->root);
-        error_set_fix(error, "become its owner, or use a store of your own by setting XDG_DATA_HOME: ls -ld %s", store->root);
+        error_set_fix(error, "become its owner, or use a store of your own by setting XDG_DATA_HOME: ls -ld %s",
+                      store->root);
         return -EROFS;
 }
 
@@ -212,14 +213,13 @@ static int load(struct image_store *store, const char *name, const char *dir, st
         _cleanup_error_ struct error e = ERROR_INIT;
         int r;
 
-        if (!image || image_set_string(&image->name, name) < 0 ||
-            asprintf(&image->dir, "%s/%s", store->root, dir) < 0)
+        if (!image || image_set_string(&image->name, name) < 0 || asprintf(&image->dir, "%s/%s", store->root, dir) < 0)
                 return -ENOMEM;
         fd = openat(store->fd, dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
-                return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ?
-                               not_found(name, error) :
-                               error_set(error, -errno, "image-store", NULL, "cannot open image %s", name);
+                return errno == ENOENT || errno == ENOTDIR || errno == ELOOP
+                               ? not_found(name, error)
+                               : error_set(error, -errno, "image-store", NULL, "cannot open image %s", name);
         r = image_meta_load(fd, image, &e);
         if (r < 0) {
                 image->broken = strdup(e.message ?: "no memory");
@@ -236,9 +236,10 @@ static int load(struct image_store *store, const char *name, const char *dir, st
 static int check_name(const char *name, struct error *error) {
         if (image_name_is_valid(name))
                 return 0;
-        return error_set(error, -EINVAL, "image-name",
-                         "use lower-case letters, digits, '.', '-', '_', and '/' between at most three parts: debian/12",
-                         "'%s' can't be an image's name", name);
+        return error_set(
+                error, -EINVAL, "image-name",
+                "use lower-case letters, digits, '.', '-', '_', and '/' between at most three parts: debian/12",
+                "'%s' can't be an image's name", name);
 }
 
 int image_find(struct image_store *store, const char *name, struct image **ret_image, struct error *error) {
@@ -357,12 +358,13 @@ int image_lock(const struct image *image, int *ret_fd, struct error *error) {
                 return -ENOMEM;
         fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0)
-                return errno == ENOENT ? not_found(image->name, error) :
-                                         error_set(error, -errno, "image-store", NULL, "cannot open %s", path);
+                return errno == ENOENT ? not_found(image->name, error)
+                                       : error_set(error, -errno, "image-store", NULL, "cannot open %s", path);
         if (flock(fd, LOCK_SH | LOCK_NB) < 0)
-                return error_set(error, errno == EWOULDBLOCK ? -EBUSY : -errno, "image-busy",
-                                 "try again in a moment", "image %s is being deleted or replaced", image->name);
-        if (fstat(fd, &held) < 0 || stat(path, &there) < 0 || held.st_ino != there.st_ino || held.st_dev != there.st_dev)
+                return error_set(error, errno == EWOULDBLOCK ? -EBUSY : -errno, "image-busy", "try again in a moment",
+                                 "image %s is being deleted or replaced", image->name);
+        if (fstat(fd, &held) < 0 || stat(path, &there) < 0 || held.st_ino != there.st_ino ||
+            held.st_dev != there.st_dev)
                 return error_set(error, -EBUSY, "image-busy", "try again in a moment",
                                  "image %s has just been deleted or replaced", image->name);
         *ret_fd = TAKE_FD(fd);
@@ -379,7 +381,8 @@ static int lock_exclusively(struct image_store *store, const char *name, const c
                 return -ENOMEM;
         fd = openat(store->fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
-                return error_set(error, -EBUSY, "image-in-use", "stop the machines that were started from it, then try again",
+                return error_set(error, -EBUSY, "image-in-use",
+                                 "stop the machines that were started from it, then try again",
                                  "image %s is in use by a running machine", name);
         *ret_fd = TAKE_FD(fd);
         return 0;
@@ -417,7 +420,8 @@ int image_delete(struct image_store *store, const char *name, struct error *erro
         if (r < 0)
                 return r;
         r = renameat(store->fd, dir, store->fd, gone) < 0 ? -errno : 0;
-        if (r == -EXDEV) { /* a directory of the lower layer of an overlay can't be renamed: without its metadata it is no image */
+        if (r ==
+            -EXDEV) { /* a directory of the lower layer of an overlay can't be renamed: without its metadata it is no image */
                 (void)unlinkat(store->fd, meta, 0);
                 r = remove_tree(store->fd, dir);
         } else if (r == 0) {

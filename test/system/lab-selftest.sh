@@ -1,5 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
+# where: host
+# seconds: 600
 #
 # lab-selftest.sh: the lab keeps its promises
 #

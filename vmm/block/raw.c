@@ -425,7 +425,8 @@ static int raw_direct(struct raw *raw, bool wanted, struct error *e) {
                 if (n == (ssize_t)l->logical_block || (n < 0 && errno != EINVAL))
                         break;
         }
-        if (n != (ssize_t)l->logical_block || l->size % l->logical_block != 0)
+        /* The block was at least 512 bytes, and doubling it stopped at RAW_DIRECT_MAX: it is not 0. */
+        if (n != (ssize_t)l->logical_block || l->size % l->logical_block != 0) // NOLINT(clang-analyzer-core.DivideZero)
                 return error_set(e, n < 0 ? -errno : -EINVAL, "disk-direct", "leave direct off for this disk",
                                  "direct I/O needs blocks of %u bytes, which do not fit the disk", l->logical_block);
         l->physical_block = MAX(l->physical_block, l->logical_block);

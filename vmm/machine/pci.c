@@ -202,23 +202,23 @@ static int window_take(struct window *w, uint64_t size, uint64_t *ret_address) {
         return 0;
 }
 
-int pci_add_bar(struct pci_device *device, unsigned int number, uint64_t size, bool is_64bit, bool prefetchable,
+int pci_add_bar(struct pci_device *device, unsigned int bar, uint64_t size, bool is_64bit, bool prefetchable,
                 const struct bus_ops *ops, void *opaque) {
-        unsigned int n_regs = is_64bit ? 2 : 1, reg = PCI_BASE_ADDRESS_0 + 4 * number;
+        unsigned int n_regs = is_64bit ? 2 : 1, reg = PCI_BASE_ADDRESS_0 + 4 * bar;
         uint64_t address, mask = ~(size - 1);
         struct window *window;
         int r;
 
-        if (number + n_regs > PCI_BARS || size < 16 || (size & (size - 1)) != 0 || (!is_64bit && size > 1u << 31))
+        if (bar + n_regs > PCI_BARS || size < 16 || (size & (size - 1)) != 0 || (!is_64bit && size > 1u << 31))
                 return -EINVAL;
         for (unsigned int i = 0; i < n_regs; i++)
-                if (device->bars[number + i].size > 0 || get32(device->writable + reg + 4 * i) != 0)
+                if (device->bars[bar + i].size > 0 || get32(device->writable + reg + 4 * i) != 0)
                         return -EEXIST;
         window = is_64bit && size > HIGH_BAR_SIZE ? &device->bus->high : &device->bus->low;
         r = window_take(window, MAX(size, (uint64_t)LAYOUT_PAGE), &address); /* no two share a page */
         if (r < 0)
                 return r;
-        device->bars[number] =
+        device->bars[bar] =
                 (struct bar){ .device = device, .size = size, .is_64bit = is_64bit, .ops = ops, .opaque = opaque };
         config_init32(device, reg,
                       (uint32_t)address | (is_64bit ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0) |

@@ -1,4 +1,6 @@
 
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
 # debian/12: Debian 12 as a small server, on a GPT disk with an ESP and an ext4 root, made without root and without a loop device
 #
 # How. mmdebstrap unpacks the packages, as root or, for anybody else, in a user namespace. Still inside of it, where ownership is what it should

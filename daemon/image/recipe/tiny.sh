@@ -1,4 +1,6 @@
 
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
 # tiny: Debian's cloud kernel with an initramfs of busybox, our init and guest agent, and the virtio modules
 #
 # The initramfs is not compressed: unpacking three megabytes takes an emulated processor longer than copying them.

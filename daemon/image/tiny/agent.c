@@ -30,9 +30,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <net/if.h>
 #include <arpa/inet.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netpacket/packet.h>
 
 #define REQUEST_MAX (4U << 20)
@@ -195,7 +195,8 @@ static int open_pipes(bool capture, bool input, int fds[3], struct job *j) {
         for (int i = 0; i < 3; i++) {
                 bool piped = i == 0 ? input : capture;
 
-                if (piped ? pipe2(p[i], O_CLOEXEC) < 0 : (p[i][i == 0 ? 0 : 1] = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) {
+                if (piped ? pipe2(p[i], O_CLOEXEC) < 0
+                          : (p[i][i == 0 ? 0 : 1] = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) {
                         for (int k = 0; k <= i; k++) {
                                 close(p[k][0]);
                                 close(p[k][1]);
@@ -240,7 +241,8 @@ static void cmd_exec(struct agent *a, json_t *args, struct reply *r) {
         const char *input = json_string_value(json_object_get(args, "input-data"));
         json_t *cap = json_object_get(args, "capture-output");
         bool capture = json_is_true(cap) || (json_is_string(cap) && strcmp(json_string_value(cap), "none") != 0);
-        char **argv = strings_of(json_object_get(args, "arg"), path), **envp = strings_of(json_object_get(args, "env"), NULL);
+        char **argv = strings_of(json_object_get(args, "arg"), path),
+             **envp = strings_of(json_object_get(args, "env"), NULL);
         struct job *j = free_slot(a);
         int fds[3], report[2] = { -1, -1 }, error = 0;
 
@@ -318,10 +320,10 @@ static void cmd_exec_status(struct agent *a, json_t *args, struct reply *r) {
 
 static void cmd_shutdown(struct agent *a, json_t *args, struct reply *r) {
         const char *mode = json_string_value(json_object_get(args, "mode"));
-        int signo = !mode || strcmp(mode, "powerdown") == 0 ? SIGUSR2 :
-                    strcmp(mode, "halt") == 0               ? SIGUSR1 :
-                    strcmp(mode, "reboot") == 0             ? SIGTERM :
-                                                              0;
+        int signo = !mode || strcmp(mode, "powerdown") == 0 ? SIGUSR2
+                    : strcmp(mode, "halt") == 0             ? SIGUSR1
+                    : strcmp(mode, "reboot") == 0           ? SIGTERM
+                                                            : 0;
 
         if (signo == 0)
                 fail(r, "GenericError", "Parameter 'mode' must be halt, powerdown or reboot");
@@ -357,9 +359,7 @@ static json_t *interface_of(json_t *all, const char *name) {
         json_t *i, *o;
         size_t k;
 
-        json_array_foreach(all, k, i)
-                if (strcmp(json_string_value(json_object_get(i, "name")), name) == 0)
-                        return i;
+        json_array_foreach(all, k, i) if (strcmp(json_string_value(json_object_get(i, "name")), name) == 0) return i;
         o = json_pack("{s:s, s:[]}", "name", name, "ip-addresses");
         json_array_append_new(all, o);
         return o;
@@ -379,10 +379,12 @@ static void add_address(json_t *all, const struct ifaddrs *i) {
                          ll->sll_addr[2], ll->sll_addr[3], ll->sll_addr[4], ll->sll_addr[5]);
                 json_object_set_new(o, "hardware-address", json_string(mac));
         } else if (six || i->ifa_addr->sa_family == AF_INET) {
-                const uint8_t *addr = six ? (const void *)&((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr :
-                                            (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_addr)->sin_addr;
-                const uint8_t *mask = six ? (const void *)&((const struct sockaddr_in6 *)(const void *)i->ifa_netmask)->sin6_addr :
-                                            (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_netmask)->sin_addr;
+                const uint8_t *addr =
+                        six ? (const void *)&((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr
+                            : (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_addr)->sin_addr;
+                const uint8_t *mask =
+                        six ? (const void *)&((const struct sockaddr_in6 *)(const void *)i->ifa_netmask)->sin6_addr
+                            : (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_netmask)->sin_addr;
 
                 for (int k = 0; k < (six ? 16 : 4); k++)
                         prefix += (unsigned)__builtin_popcount(mask[k]);
