@@ -11,6 +11,7 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/pci.h"
 
+/* seccomp: main,vcpu: eventfd2 -- a vector's first message: when a device interrupts, or when the guest unmasks */
 /* seccomp: main: write -- messages */
 /* seccomp: vcpu: write (rare) -- messages that waited */
 /* seccomp: main,vcpu: close (rare) -- a vector for which KVM has no GSI left */
@@ -21,8 +22,6 @@ _Static_assert(PCI_MSIX_MAX <= 64, "pending bits are one word");
 #define ENTRY_MASKED 1u /* vector control, bit 0 (§6.8.2.9) */
 
 /* One entry of the table as the guest sees it, little-endian (§6.8.2). */
-/* seccomp: main,vcpu: eventfd2 -- a vector's first message: when a device interrupts, or when the guest unmasks */
-
 struct entry {
         uint32_t address_low, address_high, data, control;
 };

@@ -31,6 +31,9 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/pci.h"
 
+/* seccomp: main: read -- doorbells */
+/* seccomp: vcpu: write (rare) -- doorbells that KVM does not take */
+
 #define BAR_REGISTERS   0
 #define BAR_MSIX        2
 
