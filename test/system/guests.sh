@@ -63,7 +63,7 @@ run() {
 # the debug exit makes a status of (value << 1) | 1: a guest without failures ends with 1
 run hello hello 171 6 --append "value=85"
 run hello-4M hello 1 6 --append "value=1" --memory 4
-run io io 1 28 --append x
+run io io 1 21 --append x
 run pci pci 1 24 --append x
 run virtio-bad virtio-bad 1 41 --append strict
 run pit pit 1 3 --append x

@@ -14,6 +14,9 @@
 #include "vmm/device/device.h"
 #include "vmm/virtio/virtio-pci.h"
 
+/* seccomp: main: getrandom */
+/* seccomp: vcpu: getrandom (rare) -- a doorbell that no ioeventfd took */
+
 #define ROUND_MAX   65536u /* bytes in one go */
 #define ROUND_CHAIN 16u    /* chains in one go: empty-handed work counts as well */
 #define RETRY_USEC  10000u /* when the host has no entropy yet (early boot) */
