@@ -36,6 +36,8 @@ struct kvm {
 
 /** kvm_find_coalesced() - the first vCPU's run area is mapped: the ring is in it, where the kernel has one. */
 void kvm_find_coalesced(struct kvm *kvm, void *run);
+/** kvm_forget_coalesced() - @run is about to be unmapped: when the ring is in it, there is none from now on. */
+void kvm_forget_coalesced(struct kvm *kvm, void *run);
 
 /** kvm_vm_ioctl() - an ioctl on the VM: its result, or -errno. */
 int kvm_vm_ioctl(struct kvm *kvm, unsigned long request, const void *arg);

@@ -308,6 +308,13 @@ int kvm_doorbell(struct kvm *kvm, int event_fd, bool pio, uint64_t address, unsi
         return kvm_vm_ioctl(kvm, KVM_IOEVENTFD, &doorbell);
 }
 
+void kvm_forget_coalesced(struct kvm *kvm, void *run) {
+        char *ring = (char *)kvm->coalesced, *area = run;
+
+        if (ring && ring >= area && ring < area + kvm->run_size)
+                kvm->coalesced = NULL;
+}
+
 void kvm_find_coalesced(struct kvm *kvm, void *run) {
         int page = kvm_has_cap(kvm, KVM_CAP_COALESCED_MMIO);
 

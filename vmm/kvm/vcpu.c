@@ -104,8 +104,10 @@ int kvm_vcpu_new(struct kvm *kvm, unsigned int apic_id, struct kvm_vcpu **ret_vc
 void kvm_vcpu_free(struct kvm_vcpu *vcpu) {
         if (!vcpu)
                 return;
-        if (vcpu->run)
+        if (vcpu->run) {
+                kvm_forget_coalesced(vcpu->kvm, vcpu->run);
                 munmap(vcpu->run, vcpu->kvm->run_size);
+        }
         safe_close(vcpu->fd);
         free(vcpu);
 }

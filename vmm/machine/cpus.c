@@ -245,6 +245,9 @@ void cpus_free(struct cpus *cpus) {
         for (unsigned int i = 0; i < cpus->n; i++)
                 if (cpus->cpu[i].started)
                         pthread_join(cpus->cpu[i].thread, NULL);
+        pthread_mutex_lock(&cpus->machine->lock);
+        machine_flush_coalesced(cpus->machine); /* the devices are destroyed later, when the ring is gone */
+        pthread_mutex_unlock(&cpus->machine->lock);
         for (unsigned int i = 0; i < cpus->n; i++) /* not before: the first one's run area holds the shared ring */
                 kvm_vcpu_free(cpus->cpu[i].vcpu);
         pthread_cond_destroy(&cpus->parked);
