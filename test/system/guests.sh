@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: lab
-# seconds: 240
+# seconds: 400
 #
 # guests.sh: every freestanding test guest of test/guest under lodge-vmm, with real KVM
 #
@@ -66,7 +66,7 @@ run hello-4M hello 1 6 --append "value=1" --memory 4
 run io io 1 21 --append x
 run pci pci 1 24 --append x
 run virtio-bad virtio-bad 1 41 --append strict
-run pit pit 1 3 --append x
+run pit pit 1 4 --append x
 run smp-1 smp 1 3 --append x
 run smp-4 smp 1 4 --append x --cpus 4
 run smp-odd smp 1 4 --append x --cpus 12 --topology 2,3,2
