@@ -120,19 +120,19 @@ static int memfd_with(const char *name, const unsigned char *data, const unsigne
         return lseek(fd, 0, SEEK_SET) < 0 ? -errno : TAKE_FD(fd);
 }
 
-/* Keeps what a failed script printed where the person finds it: the stage is about to go. */
-static void keep_log(struct build *b, struct error *error) {
+/* Keeps what a failed script printed where the person finds it, since the stage is about to go; its path in the store, or NULL. */
+static char *keep_log(struct build *b) {
         _cleanup_free_ char *dir = image_name_to_dir(b->recipe->name), *to = NULL;
 
         (void)mkdirat(b->store->fd, ".log", 0755);
         if (!dir || asprintf(&to, ".log/%s.log", dir) < 0)
-                return;
-        if (renameat(b->stage->fd, "build.log", b->store->fd, to) == 0)
-                error_set_fix(error, "read what it printed: less %s/%s", b->store->root, to);
+                return NULL;
+        return renameat(b->stage->fd, "build.log", b->store->fd, to) < 0 ? NULL : TAKE_PTR(to);
 }
 
 static int script_failed(struct build *b, int status, struct error *error) {
         char *message = b->fail ? strchr(b->fail, '|') : NULL;
+        _cleanup_free_ char *log = NULL;
 
         if (status == -EINTR)
                 return error_set(error, -EINTR, "cancelled", NULL, "building image %s was stopped", b->recipe->name);
@@ -141,18 +141,21 @@ static int script_failed(struct build *b, int status, struct error *error) {
                                  b->recipe->name);
         if (message) {
                 *message++ = '\0';
+                log = keep_log(b);
                 return error_set(error, -EINVAL, "image-build", b->fail, "building image %s: %s", b->recipe->name,
                                  message);
         }
         error_set(error, -EIO, "image-build", NULL, "building image %s failed with status %d", b->recipe->name, status);
-        keep_log(b, error);
+        log = keep_log(b);
+        if (log)
+                error_set_fix(error, "read what it printed: less %s/%s", b->store->root, log);
         return -EIO;
 }
 
 /* Runs the script with @verb; what it prints goes to @out_fd, errors to the log. */
 static int run_script(struct build *b, const char *verb, int out_fd, struct error *error) {
         _cleanup_close_ int script = -EBADF, init = -EBADF, line_read = -EBADF, line_write = -EBADF;
-        const char *argv[] = { "sh", "/proc/self/fd/4", verb, NULL };
+        const char *argv[] = { "bash", "/proc/self/fd/4", verb, NULL };
         int r, p[2];
 
         script = memfd_with("recipe", recipe_common, recipe_common_end);

@@ -2,7 +2,7 @@
 /*
  * recipe: what image_build() can build: shell programs that are part of this binary
  *
- * A recipe is run as `sh SCRIPT VERB` in the stage's directory, with
+ * A recipe is run as `bash SCRIPT VERB` in the stage's directory, with
  *
  *      0 /dev/null   1, 2 the log   3 lines for us   4 the script itself   5 the static init and agent for tiny
  *

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=sh
+# shellcheck shell=bash
 # What every recipe starts with. The contract with the program that runs this stands in daemon/image/recipe.h.
 
 set -eu
@@ -57,4 +57,25 @@ fetch() {
         # As root apt would drop to its own user, who can't write here.
         apt-get -q -o APT::Sandbox::User=root download "$@" >&2 ||
                 give_up "refresh the package lists, and see that the network is there: apt-get update" "cannot download $*"
+}
+
+# copy_modules TREE/lib/modules/RELEASE INITRD-ROOT MODULE...: into lib/modules, named in the order of loading, with what they depend on
+copy_modules() {
+        local from=$1 to=$2 n=0 module
+        shift 2
+        for module in "$@"; do
+                # modules.dep names what a module needs in reverse order of loading.
+                grep -E "/${module//_/[_-]}\.ko:" "$from/modules.dep" | tr -d : | tr ' ' '\n' | tac
+        done | awk '!seen[$0]++' >"$to.modules"
+        mkdir -p "$to/lib/modules"
+        while read -r module; do
+                cp "$from/$module" "$to/lib/modules/$(printf '%02d' $n)-${module##*/}"
+                n=$((n + 1))
+        done <"$to.modules"
+        rm "$to.modules"
+}
+
+# pack_initrd DIRECTORY: as a cpio archive, the form that the kernel unpacks fastest
+pack_initrd() {
+        (cd "$1" && find . | sort | cpio --quiet --create --format=newc --owner=0:0 --reproducible)
 }

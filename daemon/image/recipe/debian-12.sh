@@ -22,11 +22,11 @@ ESP_MIB=64
 ROOT_START_MIB=$((1 + ESP_MIB))
 
 PACKAGES="systemd-sysv udev dbus libpam-systemd systemd-resolved cloud-init cloud-guest-utils qemu-guest-agent iproute2
-        iputils-ping netbase openssh-server sudo ca-certificates kmod procps less nano pciutils zstd initramfs-tools
-        linux-image-cloud-amd64 systemd-boot-efi"
+        iputils-ping netbase openssh-server sudo ca-certificates kmod procps less nano pciutils usr-is-merged
+        initramfs-tools zstd linux-image-cloud-amd64 systemd-boot-efi"
 
 plan() {
-        need mmdebstrap mmdebstrap mke2fs e2fsprogs sgdisk gdisk mkfs.fat dosfstools mcopy mtools
+        need cpio cpio mmdebstrap mmdebstrap mke2fs e2fsprogs sgdisk gdisk mkfs.fat dosfstools mcopy mtools
         [ "$(dpkg --print-architecture)" = amd64 ] || give_up "use a host with an x86-64 Debian" "this recipe is for amd64 hosts"
         if [ "$(id -u)" != 0 ]; then
                 need newuidmap uidmap
@@ -37,7 +37,7 @@ plan() {
         sources "$SUITE" >sources.list
         if [ -s sources.list ]; then
                 # shellcheck disable=SC2086 # words
-                apt_with sources.list -s install $PACKAGES >plan.txt || {
+                apt_with "$PWD/sources.list" -s install $PACKAGES >plan.txt || {
                         cat plan.txt >&2
                         give_up "refresh the package lists: apt-get update" "apt doesn't know all packages that are needed"
                 }
@@ -48,16 +48,19 @@ plan() {
         fi
 }
 
+# Programs that packages call again and again, whose work is done once at the end
+PUT_OFF="/usr/sbin/update-initramfs /usr/sbin/update-ca-certificates /usr/bin/py3compile"
+
 # Once the essential packages are there, before the others: what would run more than once is put off.
 essential_hook() {
         cat <<'HOOK'
 set -eu
 root=$1
-for f in update-initramfs update-ca-certificates; do
-        chroot "$root" dpkg-divert --quiet --local --rename --divert /usr/sbin/$f.real --add /usr/sbin/$f
-        ln -s /bin/true "$root/usr/sbin/$f"
+for f in $PUT_OFF; do
+        chroot "$root" dpkg-divert --quiet --local --rename --divert "$f.real" --add "$f"
+        mkdir -p "$root${f%/*}"
+        ln -s /bin/true "$root$f"
 done
-mkdir -p "$root/etc/initramfs-tools/conf.d" "$root/etc/kernel/postinst.d"
 HOOK
 }
 
@@ -70,13 +73,16 @@ put() {
         mkdir -p "$(dirname "$root$1")"
         cat >"$root$1"
 }
-echo "step setting up the system" >&3
+echo "step setting up the system" >&23
 
-for f in update-initramfs update-ca-certificates; do
-        rm "$root/usr/sbin/$f"
-        chroot "$root" dpkg-divert --quiet --local --rename --remove /usr/sbin/$f
+for f in $PUT_OFF; do
+        rm "$root$f"
+        chroot "$root" dpkg-divert --quiet --local --rename --remove "$f"
 done
-chroot "$root" update-ca-certificates --fresh >/dev/null
+chroot "$root" update-ca-certificates --fresh >/dev/null &
+certificates=$!
+chroot "$root" python3 -m compileall -q -j 0 /usr/lib/python3/dist-packages || true # a module for another Python is no failure
+wait $certificates
 
 # What it is called, where its root is
 echo debian >"$root/etc/hostname"
@@ -86,7 +92,7 @@ put /etc/hosts <<'EOF'
 ::1 localhost ip6-localhost ip6-loopback
 EOF
 put /etc/fstab <<EOF
-PARTUUID=$ROOT_PARTUUID / ext4 defaults,x-systemd.growfs 0 1
+UUID=$ROOT_UUID / ext4 defaults,x-systemd.growfs 0 1
 PARTUUID=$ESP_PARTUUID /boot/efi vfat noauto,umask=0077 0 2
 EOF
 mkdir -p "$root/boot/efi"
@@ -189,15 +195,23 @@ ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # No virtual terminal is ever looked at; the serial console is found by systemd.
 chroot "$root" systemctl --quiet disable getty@tty1.service 2>/dev/null || true
 
-# The initramfs has what a machine's disk can be on, and no more: it is read and unpacked at every start.
+# The initramfs of the image is ours: our init and the two modules that the disk needs. It is read and unpacked at every start, and a
+# usual one takes an emulated processor seconds. Kernels that the machine installs later get one from initramfs-tools, as small as that can make it.
 put /etc/initramfs-tools/conf.d/lodge <<'EOF'
 MODULES=list
 COMPRESS=zstd
 BUSYBOX=n
 EOF
 printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod nvme >>"$root/etc/initramfs-tools/modules"
-echo "step making the initramfs" >&3
-chroot "$root" update-initramfs -c -k all
+kernel=$(ls "$root"/boot/vmlinuz-*)
+release=${kernel##*/vmlinuz-}
+initrd=$root.initrd
+mkdir -p "$initrd/dev" "$initrd/proc" "$initrd/sys" "$initrd/run" "$initrd/mnt"
+cat <&25 >"$initrd/init"
+chmod 755 "$initrd/init"
+copy_modules "$root/lib/modules/$release" "$initrd" virtio_pci virtio_blk
+pack_initrd "$initrd" >"$root/boot/initrd.img-$release"
+rm -rf "$initrd"
 
 # What the build needed and the system doesn't
 rm -f "$root"/etc/apt/apt.conf.d/*mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/*mmdebstrap
@@ -207,16 +221,17 @@ rm -f "$root"/var/log/dpkg.log "$root"/var/log/apt/* "$root"/var/log/alternative
 rm -rf "$root"/var/lib/cloud "$root"/var/lib/systemd/random-seed "$root"/tmp/* "$root"/var/tmp/*
 rm -f "$root"/vmlinuz.old "$root"/initrd.img.old
 rm -f "$root/var/lib/dbus/machine-id"
+# /etc and /var fit this /usr: otherwise the first boot would rebuild the hardware database, the linker's cache and more.
+touch "$root/etc/.updated" "$root/var/.updated"
 : >"$root/etc/machine-id"
 
 # The kernel and what boots it go out beside the disk, and into the ESP
-kernel=$(ls "$root"/boot/vmlinuz-*)
-cat "$kernel" >&8
-cat "$root/boot/initrd.img-${kernel##*/vmlinuz-}" >&9
-cat "$root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" >&6
-printf 'meta version %s\n' "$(cat "$root/etc/debian_version")" >&3
+cat "$kernel" >&28
+cat "$root/boot/initrd.img-$release" >&29
+cat "$root/usr/lib/systemd/boot/efi/systemd-bootx64.efi" >&26
+printf 'meta version %s\n' "$(cat "$root/etc/debian_version")" >&23
 
-echo "step making the file system" >&3
+echo "step making the file system" >&23
 # Only the tree itself, not what mmdebstrap has mounted in it; /run and /tmp are empty in an image.
 tree=$root.tree
 mkdir "$tree"
@@ -226,7 +241,7 @@ unshare --mount --propagation private sh -eu -c '
         mke2fs -q -t ext4 -d "$2" -L lodge-root -U "$ROOT_UUID" -m 1 -i 16384 \
                 -E lazy_itable_init=0,lazy_journal_init=1,assume_storage_prezeroed=1,hash_seed="$ROOT_UUID" "$1.ext4" "$ROOT_MIB"M
 ' sh "$root" "$tree"
-dd if="$root.ext4" bs=1M seek="$ROOT_START_MIB" conv=sparse,notrunc status=none >&7
+dd if="$root.ext4" bs=1M seek="$ROOT_START_MIB" conv=sparse,notrunc status=none >&27
 rm -f "$root.ext4"
 rmdir "$tree"
 HOOK
@@ -257,20 +272,33 @@ build() {
         ROOT_UUID=$(uuid_of filesystem)
         ROOT_MIB=$((DISK_MIB - ROOT_START_MIB - 1))
         export ESP_PARTUUID ROOT_PARTUUID ROOT_UUID ROOT_START_MIB ROOT_MIB
-        cmdline="root=PARTUUID=$ROOT_PARTUUID rw console=ttyS0 lodge.autologin quiet"
+        cmdline="root=UUID=$ROOT_UUID rw console=ttyS0 lodge.autologin quiet"
 
         truncate -s "${DISK_MIB}M" disk.raw
-        # The inner programs get these descriptors: in a user namespace they could not open our files.
-        exec 6>boot.efi 7<>disk.raw 8>vmlinuz 9>initrd
+        # The inner programs get these descriptors: in a user namespace they could not open our files. Not below 20: mmdebstrap runs
+        # `cat >&N` in dash, which can't say more than one digit, so the low ones have to be free for it.
+        exec 23>&3 25<&5 26>boot.efi 27<>disk.raw 28>vmlinuz 29>initrd
+        ESSENTIAL_HOOK=$(essential_hook)
+        CUSTOMIZE_HOOK=$(declare -f copy_modules pack_initrd && customize_hook)
+        export ESSENTIAL_HOOK CUSTOMIZE_HOOK PUT_OFF
 
         say "step installing packages"
-        # As root everything stays in the stage; in a user namespace the stage can't be reached, and mmdebstrap cleans up in /tmp.
-        [ "$(id -u)" != 0 ] || export TMPDIR="$PWD"
-        set -- mmdebstrap --variant=minbase --format=null --include="$(echo $PACKAGES | tr ' ' ,)" \
+        # As root everything stays in the stage, in memory where there is enough of it: the tmpfs lives in a mount namespace and goes with it.
+        # In a user namespace the stage can't be reached: mmdebstrap works, and cleans up, in /tmp.
+        if [ "$(id -u)" = 0 ]; then
+                mkdir work
+                export TMPDIR="$PWD/work"
+        fi
+        set -- mmdebstrap --variant=minbase --format=null --skip=cleanup --hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr --include="$(echo $PACKAGES | tr ' ' ,)" \
                 --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"' \
-                --essential-hook="$(essential_hook)" --customize-hook="$(customize_hook)" "$SUITE" /dev/null
+                --essential-hook='exec bash -c "$ESSENTIAL_HOOK" hook "$1"' \
+                --customize-hook='exec bash -c "$CUSTOMIZE_HOOK" hook "$1"' "$SUITE" /dev/null
         [ ! -s sources.list ] || set -- "$@" "$PWD/sources.list"
-        "$@" >&2
+        if [ "$(id -u)" = 0 ] && [ "$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 4 ]; then
+                set -- unshare --mount --propagation private bash -c 'mount -t tmpfs -o mode=755,size=3G lodge-build "$TMPDIR" && exec "$@"' sh "$@"
+        fi
+        "$@" >&2 3>&- 4>&- 5>&-
+        exec 23>&- 25>&- 26>&- 27>&- 28>&- 29>&-
 
         say "step making the disk"
         make_esp "$cmdline"

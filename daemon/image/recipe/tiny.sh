@@ -24,14 +24,6 @@ plan() {
         echo "busybox-static $(version_of busybox-static)"
 }
 
-# with_dependencies DIRECTORY: the modules' paths, each after those that it needs
-with_dependencies() {
-        for module in $MODULES; do
-                # modules.dep names what a module needs in reverse order of loading.
-                grep -E "/$(echo "$module" | sed 's/_/[_-]/g')\.ko:" "$1/modules.dep" | tr -d : | tr ' ' '\n' | tac
-        done | awk '!seen[$0]++'
-}
-
 build() {
         kernel=$(kernel_package)
         version=$(version_of "$kernel")
@@ -56,11 +48,7 @@ build() {
         cat <&5 >root/init
         chmod 755 root/init
         ln -s /init root/bin/lodge-agent
-        n=0
-        for module in $(with_dependencies "k/lib/modules/$release"); do
-                cp "k/lib/modules/$release/$module" "root/lib/modules/$(printf '%02d' $n)-${module##*/}"
-                n=$((n + 1))
-        done
+        copy_modules "k/lib/modules/$release" root $MODULES
         printf 'root:*:0:0:root:/root:/bin/sh\n' >root/etc/passwd
         printf 'root:*:0:\n' >root/etc/group
         echo tiny >root/etc/hostname
@@ -83,7 +71,7 @@ bound | renew)
 esac
 EOF
         chmod 755 root/usr/share/udhcpc/default.script
-        (cd root && find . | LC_ALL=C sort | cpio --quiet --create --format=newc --owner=0:0 --reproducible) >initrd
+        pack_initrd root >initrd
         cp "k/boot/vmlinuz-$release" vmlinuz
 
         say "meta version $version"

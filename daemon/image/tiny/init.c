@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * init: process 1 of the image tiny
+ * init: process 1 of the image tiny, and of the initramfs of debian/12, which has root= on its command line (root.c)
  *
  * Theory of operation. The initramfs is the whole system. In C and not in shell, because each fork and exec of a shell costs
  * an emulated processor more than all that is done here: mount, load the modules in /lib/modules in the order of their names, start the guest agent (this
@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "daemon/image/tiny/agent.h"
+#include "daemon/image/tiny/root.h"
 
 #define PORT_NAME  "org.qemu.guest_agent.0"
 #define BUTTON_MAX 8
@@ -48,7 +49,6 @@ static void mount_all(void) {
                 { "proc", "/proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC },
                 { "sysfs", "/sys", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC },
                 { "tmpfs", "/run", "mode=755", MS_NOSUID | MS_NODEV },
-                { "tmpfs", "/tmp", "mode=1777", MS_NOSUID | MS_NODEV },
                 { "devpts", "/dev/pts", "mode=620,ptmxmode=666", MS_NOSUID | MS_NOEXEC },
         };
 
@@ -263,6 +263,7 @@ int main(int argc, char **argv) {
         sigprocmask(SIG_BLOCK, &all, NULL);
         mount_all();
         load_modules();
+        root_switch();
         prepare();
         agent = start_agent();
         start_network();
