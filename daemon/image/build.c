@@ -2,7 +2,8 @@
 /*
  * build: run a recipe on a stage, and commit the result; see recipe.h for the contract with the scripts
  *
- * Two builds of one image at a time would do the work twice: the second waits for .build-NAME.lock, and then finds that it is done.
+ * Two builds of one image at a time would do the work twice: the second waits for .build-NAME.lock, and then finds
+ * that it is done.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -120,7 +121,7 @@ static int memfd_with(const char *name, const unsigned char *data, const unsigne
         return lseek(fd, 0, SEEK_SET) < 0 ? -errno : TAKE_FD(fd);
 }
 
-/* Keeps what a failed script printed where the person finds it, since the stage is about to go; its path in the store, or NULL. */
+/* Keeps what a failed script printed, since the stage is about to go; its path in the store, or NULL. */
 static char *keep_log(struct build *b) {
         _cleanup_free_ char *dir = image_name_to_dir(b->recipe->name), *to = NULL;
 

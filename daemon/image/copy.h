@@ -10,7 +10,7 @@
  * copy_sparse() - make @to (empty, writable) read like @from
  * @cancel_fd: stop with -EINTR when it is readable; -EBADF: never
  *
- * Tries FICLONE (btrfs, XFS, bcachefs: at once, no space), then copy_file_range(2) of the data between the holes, then read
- * and write. Does not sync. Moves the offset of @from. Return: 0 or -errno; on failure @to holds a part.
+ * Tries FICLONE (btrfs, XFS, bcachefs: at once, no space), then copy_file_range(2) of the data between the holes,
+ * then read and write. Does not sync. Moves the offset of @from. Return: 0 or -errno; on failure @to holds a part.
  */
 int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd);

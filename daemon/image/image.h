@@ -131,8 +131,8 @@ int image_delete(struct image_store *store, const char *name, struct error *erro
  * @dir:      where to put "disk.raw"; must exist and have no such file
  * @ret_path: the new file, owned by the caller
  *
- * Shares blocks (FICLONE) where the file system can; otherwise copies the data and keeps the holes. Always raw. Nothing is left
- * behind on failure. Hold image_lock() around it.
+ * Shares blocks (FICLONE) where the file system can; otherwise copies the data and keeps the holes. Always raw.
+ * Nothing is left behind on failure. Hold image_lock() around it.
  */
 int image_make_overlay(const struct image *image, const char *dir, char **ret_path, struct error *error);
 
@@ -155,8 +155,8 @@ const char *image_recipe_summary(size_t i);
  * @force:      build even then
  * @ret_cached: true: nothing had to be done; may be NULL
  *
- * The digest that decides covers the recipe, the programs that it puts into the image and the version of every package that it would
- * install according to apt's indexes on this host.
+ * The digest that decides covers the recipe, the programs that it puts into the image and the version of every
+ * package that it would install according to apt's indexes on this host.
  */
 int image_build(struct image_store *store, const char *name, bool force, const struct image_progress *progress,
                 bool *ret_cached, struct error *error);

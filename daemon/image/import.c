@@ -2,9 +2,9 @@
 /*
  * import: a disk that somebody brings, as a new image
  *
- * The format is what the person says. qemu-img could guess, and that guess is how a raw disk that a guest has written a qcow2 header into comes
- * to read the host's files; so we guess only to help with the question, and qemu-img is told the format, and told not to follow backing
- * files: a qcow2 file that has one is refused.
+ * The format is what the person says. qemu-img could guess, and that guess is how a raw disk that a guest has written
+ * a qcow2 header into comes to read the host's files; so we guess only to help with the question, and qemu-img is
+ * told the format, and told not to follow backing files: a qcow2 file that has one is refused.
  */
 #include <endian.h>
 #include <fcntl.h>
@@ -92,7 +92,7 @@ static int check_format(const char *file, int fd, const struct image_import *imp
         return 0;
 }
 
-/* A GPT says where its copy at the end of the disk is: a disk that ends before that was cut short (UEFI 2.10 §5.3.2). */
+/* A GPT says where its copy at the disk's end is: a disk that ends before that was cut short (UEFI 2.10 §5.3.2). */
 static int check_gpt(const char *file, int fd, uint64_t size, struct error *error) {
         struct {
                 char signature[8];
@@ -210,7 +210,7 @@ static int convert_qcow2(struct stage *stage, int from, const struct image_progr
         char text[200] = "";
         int r;
 
-        /* Data beyond the end of a truncated file would be read as zeros; the check counts it. Status 3: only leaked clusters. */
+        /* Data beyond the end of a truncated file would be read as zeros; the check sees it. Status 3: only leaks. */
         r = qemu_img(stage, from, check, progress, text);
         if (r == 0 || r == 3)
                 r = qemu_img(stage, from, convert, progress, text);

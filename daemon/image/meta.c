@@ -2,9 +2,9 @@
 /*
  * meta: see meta.h
  *
- * image.json may have been edited, truncated or written by a newer Lodge. Everything in it is checked before use: file names can't leave
- * the image's directory, the format must be one that we serve, and an unknown major version is refused. Unknown keys are left alone:
- * a newer Lodge may add some.
+ * image.json may have been edited, truncated or written by a newer Lodge. Everything in it is checked before use:
+ * file names can't leave the image's directory, the format must be one that we serve, and an unknown major version is
+ * refused. Unknown keys are left alone: a newer Lodge may add some.
  */
 #include "daemon/image/meta.h"
 

@@ -6,8 +6,8 @@
  *
  *      0 /dev/null   1, 2 the log   3 lines for us   4 the script itself   5 the static init and agent for tiny
  *
- * Verbs. `plan` prints to descriptor 1 what the result depends on besides the recipe: one package and version a line. `build` leaves the files in
- * the current directory. On descriptor 3 both may write:
+ * Verbs. `plan` prints to descriptor 1 what the result depends on besides the recipe: one package and version a line.
+ * `build` leaves the files in the current directory. On descriptor 3 both may write:
  *
  *      step TEXT               shown to the person
  *      meta KEY VALUE          version, cmdline, user, login: goes into image.json

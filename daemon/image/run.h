@@ -2,9 +2,10 @@
 /*
  * run: a program with all its descendants, that ends when we end
  *
- * Theory of operation. A build calls mmdebstrap, which has dozens of children, mounts and a temporary directory of its own. When the person
- * presses Ctrl-C, or we are killed, nothing of that may stay. So between us and the program stands a keeper: the leader of a process group, told by the
- * kernel when its parent dies (PR_SET_PDEATHSIG). It passes SIGTERM to the group, gives it ten seconds to clean up, and then kills it.
+ * Theory of operation. A build calls mmdebstrap, which has dozens of children, mounts and a temporary directory of
+ * its own. When the person presses Ctrl-C, or we are killed, nothing of that may stay. So between us and the program
+ * stands a keeper: the leader of a process group, told by the kernel when its parent dies (PR_SET_PDEATHSIG). It
+ * passes SIGTERM to the group, gives it ten seconds to clean up, and then kills it.
  */
 #pragma once
 

@@ -2,8 +2,8 @@
 /*
  * stage: turn a finished stage into an image
  *
- * The order is what makes it safe: data is on the disk before image.json names it, image.json before the directory gets its name, and the
- * rename before we say that it is done.
+ * The order is what makes it safe: data is on the disk before image.json names it, image.json before the directory
+ * gets its name, and the rename before we say that it is done.
  */
 #include <dirent.h>
 #include <fcntl.h>

@@ -2,8 +2,8 @@
 /*
  * store: find, list, lock and delete images; see image.h for the layout
  *
- * Locks, in the order in which they are taken: .build-NAME.lock (build.c), .lock, a stage's directory, image.json. Only the first may
- * be waited for while work is done under another lock.
+ * Locks, in the order in which they are taken: .build-NAME.lock (build.c), .lock, a stage's directory, image.json.
+ * Only the first may be waited for while work is done under another lock.
  */
 #include "daemon/image/store.h"
 
@@ -371,7 +371,7 @@ int image_lock(const struct image *image, int *ret_fd, struct error *error) {
         return 0;
 }
 
-/* Takes the lock that keeps machines off; -EBUSY when one is on. -EBADF in *@ret_fd: there is nothing to lock (no metadata). */
+/* Takes the lock that keeps machines off; -EBUSY when one is on. *@ret_fd is -1 without metadata to lock. */
 static int lock_exclusively(struct image_store *store, const char *name, const char *dir, int *ret_fd,
                             struct error *error) {
         _cleanup_free_ char *path = NULL;
@@ -420,8 +420,7 @@ int image_delete(struct image_store *store, const char *name, struct error *erro
         if (r < 0)
                 return r;
         r = renameat(store->fd, dir, store->fd, gone) < 0 ? -errno : 0;
-        if (r ==
-            -EXDEV) { /* a directory of the lower layer of an overlay can't be renamed: without its metadata it is no image */
+        if (r == -EXDEV) { /* the lower layer of an overlay: can't be renamed, but without metadata it is no image */
                 (void)unlinkat(store->fd, meta, 0);
                 r = remove_tree(store->fd, dir);
         } else if (r == 0) {

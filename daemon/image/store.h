@@ -34,7 +34,8 @@ DEFINE_CLEANUP(stage, stage_free);
  * @image:   all but ->dir, ->created and the files' sizes and digests, which are filled in
  * @replace: may it take the place of an image of that name? Otherwise -EEXIST "image-exists"
  *
- * Hashes and syncs every file, writes image.json, and renames. Files in the stage that @image does not name are removed.
+ * Hashes and syncs every file, writes image.json, and renames. Files in the stage that @image does not name are
+ * removed.
  */
 int stage_commit(struct stage *stage, struct image *image, bool replace, struct error *error);
 
@@ -44,5 +45,5 @@ int store_require_writable(const struct image_store *store, struct error *error)
 /** store_check_space() - -ENOSPC "image-no-space" unless @bytes are free in the file system of @path. */
 int store_check_space(const char *path, uint64_t bytes, struct error *error);
 
-/** remove_tree() - unlink @name below @dir_fd and everything in it, without following links or leaving its file system. */
+/** remove_tree() - unlink @name below @dir_fd and all in it, without following links or leaving its file system. */
 int remove_tree(int dir_fd, const char *name);

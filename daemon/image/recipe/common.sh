@@ -59,7 +59,8 @@ fetch() {
                 give_up "refresh the package lists, and see that the network is there: apt-get update" "cannot download $*"
 }
 
-# copy_modules TREE/lib/modules/RELEASE INITRD-ROOT MODULE...: into lib/modules, named in the order of loading, with what they depend on
+# copy_modules TREE/lib/modules/RELEASE INITRD-ROOT MODULE...: into lib/modules, named in the order of loading, with
+# what they depend on
 copy_modules() {
         local from=$1 to=$2 n=0 module
         shift 2

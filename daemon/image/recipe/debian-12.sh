@@ -1,11 +1,11 @@
 
-# SPDX-License-Identifier: GPL-2.0-or-later
+# debian/12: Debian 12 as a small server, on a GPT disk with an ESP and an ext4 root, made without root and without a
+# loop device
 #
-# debian/12: Debian 12 as a small server, on a GPT disk with an ESP and an ext4 root, made without root and without a loop device
-#
-# How. mmdebstrap unpacks the packages, as root or, for anybody else, in a user namespace. Still inside of it, where ownership is what it should
-# be, mke2fs copies the tree into a file system image, which goes to the disk through a descriptor that we opened outside:
-# nothing is ever mounted but a bind mount in a namespace of its own, and nothing is written outside of the stage.
+# How. mmdebstrap unpacks the packages, as root or, for anybody else, in a user namespace. Still inside of it, where
+# ownership is what it should be, mke2fs copies the tree into a file system image, which goes to the disk through a
+# descriptor that we opened outside: nothing is ever mounted but a bind mount in a namespace of its own, and nothing
+# is written outside of the stage.
 #
 # What to know about the result:
 # - The disk's owner logs in on the serial console as root without a password, because whoever holds the console and the disk can do
@@ -195,8 +195,9 @@ ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # No virtual terminal is ever looked at; the serial console is found by systemd.
 chroot "$root" systemctl --quiet disable getty@tty1.service 2>/dev/null || true
 
-# The initramfs of the image is ours: our init and the two modules that the disk needs. It is read and unpacked at every start, and a
-# usual one takes an emulated processor seconds. Kernels that the machine installs later get one from initramfs-tools, as small as that can make it.
+# The initramfs of the image is ours: our init and the two modules that the disk needs. It is read and unpacked at
+# every start, and a usual one takes an emulated processor seconds. Kernels that the machine installs later get one
+# from initramfs-tools, as small as that can make it.
 put /etc/initramfs-tools/conf.d/lodge <<'EOF'
 MODULES=list
 COMPRESS=zstd
@@ -221,7 +222,8 @@ rm -f "$root"/var/log/dpkg.log "$root"/var/log/apt/* "$root"/var/log/alternative
 rm -rf "$root"/var/lib/cloud "$root"/var/lib/systemd/random-seed "$root"/tmp/* "$root"/var/tmp/*
 rm -f "$root"/vmlinuz.old "$root"/initrd.img.old
 rm -f "$root/var/lib/dbus/machine-id"
-# /etc and /var fit this /usr: otherwise the first boot would rebuild the hardware database, the linker's cache and more.
+# /etc and /var fit this /usr: otherwise the first boot would rebuild the hardware database, the linker's cache and
+# more.
 touch "$root/etc/.updated" "$root/var/.updated"
 : >"$root/etc/machine-id"
 

@@ -2,12 +2,14 @@
 /*
  * agent: see agent.h
  *
- * Theory of operation. The protocol is JSON objects in both directions on a byte stream (QEMU docs/interop/qemu-ga-ref). The host may connect, go
- * away in the middle of a request and come back; it starts with guest-sync-delimited, whose 0xFF byte, which no JSON has, tells us to
- * forget what came before. Requests are cut out of the stream by counting brackets outside of strings.
+ * Theory of operation. The protocol is JSON objects in both directions on a byte stream (QEMU
+ * docs/interop/qemu-ga-ref). The host may connect, go away in the middle of a request and come back; it starts with
+ * guest-sync-delimited, whose 0xFF byte, which no JSON has, tells us to forget what came before. Requests are cut out
+ * of the stream by counting brackets outside of strings.
  *
- * One thread, one poll(): the port and the pipes of running commands. The host is trusted: it owns this machine. Bounds are there all the
- * same, for a host that has lost its way: a request of at most REQUEST_MAX bytes, output kept up to OUTPUT_MAX per stream.
+ * One thread, one poll(): the port and the pipes of running commands. The host is trusted: it owns this machine.
+ * Bounds are there all the same, for a host that has lost its way: a request of at most REQUEST_MAX bytes, output
+ * kept up to OUTPUT_MAX per stream.
  */
 #include "daemon/image/tiny/agent.h"
 

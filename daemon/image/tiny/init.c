@@ -2,11 +2,12 @@
 /*
  * init: process 1 of the image tiny, and of the initramfs of debian/12, which has root= on its command line (root.c)
  *
- * Theory of operation. The initramfs is the whole system. In C and not in shell, because each fork and exec of a shell costs
- * an emulated processor more than all that is done here: mount, load the modules in /lib/modules in the order of their names, start the guest agent (this
- * program again, with another task), ask for an address on each network card, and put a shell on the console. Then wait: reap what dies,
- * start the agent and the shell again when they end, and power off when asked, by the power button (an input device), by the
- * agent, or by busybox's poweroff, halt and reboot, which send SIGUSR2, SIGUSR1 and SIGTERM.
+ * Theory of operation. The initramfs is the whole system. In C and not in shell, because each fork and exec of a
+ * shell costs an emulated processor more than all that is done here: mount, load the modules in /lib/modules in the
+ * order of their names, start the guest agent (this program again, with another task), ask for an address on each
+ * network card, and put a shell on the console. Then wait: reap what dies, start the agent and the shell again when
+ * they end, and power off when asked, by the power button (an input device), by the agent, or by busybox's poweroff,
+ * halt and reboot, which send SIGUSR2, SIGUSR1 and SIGTERM.
  */
 #include <dirent.h>
 #include <errno.h>

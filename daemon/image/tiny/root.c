@@ -2,9 +2,10 @@
 /*
  * root: see root.h
  *
- * What an initramfs of a distribution does with udev, shell and a dozen programs is, for a machine whose disk and file system are known, this: look at the
- * block devices until one has the superblock that is asked for (ext4: magic 0xEF53 at 1080, UUID at 1128), mount it, move /dev, /proc, /sys and
- * /run there, and execute its init. On an emulated processor that saves several seconds.
+ * What an initramfs of a distribution does with udev, shell and a dozen programs is, for a machine whose disk and
+ * file system are known, this: look at the block devices until one has the superblock that is asked for (ext4: magic
+ * 0xEF53 at 1080, UUID at 1128), mount it, move /dev, /proc, /sys and /run there, and execute its init. On an
+ * emulated processor that saves several seconds.
  */
 #include "daemon/image/tiny/root.h"
 
@@ -21,7 +22,7 @@
 
 #define CMDLINE_MAX 4096
 
-/* The value of the last WORD=... on the command line, or an empty string for WORD alone; NULL: not there. @cmdline is left as it was. */
+/* The value of the last WORD=... on the command line, or an empty string for WORD alone; NULL: not there. */
 static const char *word_of(const char *cmdline, const char *word, char *buf, size_t size) {
         const char *found = NULL;
         size_t n = strlen(word);
