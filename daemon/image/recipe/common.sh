@@ -29,13 +29,15 @@ need() {
                 fi
                 shift 2
         done
-        [ -z "$missing" ] || give_up "install what is missing: apt-get install$missing" "these programs are needed:$programs"
+        [ -z "$missing" ] ||
+                give_up "install what is missing: apt-get install$missing" "these programs are needed:$programs"
 }
 
 # sources SUITE: this host's own apt sources for that Debian release, as one-line entries; nothing when it has none
 sources() {
         # shellcheck disable=SC2016 # the dollars are apt's
-        apt-get indextargets --format '$(ORIGIN)|$(CODENAME)|$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
+        local format='$(ORIGIN)|$(CODENAME)|$(REPO_URI) $(RELEASE) $(COMPONENT)'
+        apt-get indextargets --format "$format" 'Identifier: Packages' |
                 while IFS='|' read -r origin codename entry; do
                         case "$origin|$codename" in
                         "Debian|$1" | "Debian|$1-"*) printf 'deb %s\n' "$entry" ;;

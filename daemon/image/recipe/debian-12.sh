@@ -1,4 +1,6 @@
-
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
 # debian/12: Debian 12 as a small server, on a GPT disk with an ESP and an ext4 root, made without root and without a
 # loop device
 #
@@ -27,7 +29,8 @@ PACKAGES="systemd-sysv udev dbus libpam-systemd systemd-resolved cloud-init clou
 
 plan() {
         need cpio cpio mmdebstrap mmdebstrap mke2fs e2fsprogs sgdisk gdisk mkfs.fat dosfstools mcopy mtools
-        [ "$(dpkg --print-architecture)" = amd64 ] || give_up "use a host with an x86-64 Debian" "this recipe is for amd64 hosts"
+        [ "$(dpkg --print-architecture)" = amd64 ] ||
+                give_up "use a host with an x86-64 Debian" "this recipe is for amd64 hosts"
         if [ "$(id -u)" != 0 ]; then
                 need newuidmap uidmap
                 grep -q "^$(id -un):" /etc/subuid 2>/dev/null ||
@@ -43,7 +46,7 @@ plan() {
                 }
                 sed -n 's/^Inst \([^ ]*\) (\([^ ]*\).*/\1 \2/p' plan.txt | sort
         else
-                # Another release than this host's: mmdebstrap has its default source, whose state we can't see from here.
+                # Another release than this host's: mmdebstrap has a default source, whose state we can't see from here.
                 echo "suite $SUITE from mmdebstrap's default source"
         fi
 }
@@ -81,7 +84,7 @@ for f in $PUT_OFF; do
 done
 chroot "$root" update-ca-certificates --fresh >/dev/null &
 certificates=$!
-chroot "$root" python3 -m compileall -q -j 0 /usr/lib/python3/dist-packages || true # a module for another Python is no failure
+chroot "$root" python3 -m compileall -q -j 0 /usr/lib/python3/dist-packages || true # some are for other Pythons
 wait $certificates
 
 # What it is called, where its root is
@@ -188,7 +191,7 @@ DefaultTimeoutStopSec=120s
 EOF
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
         fstrim.timer man-db.timer logrotate.timer; do
-        [ ! -e "$root/lib/systemd/system/$unit" ] || chroot "$root" systemctl --quiet disable "$unit" 2>/dev/null || true
+        chroot "$root" systemctl --quiet disable "$unit" 2>/dev/null || true
 done
 chroot "$root" systemctl --quiet enable systemd-networkd.service systemd-resolved.service lodge-host-keys.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
@@ -241,7 +244,8 @@ unshare --mount --propagation private sh -eu -c '
         mount --bind "$1" "$2"
         find "$2/run" "$2/tmp" -mindepth 1 -delete
         mke2fs -q -t ext4 -d "$2" -L lodge-root -U "$ROOT_UUID" -m 1 -i 16384 \
-                -E lazy_itable_init=0,lazy_journal_init=1,assume_storage_prezeroed=1,hash_seed="$ROOT_UUID" "$1.ext4" "$ROOT_MIB"M
+                -E lazy_itable_init=0,lazy_journal_init=1,assume_storage_prezeroed=1,hash_seed="$ROOT_UUID" \
+                "$1.ext4" "$ROOT_MIB"M
 ' sh "$root" "$tree"
 dd if="$root.ext4" bs=1M seek="$ROOT_START_MIB" conv=sparse,notrunc status=none >&27
 rm -f "$root.ext4"
@@ -277,27 +281,32 @@ build() {
         cmdline="root=UUID=$ROOT_UUID rw console=ttyS0 lodge.autologin quiet"
 
         truncate -s "${DISK_MIB}M" disk.raw
-        # The inner programs get these descriptors: in a user namespace they could not open our files. Not below 20: mmdebstrap runs
-        # `cat >&N` in dash, which can't say more than one digit, so the low ones have to be free for it.
+        # The inner programs get these descriptors: in a user namespace they could not open our files. Not below 20:
+        # mmdebstrap runs `cat >&N` in dash, which can't say more than one digit, so the low ones have to be free for it.
         exec 23>&3 25<&5 26>boot.efi 27<>disk.raw 28>vmlinuz 29>initrd
         ESSENTIAL_HOOK=$(essential_hook)
         CUSTOMIZE_HOOK=$(declare -f copy_modules pack_initrd && customize_hook)
         export ESSENTIAL_HOOK CUSTOMIZE_HOOK PUT_OFF
 
         say "step installing packages"
-        # As root everything stays in the stage, in memory where there is enough of it: the tmpfs lives in a mount namespace and goes with it.
-        # In a user namespace the stage can't be reached: mmdebstrap works, and cleans up, in /tmp.
+        # As root everything stays in the stage, in memory where there is enough of it: the tmpfs lives in a mount
+        # namespace and goes with it. In a user namespace the stage can't be reached: mmdebstrap works, and cleans up,
+        # in /tmp.
         if [ "$(id -u)" = 0 ]; then
                 mkdir work
                 export TMPDIR="$PWD/work"
         fi
-        set -- mmdebstrap --variant=minbase --format=null --skip=cleanup --hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr --include="$(echo $PACKAGES | tr ' ' ,)" \
+        # shellcheck disable=SC2016,SC2086 # the inner shell expands the hooks; the packages are words
+        set -- mmdebstrap --variant=minbase --format=null --skip=cleanup --include="$(echo $PACKAGES | tr ' ' ,)" \
+                --hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr \
                 --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"' \
                 --essential-hook='exec bash -c "$ESSENTIAL_HOOK" hook "$1"' \
                 --customize-hook='exec bash -c "$CUSTOMIZE_HOOK" hook "$1"' "$SUITE" /dev/null
         [ ! -s sources.list ] || set -- "$@" "$PWD/sources.list"
         if [ "$(id -u)" = 0 ] && [ "$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 4 ]; then
-                set -- unshare --mount --propagation private bash -c 'mount -t tmpfs -o mode=755,size=3G lodge-build "$TMPDIR" && exec "$@"' sh "$@"
+                # shellcheck disable=SC2016 # the inner shell expands it
+                set -- unshare --mount --propagation private bash -c \
+                        'mount -t tmpfs -o mode=755,size=3G lodge-build "$TMPDIR" && exec "$@"' sh "$@"
         fi
         "$@" >&2 3>&- 4>&- 5>&-
         exec 23>&- 25>&- 26>&- 27>&- 28>&- 29>&-
@@ -306,7 +315,8 @@ build() {
         make_esp "$cmdline"
         sgdisk --clear --disk-guid="$disk_uuid" \
                 --new=1:1M:+"${ESP_MIB}"M --typecode=1:ef00 --change-name=1:esp --partition-guid=1:"$ESP_PARTUUID" \
-                --new=2:"${ROOT_START_MIB}"M:+"${ROOT_MIB}"M --typecode=2:8304 --change-name=2:root --partition-guid=2:"$ROOT_PARTUUID" \
+                --new=2:"${ROOT_START_MIB}"M:+"${ROOT_MIB}"M --typecode=2:8304 --change-name=2:root \
+                --partition-guid=2:"$ROOT_PARTUUID" \
                 disk.raw >&2
         say "meta cmdline $cmdline"
         say "meta user root"

@@ -1,5 +1,5 @@
-
 # SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
 #
 # tiny: Debian's cloud kernel with an initramfs of busybox, our init and guest agent, and the virtio modules
 #
@@ -9,7 +9,8 @@
 MODULES="virtio_pci virtio_console virtio_blk virtio_net virtio_rng button evdev virtio_balloon"
 
 kernel_package() {
-        apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\).*/\1/p' | head -n 1
+        apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+                sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\).*/\1/p' | head -n 1
 }
 
 version_of() {
@@ -19,7 +20,8 @@ version_of() {
 plan() {
         need cpio cpio depmod kmod dpkg-deb dpkg
         kernel=$(kernel_package)
-        [ -n "$kernel" ] || give_up "refresh the package lists: apt-get update" "apt knows no package linux-image-cloud-amd64"
+        [ -n "$kernel" ] ||
+                give_up "refresh the package lists: apt-get update" "apt knows no package linux-image-cloud-amd64"
         echo "$kernel $(version_of "$kernel")"
         echo "busybox-static $(version_of busybox-static)"
 }
@@ -38,7 +40,8 @@ build() {
         [ -d k/lib/modules ] || mv k/usr/lib k/lib # merged /usr
         depmod -b k "$release"
 
-        mkdir -p root/bin root/dev root/etc root/lib/modules root/mnt root/proc root/root root/run root/sys root/tmp root/usr/share/udhcpc
+        mkdir -p root/bin root/dev root/etc root/mnt root/proc root/root root/run root/sys root/tmp
+        mkdir -p root/usr/share/udhcpc
         ln -s bin root/sbin
         cp "$(find b -path '*/bin/busybox' -type f)" root/bin/busybox
         chmod 755 root/bin/busybox
@@ -48,6 +51,7 @@ build() {
         cat <&5 >root/init
         chmod 755 root/init
         ln -s /init root/bin/lodge-agent
+        # shellcheck disable=SC2086 # words
         copy_modules "k/lib/modules/$release" root $MODULES
         printf 'root:*:0:0:root:/root:/bin/sh\n' >root/etc/passwd
         printf 'root:*:0:\n' >root/etc/group
