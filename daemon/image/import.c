@@ -78,9 +78,8 @@ static int check_format(const char *file, int fd, const struct image_import *imp
                                       "it looks like %s: turn it into raw first, then import with --disk-format raw",
                                       looks);
                 else
-                        error_set_fix(error, "say --disk-format raw if it is the plain content of a disk, --format "
-                                             "qcow2 if QEMU made "
-                                             "it");
+                        error_set_fix(error,
+                                      "say --disk-format raw for the plain content of a disk, qcow2 if QEMU made it");
                 return -EINVAL;
         }
         if (!streq(import->format, "raw") && !streq(import->format, "qcow2")) {
