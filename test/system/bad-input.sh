@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 150
+# seconds: 360
 #
 # bad-input.sh: what people and the world do wrong to `lodge run`, and that nothing is left behind
 #
