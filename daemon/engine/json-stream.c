@@ -84,7 +84,8 @@ static bool take(struct json_stream *s, const char *data, size_t n) {
                         end(s, -ENOMEM);
                         break;
                 }
-                memcpy(s->line + s->len, data, i);
+                if (i > 0)
+                        memcpy(s->line + s->len, data, i);
                 s->len += i;
                 if (i == n)
                         break;
