@@ -1,0 +1,153 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# where: lab
+# seconds: 400
+#
+# disks.sh: what a Debian kernel reads and writes through virtio-blk is what the host's files hold
+#
+# usage: disks.sh
+#
+# One guest with three disks: a read-only one of random bytes, a writable one, and a tar archive on a raw disk that brings fio. Then one
+# guest with 16 disks and 8 network interfaces, each of which has to be the one that the command line says.
+
+set -uo pipefail
+
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+build=${LODGE_BUILD:-$top/build}
+work=$(mktemp -d "${TMPDIR:-/tmp}/disks.XXXXXX") || exit 1
+taps=()
+cleanup() {
+        local tap
+        for tap in "${taps[@]}"; do ip link del "$tap" 2>/dev/null; done
+        rm -rf -- "$work"
+}
+trap cleanup EXIT
+count=0 failed=0
+
+check() { # NAME COMMAND...
+        local name=$1
+        shift
+        count=$((count + 1))
+        if "$@" >"$work/check" 2>&1; then
+                echo "ok $count - $name"
+        else
+                echo "not ok $count - $name"
+                sed 's/^/# /' "$work/check" | tail -5
+                failed=$((failed + 1))
+        fi
+}
+
+said() { # LINE: the guest printed exactly this line
+        grep -qxF -- "$1" "$work/out" && return
+        echo "not in the guest's output: $1"
+        return 1
+}
+
+digest() { # FILE BYTES
+        head -c "$2" "$1" | sha256sum | cut -d' ' -f1
+}
+
+guest() { # SCRIPT ARG...
+        local script=$1
+        shift
+        timeout 200 "$build/lodge" run tiny --engine native --net none --exec "$script" "$@" >"$work/out" 2>"$work/err" </dev/null
+        local status=$?
+        [ "$status" = 0 ] || sed 's/^/# /' "$work/err" "$work/out" | tail -20
+        return "$status"
+}
+
+# fio and blkdiscard with the libraries that they load, for a guest that has neither
+tools_archive() { # OUT
+        local tools=("$(command -v fio)" /usr/sbin/blkdiscard) lib
+        mkdir "$work/tools" &&
+                cp -- "${tools[@]}" "$work/tools/" &&
+                for lib in $(ldd -- "${tools[@]}" | grep -o '/[^ ]*' | grep -v ':$' | sort -u); do cp -L -- "$lib" "$work/tools/" || return; done
+        tar -C "$work/tools" -cf "$1" . && rm -rf -- "$work/tools"
+}
+
+head -c 8M /dev/urandom >"$work/ro"
+truncate -s 96M "$work/rw"
+head -c 16M /dev/urandom >"$work/noise"
+dd if="$work/noise" of="$work/rw" bs=1M seek=64 conv=notrunc status=none
+fio=0
+command -v fio >/dev/null && tools_archive "$work/tools.tar" && fio=1
+[ "$fio" = 1 ] || head -c 1M /dev/zero >"$work/tools.tar"
+blocks=$(stat -c %b "$work/rw")
+
+# shellcheck disable=SC2016 # the guest expands it
+script='
+for d in vda vdb vdc; do echo "serial $d $(cat /sys/block/$d/serial)"; done
+echo "sectors $(cat /sys/block/vdb/size)"
+echo "ro $(sha256sum </dev/vda | cut -d" " -f1)"
+dd if=/dev/zero of=/dev/vda bs=512 count=1 2>/dev/null && echo "read-only disk was written"
+dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null && echo copied
+echo 3 >/proc/sys/vm/drop_caches
+echo "copy $(head -c 8388608 /dev/vdb | sha256sum | cut -d" " -f1)"
+echo "write through" >/sys/block/vdb/cache_type && echo "cache $(cat /sys/block/vdb/cache_type)"
+dd if=/dev/vda of=/dev/vdb bs=64k count=16 seek=128 2>/dev/null && echo "wrote through"
+echo "write back" >/sys/block/vdb/cache_type
+mkdir -p /tmp/t && tar -xf /dev/vdc -C /tmp/t 2>/dev/null
+run="/tmp/t/ld-linux-x86-64.so.2 --library-path /tmp/t"
+if [ -e /tmp/t/fio ]; then
+        $run /tmp/t/blkdiscard -o 64M -l 8M /dev/vdb && echo discarded
+        $run /tmp/t/blkdiscard -z -o 72M -l 4M /dev/vdb && echo zeroed
+        $run /tmp/t/fio --name=v --filename=/dev/vdb --offset=16M --size=12M --rw=randwrite --bsrange=4k-128k --direct=1 \
+                --ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 --minimal >/tmp/fio.log 2>&1 &&
+                echo "fio verified" || cat /tmp/fio.log
+fi
+sync
+'
+check "a guest with three disks ends well" guest "$script" --memory 768M --disk "$work/ro,readonly=on,serial=lodge-ro" \
+        --disk "$work/rw,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools"
+check "serial numbers" said "serial vda lodge-ro"
+check "the second one too" said "serial vdb lodge-rw"
+check "capacity" said "sectors 196608"
+check "what the guest reads is the file" said "ro $(digest "$work/ro" 8M)"
+check "a read-only disk stays as it is" test "$(grep -c 'read-only disk was written' "$work/out")" = 0
+check "a copy from disk to disk" said copied
+check "the copy reads back the same" said "copy $(digest "$work/ro" 8M)"
+check "the copy is in the host's file" cmp -n 8388608 "$work/ro" "$work/rw"
+check "the write cache can be switched off" said "cache write through"
+check "and writes go through" cmp -n 1048576 "$work/ro" "$work/rw" 0 8388608
+if [ "$fio" = 1 ]; then
+        check "discard" said discarded
+        check "discard gives the host its space back" test "$(stat -c %b "$work/rw")" -lt "$((blocks + 8 * 2048 + 2048 + 24 * 2048))"
+        check "write zeroes" said zeroed
+        check "the zeroes are in the host's file" cmp -n 4194304 /dev/zero "$work/rw" 0 75497472
+        check "what is behind them is untouched" cmp -n 4194304 "$work/noise" "$work/rw" 12582912 79691776
+        check "fio writes and verifies" said "fio verified"
+else
+        echo "# fio is not installed: not verified with it"
+fi
+
+disks=() nets=() want=()
+for i in $(seq 0 15); do
+        printf 'disk %02d\n' "$i" >"$work/d$i"
+        truncate -s 1M "$work/d$i"
+        disks+=(--disk "$work/d$i,serial=serial-$i")
+        want+=("vd$(printf '%b' "\\x$(printf %x $((97 + i)))") serial-$i $(printf 'disk %02d' "$i")")
+done
+for i in $(seq 0 7); do
+        ip tuntap add "lodget$i" mode tap 2>/dev/null && taps+=("lodget$i")
+        nets+=(--net "tap=lodget$i,mac=52:54:00:00:07:0$i")
+done
+# shellcheck disable=SC2016
+script='
+for d in /sys/block/vd*; do echo "${d##*/} $(cat $d/serial) $(head -n 1 /dev/${d##*/})"; done
+for n in /sys/class/net/eth*; do echo "mac $(cat $n/address)"; done
+'
+if [ ${#taps[@]} = 8 ]; then
+        many() {
+                timeout 200 "$build/lodge" run tiny --engine native --exec "$script" "${disks[@]}" "${nets[@]}" >"$work/out" 2>"$work/err" </dev/null ||
+                        { cat "$work/err"; return 1; }
+        }
+        check "16 disks and 8 network interfaces" many
+        check "16 disks" test "$(grep -c '^vd' "$work/out")" = 16
+        for i in "${!want[@]}"; do said "${want[i]}" || break; done >"$work/first" 2>&1
+        check "each is the one that was asked for" test ! -s "$work/first"
+        check "8 interfaces with their addresses" test "$(grep -c '^mac 52:54:00:00:07:0[0-7]$' "$work/out")" = 8
+else
+        echo "# no tap devices here: 8 interfaces not tried"
+fi
+echo "1..$count"
+[ "$failed" = 0 ]
