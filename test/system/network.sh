@@ -89,6 +89,7 @@ head -c 8388608 /dev/urandom >/tmp/up
 mine=$(sha256sum </tmp/up | cut -d" " -f1)
 for n in eth0 eth1; do echo "mac $n $(cat /sys/class/net/$n/address) mtu $(cat /sys/class/net/$n/mtu)"; done
 ip addr add 192.168.77.2/24 dev eth1; ip link set eth1 up
+for i in 1 2 3 4 5 6 7 8 9 10; do ip route | grep -q ^default && break; sleep 1; done
 ip addr show eth0; ip route
 gateway=$(ip route | sed -n "s/^default via \([^ ]*\).*/\1/p" | head -n 1)
 try() { # NAME ADDRESS
