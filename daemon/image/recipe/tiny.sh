@@ -41,7 +41,7 @@ build() {
         depmod -b k "$release"
 
         mkdir -p root/bin root/dev root/etc root/mnt root/proc root/root root/run root/sys root/tmp
-        mkdir -p root/usr/share/udhcpc
+        mkdir -p root/etc/udhcpc
         ln -s bin root/sbin
         cp "$(find b -path '*/bin/busybox' -type f)" root/bin/busybox
         chmod 755 root/bin/busybox
@@ -57,9 +57,9 @@ build() {
         printf 'root:*:0:\n' >root/etc/group
         echo tiny >root/etc/hostname
         printf 'NAME="Lodge tiny"\nID=lodge-tiny\nVERSION_ID=%s\n' "$release" >root/etc/os-release
-        cat >root/usr/share/udhcpc/default.script <<'EOF'
+        cat >root/etc/udhcpc/default.script <<'EOF'
 #!/bin/sh
-# What udhcpc calls when an address comes or goes.
+# What udhcpc, as Debian builds it, calls when an address comes or goes.
 case $1 in
 deconfig)
         ip addr flush dev "$interface"
@@ -74,7 +74,7 @@ bound | renew)
         ;;
 esac
 EOF
-        chmod 755 root/usr/share/udhcpc/default.script
+        chmod 755 root/etc/udhcpc/default.script
         pack_initrd root >initrd
         cp "k/boot/vmlinuz-$release" vmlinuz
 
