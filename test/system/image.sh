@@ -157,7 +157,7 @@ no_passwords() {
 }
 check "no account has a password" no_passwords
 ownership_is_kept() {
-        in_root 'stat /usr/bin/sudo' | grep -qE 'Mode: +4755' && in_root 'stat /usr/bin/sudo' | grep -qE 'User: +0 '
+        in_root 'stat /usr/bin/sudo' | grep -qE 'Mode: +0?4755' && in_root 'stat /usr/bin/sudo' | grep -qE 'User: +0 '
 }
 check "owners and modes are kept" ownership_is_kept
 # shellcheck disable=SC2016

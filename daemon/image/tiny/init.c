@@ -167,7 +167,8 @@ static void start_network(void) {
                         become_program();
                         for (int k = 0; k < 3; k++)
                                 dup2(null, k);
-                        execl("/bin/udhcpc", "udhcpc", "-f", "-S", "-t", "5", "-A", "3", "-i", names[i], NULL);
+                        execl("/bin/udhcpc", "udhcpc", "-s", "/etc/udhcpc/default.script", "-f", "-S", "-t", "5", "-A",
+                              "3", "-i", names[i], NULL);
                         _exit(127);
                 }
                 free(names[i]);
