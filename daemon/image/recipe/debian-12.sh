@@ -10,9 +10,10 @@
 # is written outside of the stage.
 #
 # What to know about the result:
-# - The disk's owner logs in on the serial console as root without a password, because whoever holds the console and the disk can do
-#   everything anyway. It takes the word lodge.autologin on the kernel's command line, which is in the image's default. No account
-#   has a password, so nobody gets in over the network until cloud-init has put a key or a password there.
+# - The disk's owner logs in on the serial console as root without a password, because whoever holds the console and
+#   the disk can do everything anyway. It takes the word lodge.autologin on the kernel's command line, which is in the
+#   image's default. No account has a password, so nobody gets in over the network until cloud-init has put a key or a
+#   password there.
 # - cloud-init runs only when it is given data (NoCloud, ConfigDrive); otherwise it costs nothing at boot.
 # - systemd-networkd asks for an address on every Ethernet card; cloud-init's network configuration has priority.
 # - machine-id is empty and there are no SSH host keys: both are made at the first boot.
@@ -59,6 +60,7 @@ essential_hook() {
         cat <<'HOOK'
 set -eu
 root=$1
+cd /
 for f in $PUT_OFF; do
         chroot "$root" dpkg-divert --quiet --local --rename --divert "$f.real" --add "$f"
         mkdir -p "$root${f%/*}"
@@ -72,6 +74,8 @@ customize_hook() {
         cat <<'HOOK'
 set -eu
 root=$1
+cd / # in a user namespace the stage, where we were started, can't be reached
+trap 'rm -rf "$root.initrd" "$root.ext4"; rmdir "$root.tree" 2>/dev/null || true' EXIT
 put() {
         mkdir -p "$(dirname "$root$1")"
         cat >"$root$1"
@@ -215,7 +219,6 @@ cat <&25 >"$initrd/init"
 chmod 755 "$initrd/init"
 copy_modules "$root/lib/modules/$release" "$initrd" virtio_pci virtio_blk
 pack_initrd "$initrd" >"$root/boot/initrd.img-$release"
-rm -rf "$initrd"
 
 # What the build needed and the system doesn't
 rm -f "$root"/etc/apt/apt.conf.d/*mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/*mmdebstrap
@@ -248,8 +251,6 @@ unshare --mount --propagation private sh -eu -c '
                 "$1.ext4" "$ROOT_MIB"M
 ' sh "$root" "$tree"
 dd if="$root.ext4" bs=1M seek="$ROOT_START_MIB" conv=sparse,notrunc status=none >&27
-rm -f "$root.ext4"
-rmdir "$tree"
 HOOK
 }
 
