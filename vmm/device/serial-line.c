@@ -39,7 +39,7 @@
 
 /* seccomp: main,vcpu: write, sendto -- output, also on the thread of the exit */
 /* seccomp: main: read, recvfrom -- input */
-/* seccomp: main: poll -- the last output */
+/* seccomp: main: poll (rare) -- the last output */
 /* seccomp: main: fcntl arg1=F_GETFL (rare) -- taking O_NONBLOCK back at the end */
 /* seccomp: main: fcntl arg1=F_SETFL (rare) */
 

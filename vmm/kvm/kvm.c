@@ -21,11 +21,15 @@
 #include "vmm/kvm/internal.h"
 
 /* seccomp: main,vcpu: ioctl arg1=KVM_IRQ_LINE */
-/* seccomp: main,vcpu: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
-/* seccomp: main,vcpu: ioctl arg1=KVM_SET_GSI_ROUTING */
+/* seccomp: main: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
+/* seccomp: main: ioctl arg1=KVM_SET_GSI_ROUTING */
+/* seccomp: vcpu: ioctl arg1=KVM_IRQFD (rare) -- a message that waited goes out when the guest unmasks its vector */
+/* seccomp: vcpu: ioctl arg1=KVM_SET_GSI_ROUTING (rare) */
 /* seccomp: main,vcpu: ioctl arg1=KVM_IOEVENTFD -- BARs move */
-/* seccomp: main,vcpu: ioctl arg1=KVM_REGISTER_COALESCED_MMIO -- a guest begins to poll its serial port */
-/* seccomp: main,vcpu: ioctl arg1=KVM_UNREGISTER_COALESCED_MMIO -- and ends */
+/* seccomp: vcpu: ioctl arg1=KVM_REGISTER_COALESCED_MMIO (rare) -- a guest begins to poll its serial port */
+/* seccomp: vcpu: ioctl arg1=KVM_UNREGISTER_COALESCED_MMIO (rare) -- and ends */
+/* seccomp: main: ioctl arg1=KVM_REGISTER_COALESCED_MMIO (rare) */
+/* seccomp: main: ioctl arg1=KVM_UNREGISTER_COALESCED_MMIO (rare) -- a reset while it polls */
 /* seccomp: main: ioctl arg1=KVM_SET_IRQCHIP -- reset */
 /* seccomp: main: ioctl arg1=KVM_SET_PIT2 -- reset */
 /* seccomp: main: ioctl arg1=KVM_GET_CLOCK -- pause */

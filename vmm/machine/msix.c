@@ -11,7 +11,8 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/pci.h"
 
-/* seccomp: main,vcpu: eventfd2 -- a vector's first message: when a device interrupts, or when the guest unmasks */
+/* seccomp: main: eventfd2 -- a vector's first message */
+/* seccomp: vcpu: eventfd2 (rare) -- and when the guest unmasks a vector whose first message waited */
 /* seccomp: main: write -- messages */
 /* seccomp: vcpu: write (rare) -- messages that waited */
 /* seccomp: main,vcpu: close (rare) -- a vector for which KVM has no GSI left */
