@@ -39,7 +39,7 @@ run() {
         local name=$1 guest=$2 status=$3 tests=$4 line got
         shift 4
         wanted "$name" || return 0
-        "$top/test/system/vmm-run" --vmm "$build/vmm/lodge-vmm" --timeout 40 "$@" "$build/test/guest/$guest.elf" \
+        "$top/test/system/vmm-run" --vmm "$build/lodge-vmm" --timeout 40 "$@" "$build/test/guest/$guest.elf" \
                 >"$work/out" 2>"$work/err" </dev/null
         got=$?
         while IFS= read -r line; do
