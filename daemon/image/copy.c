@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "base/io.h"
 
 #define CHUNK (1U << 20)
+#define PIECE (64U << 10)
 
 static bool cancelled(int fd) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -20,7 +22,26 @@ static bool cancelled(int fd) {
         return fd >= 0 && poll(&p, 1, 0) > 0;
 }
 
-/* Copies [at, end) by reading and writing: across file systems and kernels that refuse copy_file_range(). */
+static bool all_zero(const char *p, size_t n) {
+        return p[0] == 0 && memcmp(p, p + 1, n - 1) == 0;
+}
+
+/* Writes what is not zero, in pieces: @to is new, so what is left out reads as zero and takes no room. */
+static int write_data(const struct sys *sys, int to, const char *buf, size_t n, off_t at) {
+        for (size_t i = 0; i < n; i += PIECE) {
+                size_t len = MIN((size_t)PIECE, n - i);
+                int r = all_zero(buf + i, len) ? 0 : io_write_at(sys, to, buf + i, len, at + i);
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+/*
+ * Copies [at, end) by reading and writing: across file systems and kernels that refuse copy_file_range(). Such file systems
+ * often don't tell their holes either (9p, NFS before 4.2), hence the look for zeroes.
+ */
 static int copy_by_hand(const struct sys *sys, int from, int to, off_t at, off_t end, void *buf) {
         int r;
 
@@ -29,7 +50,7 @@ static int copy_by_hand(const struct sys *sys, int from, int to, off_t at, off_t
 
                 r = io_read_at(sys, from, buf, n, at);
                 if (r == 0)
-                        r = io_write_at(sys, to, buf, n, at);
+                        r = write_data(sys, to, buf, n, at);
                 if (r < 0)
                         return r;
                 at += n;

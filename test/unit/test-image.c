@@ -504,6 +504,29 @@ static void test_copy_keeps_data_and_holes(void **state) {
         close(in);
 }
 
+/* A file system that tells no holes (9p) makes an image look full: a copy that wrote its zeroes would fill the host's disk. */
+static void test_copy_leaves_zeroes_out(void **state) {
+        struct fixture *f = *state;
+        struct sys by_hand = sys_real;
+        char from[100], to[100], zeroes[4096] = { 0 };
+        struct stat st;
+        int in, out;
+
+        snprintf(from, sizeof(from), "%s/zeroes", f->dir);
+        snprintf(to, sizeof(to), "%s/zeroes-copy", f->dir);
+        make_file(from, "", 4 * MIB);
+        in = open(from, O_RDWR);
+        for (off_t at = 0; at < 4 * MIB; at += (off_t)sizeof(zeroes))
+                assert_int_equal(pwrite(in, zeroes, sizeof(zeroes), at), sizeof(zeroes));
+        out = open(to, O_RDWR | O_CREAT | O_TRUNC, 0644);
+        assert_int_equal(copy_sparse(&by_hand, in, out, -EBADF), 0);
+        assert_int_equal(fstat(out, &st), 0);
+        assert_int_equal(st.st_size, 4 * MIB);
+        assert_in_range(st.st_blocks * 512, 0, 128 << 10);
+        close(in);
+        close(out);
+}
+
 static void no_line(void *opaque, char *text) {
         snprintf(opaque, 64, "%s", text);
 }
@@ -546,6 +569,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_import_refuses_backing_files, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_overlay, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy_keeps_data_and_holes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_copy_leaves_zeroes_out, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_run_program, setup, teardown),
         };
 
