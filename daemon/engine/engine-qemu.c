@@ -95,18 +95,45 @@ static void add_machine(struct args *a, const struct parts *p, bool kvm) {
         add(a, "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
 }
 
-static void add_numa(struct args *a, const struct machine_config *c) {
-        for (size_t i = 0; i < c->n_numa; i++) {
-                const struct numa_config *n = &c->numa[i];
+/* One piece of guest memory, in huge pages where they are asked for. */
+static void add_backend(struct args *a, const struct machine_config *c, size_t id, uint64_t size) {
+        add(a, "-object");
+        if (c->hugepages == MACHINE_HUGEPAGES_NONE)
+                add(a, "memory-backend-ram,id=memory%zu,size=%lluM", id, (unsigned long long)(size >> 20));
+        else
+                add(a, "memory-backend-memfd,id=memory%zu,size=%lluM,hugetlb=on,hugetlbsize=%s", id,
+                    (unsigned long long)(size >> 20), machine_hugepages_to_string(c->hugepages));
+}
 
-                add(a, "-object");
-                add(a, "memory-backend-ram,id=memory%zu,size=%lluM", i, (unsigned long long)(n->memory >> 20));
-                add(a, "-numa");
-                add(a, "node,nodeid=%zu,memdev=memory%zu", i, i);
-                for (size_t j = 0; j < n->n_cpus; j++) {
-                        add(a, "-numa");
-                        add(a, "cpu,node-id=%zu,socket-id=%u", i, n->cpus[j]);
-                }
+/* CPUs by index, as the schema names them; all of a node's have to be in one argument. */
+static void add_node(struct args *a, const struct numa_config *n, size_t id) {
+        _cleanup_free_ char *cpus = strdup("");
+
+        for (size_t i = 0; cpus && i < n->n_cpus; i++) {
+                char *longer = NULL;
+
+                if (asprintf(&longer, "%s,cpus=%u", cpus, n->cpus[i]) < 0)
+                        longer = NULL;
+                free(cpus);
+                cpus = longer;
+        }
+        if (!cpus) {
+                a->r = -ENOMEM;
+                return;
+        }
+        add(a, "-numa");
+        add(a, "node,nodeid=%zu,memdev=memory%zu%s", id, id, cpus);
+}
+
+static void add_memory(struct args *a, const struct machine_config *c) {
+        if (c->n_numa == 0 && c->hugepages != MACHINE_HUGEPAGES_NONE) {
+                add_backend(a, c, 0, c->memory);
+                add(a, "-machine");
+                add(a, "memory-backend=memory0");
+        }
+        for (size_t i = 0; i < c->n_numa; i++) {
+                add_backend(a, c, i, c->numa[i].memory);
+                add_node(a, &c->numa[i], i);
         }
 }
 
@@ -194,7 +221,7 @@ int engine_qemu_arguments(const struct parts *p, const struct engine_ends *ends,
                 return -ENOMEM;
         add(&a, "qemu-system-x86_64");
         add_machine(&a, p, kvm);
-        add_numa(&a, p->config);
+        add_memory(&a, p->config);
         add_boot(&a, p);
         add_consoles(&a, ends);
         add_disks(&a, p);

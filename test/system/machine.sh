@@ -107,6 +107,9 @@ check "tiny is there" "$lodge" image show tiny
 check "tiny runs a command" says "Linux" "$lodge" run tiny --exec uname
 # shellcheck disable=SC2016 # the guest's shell expands it
 check "a command's status is ours, and 8 CPUs are up" ends 7 "$lodge" run tiny --cpus 8 --exec 'test $(nproc) = 8 && exit 7'
+# shellcheck disable=SC2016,SC2046 # the guest's shell expands it
+check "two NUMA nodes are two in the guest" says "0-1 2" "$lodge" run tiny --net none --cpus 3 --memory 512M \
+        --numa cpus=0-1,memory=256M --numa cpus=2,memory=256M --exec 'echo $(cat /sys/devices/system/node/node*/cpulist)'
 check "a guest's power-off is a clean end" types "expect=# " "send=poweroff -f\\r"
 check "the power button is heard" types "expect=# " "send=^]" "send=p"
 check "a reset starts it again, and the console goes on" \

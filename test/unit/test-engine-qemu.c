@@ -102,6 +102,34 @@ static void test_values_arrive_as_they_are(void **state) {
         machine_config_free(c);
 }
 
+/* QEMU takes a node's CPUs in one argument only; huge pages that silently stay away would be paid for and not had. */
+static void test_memory_is_laid_out_as_asked(void **state) {
+        struct machine_config *c = NULL;
+        struct numa_config *n;
+        struct parts p;
+        char **argv;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        c->hugepages = MACHINE_HUGEPAGES_2M;
+        fill(&p, c);
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has_parts(argv, "memory-backend-memfd,id=memory0,size=512M,", "hugetlb=on,hugetlbsize=2M"));
+        assert_true(has(argv, "memory-backend=memory0"));
+        engine_free_arguments(argv);
+
+        assert_int_equal(machine_config_add_numa(c, &n), 0);
+        n->cpus = calloc(2, sizeof(*n->cpus));
+        n->n_cpus = 2;
+        n->cpus[1] = 1;
+        n->memory = 512ull << 20;
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has(argv, "node,nodeid=0,memdev=memory0,cpus=0,cpus=1"));
+        assert_true(has_parts(argv, "memory-backend-memfd,id=memory0,size=512M,", "hugetlbsize=2M"));
+        assert_false(has(argv, "memory-backend=memory0"));
+        engine_free_arguments(argv);
+        machine_config_free(c);
+}
+
 /* What native gets must be a valid vmm object, or lodge-vmm refuses to start. */
 static void test_native_config_is_valid(void **state) {
         _cleanup_error_ struct error e = ERROR_INIT;
@@ -170,8 +198,11 @@ static void test_native_without_kvm(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_addresses_equal_the_layout), cmocka_unit_test(test_values_arrive_as_they_are),
-                cmocka_unit_test(test_native_config_is_valid),     cmocka_unit_test(test_mac),
+                cmocka_unit_test(test_addresses_equal_the_layout),
+                cmocka_unit_test(test_values_arrive_as_they_are),
+                cmocka_unit_test(test_memory_is_laid_out_as_asked),
+                cmocka_unit_test(test_native_config_is_valid),
+                cmocka_unit_test(test_mac),
                 cmocka_unit_test(test_native_without_kvm),
         };
 
