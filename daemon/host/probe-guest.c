@@ -5,10 +5,11 @@
  * The guest has 2 MiB, mapped at 0 by one large page, and starts in 64-bit mode (AMD APM volume 2 §14.6; Intel SDM volume 3 §10.8.5),
  * with the segment registers set as if a GDT had been loaded. It talks by OUT to port 0x10: AL is the number of the step that it has
  * finished. How long the loop is, and whether another round follows, it reads from its memory, where we write it between two exits;
- * the time is taken here.
+ * the time is taken here. Which rounds there are, probe-speed.h says; the host runs each before the guest does.
  *
  * Time limit. A periodic SIGALRM interrupts KVM_RUN, so that neither a signal that comes a moment too early nor a guest that never
- * exits can hold the probe up: after each interruption the clock is looked at.
+ * exits can hold the probe up: after each interruption the clock is looked at. What the guest answered counts, however late it is:
+ * on a loaded machine it may be the scheduler that was slow.
  */
 #include "daemon/host/probe-guest.h"
 
@@ -23,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "daemon/host/probe-speed.h"
 #include "vmm/kvm/kvm.h"
 
 #define GUEST_SIZE  (2u << 20)
@@ -34,10 +36,6 @@
 #define GUEST_STACK 0x8000u
 #define GUEST_PORT  0x10
 #define LIMIT_US    600000.0
-#define SLOW_US     30000.0 /* one round this long says enough */
-#define ROUNDS      4
-#define LOOP_LEN    10     /* instructions in one turn of the loop */
-#define LOOP_TURNS  20000u /* in the first round; the others have ten times as many */
 #define TICK_US     20000
 
 #define CR0_PE      (1u << 0)
@@ -50,7 +48,7 @@
 #define EFER_LME    (1u << 8)
 #define EFER_LMA    (1u << 10)
 
-/* The loop, for host and guest alike: nothing but registers, ten instructions a turn, RCX turns. */
+/* The loop, for host and guest alike: nothing but registers, SPEED_LOOP instructions a turn, RCX turns. */
 #define LOOP_ASM(R)                                                                                                    \
         "1:     add " R "rcx, " R "rax\n"                                                                              \
         "       xor " R "rcx, " R "rdx\n"                                                                              \
@@ -114,18 +112,12 @@ static double now_us(void) {
         return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
-static double host_mips(void) {
-        double best = 0;
+/* The host's round. Return: microseconds. */
+static double host_round(uint64_t turns) {
+        double start = now_us();
 
-        for (int round = 0; round < 3; round++) {
-                uint64_t turns = LOOP_TURNS * 10;
-                double start = now_us(), mips;
-
-                __asm__ volatile(LOOP_ASM("%%") : "+c"(turns) : : "rax", "rdx", "rsi", "rdi", "cc");
-                mips = LOOP_TURNS * 10.0 * LOOP_LEN / (now_us() - start);
-                best = MAX(best, mips);
-        }
-        return best;
+        __asm__ volatile(LOOP_ASM("%%") : "+c"(turns) : : "rax", "rdx", "rsi", "rdi", "cc");
+        return now_us() - start;
 }
 
 static void put_u64(uint8_t *memory, uint64_t at, uint64_t value) {
@@ -198,12 +190,12 @@ static int run_to_out(struct kvm_vcpu *vcpu, double deadline, struct probe_facts
         for (;;) {
                 int r = kvm_vcpu_run(vcpu);
 
-                if (now_us() > deadline) {
+                if (r == -EINTR || r == -EAGAIN) {
+                        if (now_us() < deadline)
+                                continue;
                         f->exit_reason = UINT32_MAX;
                         return -ETIME;
                 }
-                if (r == -EINTR || r == -EAGAIN)
-                        continue;
                 if (r < 0) {
                         record_errno(f, r, "KVM_RUN");
                         return r;
@@ -216,36 +208,37 @@ static int run_to_out(struct kvm_vcpu *vcpu, double deadline, struct probe_facts
         }
 }
 
-/* One round of the loop is over. Return: is there another? */
-static bool next_round(uint8_t *memory, double us, unsigned int round, uint64_t *turns, struct probe_facts *f) {
-        bool more = round + 1 < ROUNDS && us < SLOW_US;
-
-        f->guest_mips = MAX(f->guest_mips, (double)*turns * LOOP_LEN / us);
-        *turns = LOOP_TURNS * 10;
-        put_u64(memory, GUEST_DATA + 64, *turns);
-        put_u64(memory, GUEST_DATA + 72, more);
-        return more;
-}
-
 static void run_steps(struct kvm_vcpu *vcpu, uint8_t *memory, struct probe_facts *f) {
-        double deadline = now_us() + LIMIT_US, start = 0;
-        uint64_t turns = LOOP_TURNS;
-        unsigned int round = 0;
+        double begin = now_us(), deadline = begin + LIMIT_US, start, host_us = 0;
+        struct probe_speed speed = PROBE_SPEED_INIT;
 
-        put_u64(memory, GUEST_DATA + 64, turns);
         f->step = PROBE_STEP_START;
         while (f->step < PROBE_STEP_DONE) {
-                int al = run_to_out(vcpu, deadline, f);
+                int al;
 
+                start = now_us();
+                al = run_to_out(vcpu, deadline, f);
                 if (al < 0)
                         return;
                 if (al != (int)f->step) {
                         f->exit_reason = KVM_EXIT_IO; /* the guest itself says that a result is wrong */
                         return;
                 }
-                if (al != PROBE_STEP_SPEED || !next_round(memory, now_us() - start, round++, &turns, f))
+                if (al == PROBE_STEP_SPEED) {
+                        double end = now_us();
+                        bool more = probe_speed_next(&speed, host_us, end - start, end - begin);
+
+                        f->host_mips = speed.host_mips;
+                        f->guest_mips = speed.guest_mips;
+                        put_u64(memory, GUEST_DATA + 72, more);
+                        if (!more)
+                                f->step++;
+                } else
                         f->step++;
-                start = now_us();
+                if (f->step == PROBE_STEP_SPEED) {
+                        put_u64(memory, GUEST_DATA + 64, speed.turns);
+                        host_us = host_round(speed.turns);
+                }
         }
 }
 
@@ -276,7 +269,6 @@ void probe_guest_run(int kvm_fd, struct probe_facts *f) {
         uint8_t *memory;
         int r;
 
-        f->host_mips = host_mips();
         f->step = PROBE_STEP_CREATE;
         memory = mmap(NULL, GUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) {

@@ -14,7 +14,8 @@
  *
  * The threshold. The loop has no memory access and no exit, so hardware runs it as fast as the host does (1.0, with noise
  * 0.5 and more), also when "the host" is itself emulated and provides the model of a hardware extension. An instruction
- * interpreter needs 50 to 1000 host instructions for each: 0.02 and less. PROBE_SPEED_MIN lies between.
+ * interpreter needs 50 to 1000 host instructions for each: 0.02 and less. PROBE_SPEED_MIN lies between. How the two are
+ * measured on a machine that is busy with other things: probe-speed.h.
  *
  * Facts and verdict are apart: probe_gather() asks the machine, probe_judge() is a pure function of the facts, so that
  * every verdict has a unit test on hosts that can't show it.

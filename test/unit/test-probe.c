@@ -12,6 +12,7 @@
 #include <linux/kvm.h>
 
 #include "base/cleanup.h"
+#include "daemon/host/probe-speed.h"
 #include "daemon/host/probe.h"
 
 static struct probe judged(struct probe_facts facts) {
@@ -44,6 +45,65 @@ static void test_speed_decides(void **state) {
         assert_has(p.cure, "--engine qemu");
         assert_int_equal(judged(working(51, 1000)).verdict, PROBE_HARDWARE);
         assert_int_equal(judged(working(49, 1000)).verdict, PROBE_EMULATED);
+}
+
+/*
+ * A machine with other things to do: we run for a slice of 3 ms, then @load others do. The guest's loop runs at @guest MIPS, the host's
+ * at @host, and each of the guest's rounds costs @exit_us besides. Return: the facts that the probe would gather.
+ */
+static struct probe_facts measured(double guest, double host, double exit_us, unsigned int load,
+                                   unsigned int offset_us) {
+        struct probe_speed s = PROBE_SPEED_INIT;
+        double passed = 0, slice = offset_us;
+        bool more;
+
+        do {
+                double instructions = (double)s.turns * SPEED_LOOP;
+                double us[2] = { instructions / host, instructions / guest + exit_us };
+
+                for (unsigned int i = 0; i < 2; i++) {
+                        slice -= us[i];
+                        for (; slice <= 0; slice += 3000)
+                                us[i] += load * 3000;
+                        passed += us[i];
+                }
+                more = probe_speed_next(&s, us[0], us[1], passed);
+        } while (more);
+        assert_true(passed < 600000);
+        return working(s.guest_mips, s.host_mips);
+}
+
+/* On a busy machine one slow round was taken for an emulator; hardware lay idle until somebody asked again. */
+static void test_load_does_not_decide(void **state) {
+        static const unsigned int loads[] = { 0, 1, 5, 12, 40 };
+
+        for (size_t i = 0; i < ELEMENTSOF(loads); i++)
+                for (unsigned int at = 1; at < 3000; at += 7) {
+                        assert_int_equal(judged(measured(5000, 5300, 3, loads[i], at)).verdict, PROBE_HARDWARE);
+                        assert_int_equal(judged(measured(4500, 5300, 90, loads[i], at)).verdict,
+                                         PROBE_HARDWARE); /* nested */
+                        assert_int_equal(judged(measured(40, 60, 90, loads[i], at)).verdict, PROBE_HARDWARE);
+                        assert_int_equal(judged(measured(50, 3000, 20, loads[i], at)).verdict, PROBE_EMULATED);
+                        assert_int_equal(judged(measured(4, 3000, 20, loads[i], at)).verdict, PROBE_EMULATED);
+                        assert_int_equal(judged(measured(0.5, 3000, 20, loads[i], at)).verdict, PROBE_EMULATED);
+                }
+}
+
+/* Real hardware answers at once, and a round is long enough that exits don't make it look slow. */
+static void test_fast_guest_needs_few_rounds(void **state) {
+        struct probe_speed s = PROBE_SPEED_INIT;
+        double passed = 0;
+        bool more = true;
+
+        for (unsigned int i = 0; i < 10 && more; i++) {
+                double us = (double)s.turns * SPEED_LOOP / 3000;
+
+                passed += 2 * us + 2;
+                more = probe_speed_next(&s, us, us + 2, passed);
+        }
+        assert_false(more);
+        assert_true(passed < 5000);
+        assert_true(s.guest_mips > 0.7 * s.host_mips);
 }
 
 /* A KVM that stops at an instruction must be named for what it is, with the bytes, however fast it was until then. */
@@ -146,6 +206,8 @@ static void test_this_host_answers(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_speed_decides),
+                cmocka_unit_test(test_load_does_not_decide),
+                cmocka_unit_test(test_fast_guest_needs_few_rounds),
                 cmocka_unit_test(test_emulator_that_gives_up),
                 cmocka_unit_test(test_broken),
                 cmocka_unit_test(test_missing),
