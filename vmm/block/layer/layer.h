@@ -15,7 +15,8 @@
  *
  * Threads. Everything from any thread at once, but layer_close() and the list of users, which change while nobody else is at work.
  * Each thread that calls layer_map() has its own struct layer_user; a mapping takes only that user's lock, so two queues never meet.
- * A tool that has the layer to itself passes NULL for the user.
+ * NULL for the user is good from any thread too (the format then takes its own lock), but nothing keeps the mapping from changing: it is
+ * for tools that have the layer to themselves, and for backing images, which nobody changes.
  * A format that must change what map() reads behind its back (evicting a table) takes all users' locks: layer_lock_users().
  * Lock order: the format's own locks, then the users' locks in list order.
  */
@@ -52,10 +53,10 @@ struct extent {
 
 enum {
         LAYER_NOWAIT = 1 << 0, /* -EAGAIN rather than I/O */
-        LAYER_WRITE =
-                1
-                << 1, /* give EXTENT_DATA that may be overwritten in place with the bytes to come, allocating if it can be done at
-                                  once; -EAGAIN when it takes layer_write() (copy on write); implies LAYER_NOWAIT */
+        /* give EXTENT_DATA that may be overwritten in place with the bytes to come, allocating if it can be done at once; -EAGAIN when
+         * it takes layer_write() (copy on write); implies LAYER_NOWAIT */
+        LAYER_WRITE = 1 << 1,
+        LAYER_HOLES = 1 << 2, /* raw: say EXTENT_ZERO where the file has a hole (costs system calls); others: no effect */
 };
 
 /* One thread that maps. Filled by layer_user_add(). */
@@ -116,14 +117,17 @@ void layer_user_remove(struct layer *layer, struct layer_user *user);
 void layer_lock_users(struct layer *layer);
 void layer_unlock_users(struct layer *layer);
 
-/** layer_enter() - mappings obtained from now on stay good until layer_leave(); returns a token for it. */
+/** layer_enter() - mappings obtained from now on stay good until layer_leave(); returns a token for it. May be nested. */
 unsigned int layer_enter(struct layer *layer, struct layer_user *user);
 void layer_leave(struct layer_user *user, unsigned int token);
 
 /** layer_epoch() - a stamp for space that was unmapped just now. */
 uint64_t layer_epoch(const struct layer *layer);
 
-/** layer_passed() - has everybody left who may know a mapping from before @stamp? Moves the epoch on if it can; never waits. */
+/**
+ * layer_passed() - has everybody left who may know a mapping from before @stamp? Moves the epoch on if it can; never waits.
+ * Not while holding a user's lock.
+ */
 bool layer_passed(struct layer *layer, uint64_t stamp);
 
 /** layer_map() - see struct layer_ops. The range must lie inside the layer (layer_read() and friends take care). 0 or -errno. */
