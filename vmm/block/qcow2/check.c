@@ -473,7 +473,7 @@ static int mend(struct check *c, struct error *e) {
                 if (r == 0)
                         r = file_sync(c->file);
         }
-        if (r == 0)
+        if (r == 0 && !(c->will_lower && c->res->errors))
                 r = check_copied(c);
         if (r < 0 || !c->fix_leaks || c->res->errors)
                 return r;
@@ -483,7 +483,7 @@ static int mend(struct check *c, struct error *e) {
                 r = qcow2_header_store(c->file, &c->h, e);
         if (r == 0)
                 r = file_sync(c->file);
-        if (r == 0 && c->too_high && !c->lost)
+        if (r == 0 && c->too_high && c->will_lower)
                 r = refcheck_compare(c, REFCHECK_LOWER);
         return r < 0 ? r : mark_clean(c);
 }
@@ -493,6 +493,7 @@ static int examine(struct check *c, struct error *e) {
 
         if (r == 0) {
                 counts_sort(&c->counts);
+                c->will_lower = c->fix_leaks && !c->lost && !c->res->errors;
                 r = refcheck_compare(c, REFCHECK_LOOK);
         }
         c->res->end = c->highest * c->cluster;

@@ -21,6 +21,7 @@ struct check {
         struct qcow2_header h;
         struct qcow2_check *res;
         bool fix_leaks, fix_all;
+        bool will_lower; /* refcounts that are too high fall in the end: flags are compared with what they will be */
         uint64_t cluster;
         uint64_t end;           /* bytes: the file's size, rounded up to a cluster */
         uint64_t lines;         /* reported */

@@ -230,3 +230,27 @@ int qcow2_create(struct file *file, const struct qcow2_create *options, struct e
                                  "cannot write the new qcow2 image");
         return 0;
 }
+
+int qcow2_measure(const struct qcow2_create *options, uint64_t data, uint64_t *ret_required, uint64_t *ret_full,
+                  struct error *e) {
+        struct qcow2_create o = *options;
+        struct plan p = { 0 };
+        uint64_t full;
+        int r = check_options(&o, e);
+
+        if (r < 0)
+                return r;
+        o.preallocate_metadata = true; /* all tables, whatever is in them */
+        r = make_plan(&p, &o, e);
+        if (r < 0)
+                return r;
+        full = p.end * p.cluster;
+        if (!options->preallocate_metadata)
+                data = MIN(data, p.n_data * p.cluster);
+        else
+                data = p.n_data * p.cluster;
+        data = (data + p.cluster - 1) & ~(p.cluster - 1);
+        *ret_required = full - p.n_data * p.cluster + data;
+        *ret_full = full;
+        return 0;
+}

@@ -62,6 +62,15 @@ struct qcow2_create {
 /** qcow2_create() - write an empty image into @file, whose content is lost. "qcow2-create" names the option that is out of range. */
 int qcow2_create(struct file *file, const struct qcow2_create *options, struct error *e);
 
+/**
+ * qcow2_measure() - how large does a file with such an image get?
+ * @data: bytes that will hold data (each cluster that is touched counts whole); ignored when metadata is preallocated
+ * @ret_required, @ret_full: bytes with @data in it, and with every cluster allocated; tables for the whole disk are in both, as in
+ *              qemu-img measure. Untouched on error ("qcow2-create").
+ */
+int qcow2_measure(const struct qcow2_create *options, uint64_t data, uint64_t *ret_required, uint64_t *ret_full,
+                  struct error *e);
+
 /** qcow2_set_backing() - record another backing image (NULL: none) in an open, writable image. Data is not touched (see rebase). */
 int qcow2_set_backing(struct layer *layer, const char *backing_file, const char *backing_format, struct error *e);
 

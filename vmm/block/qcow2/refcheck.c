@@ -106,6 +106,8 @@ static bool compare_one(struct check *c, enum refcheck mode, void *block, uint64
                 else if (want <= max)
                         c->res->corruptions_fixed++;
         }
+        if (c->will_lower)
+                has = MIN(has, want);
         if (p && has == 1)
                 p->one |= (uint16_t)(1u << cluster % COUNTS_PIECE);
         else if (p)
