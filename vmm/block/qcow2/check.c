@@ -434,7 +434,7 @@ static int mark_metadata(struct check *c, struct error *e) {
                         c->h.autoclear &= ~QCOW2_AUTOCLEAR_BITMAPS;
                         r = qcow2_header_store(c->file, &c->h, e);
                         c->res->corruptions_fixed += r == 0;
-                        /* What they marked stays counted for this run: a leak at worst, found by the next. */
+                        c->again = true; /* what they marked is counted as used in this run */
                 } else
                         c->lost++;
         }
@@ -501,14 +501,14 @@ static int examine(struct check *c, struct error *e) {
         return r < 0 ? r : mend(c, e);
 }
 
-int qcow2_check(struct file *file, unsigned int repair, struct qcow2_check *check, struct error *e) {
+/* One examination from scratch; @ret_again: some clusters were counted for what is no longer there, look again. */
+static int run(struct file *file, unsigned int repair, struct qcow2_check *check, bool *ret_again, struct error *e) {
         struct check c = { .file = file, .res = check };
         int r = qcow2_header_load(file, &c.h, e);
 
         if (r < 0)
                 return r;
-        check->corruptions = check->leaks = check->errors = check->corruptions_fixed = check->leaks_fixed = 0;
-        check->allocated = check->compressed = check->fragmented = check->total = check->end = 0;
+        check->allocated = check->compressed = check->fragmented = 0;
         c.fix_all = repair & QCOW2_REPAIR_ALL;
         c.fix_leaks = c.fix_all || repair & QCOW2_REPAIR_LEAKS;
         c.cluster = qcow2_cluster(&c.h);
@@ -523,13 +523,27 @@ int qcow2_check(struct file *file, unsigned int repair, struct qcow2_check *chec
                 r = error_set(e, -EROFS, "qcow2-check", "open the image for writing", "cannot repair a readonly image");
         else
                 r = examine(&c, e);
-        if (r < 0)
-                error_set(e, r, "qcow2-check", "see whether the disk that holds the image is sound, and has space",
-                          "cannot examine the qcow2 image");
+        *ret_again = c.again;
         free(c.buf);
         free(c.l2s);
         free(c.reftable);
         counts_done(&c.counts);
         qcow2_header_done(&c.h);
         return r;
+}
+
+int qcow2_check(struct file *file, unsigned int repair, struct qcow2_check *check, struct error *e) {
+        bool again = false;
+        int r;
+
+        check->corruptions = check->leaks = check->errors = check->corruptions_fixed = check->leaks_fixed = 0;
+        check->total = check->end = 0;
+        r = run(file, repair, check, &again, e);
+        if (r == 0 && again)
+                r = run(file, repair, check, &again, e);
+        if (r < 0)
+                return error_set(e, r, "qcow2-check",
+                                 "see whether the disk that holds the image is sound, and has space",
+                                 "cannot examine the qcow2 image");
+        return 0;
 }

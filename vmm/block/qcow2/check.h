@@ -34,6 +34,7 @@ struct check {
         uint64_t *reftable; /* host order; 0: no block, or not a valid one */
         uint32_t n_reftable;
         bool reftable_counted;
+        bool again;                 /* the bitmaps were given up: their clusters are leaks for the next run */
         bool rebuild;               /* the refcount structures can't be mended in place */
         uint64_t rebuild_fixes;     /* corruptions that a rebuild mends */
         uint64_t too_low, too_high; /* refcounts, to be mended */

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* qcow2 bitmaps: every change is marked, survives a clean close, and is never trusted after any other end */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "vmm/block/qcow2/bitmap.h"
+
+#define MIB (1ull << 20)
+
+struct rig {
+        int fd;
+        struct file *file;
+        struct qcow2_header h;
+        struct qcow2_bitmaps *b;
+        struct error e;
+        unsigned int freed; /* ranges */
+        bool full;          /* the disk is */
+};
+
+/* Space behind the end; the refcounts are mended by a check afterwards, as after a kill. */
+static int rig_alloc(void *opaque, uint64_t bytes, uint64_t *ret_offset) {
+        struct rig *t = opaque;
+        uint64_t at = (file_size(t->file) + 65535) & ~65535ull;
+
+        if (t->full)
+                return -ENOSPC;
+        *ret_offset = at;
+        return file_truncate(t->file, at + ((bytes + 65535) & ~65535ull));
+}
+
+static void rig_free(void *opaque, uint64_t offset, uint64_t bytes) {
+        ((struct rig *)opaque)->freed++;
+}
+
+static void rig_load(struct rig *t, bool writable) {
+        qcow2_bitmaps_free(t->b);
+        qcow2_header_done(&t->h);
+        t->b = NULL;
+        assert_int_equal(qcow2_header_load(t->file, &t->h, &t->e), 0);
+        assert_int_equal(qcow2_bitmaps_load(t->file, &t->h, writable, &t->b, &t->e), 0);
+}
+
+static void rig_init(struct rig *t) {
+        struct qcow2_create o = { .size = 1ull << 30 };
+        struct file_options f = { 0 };
+
+        *t = (struct rig){ .fd = memfd_create("image", MFD_CLOEXEC) };
+        f.fd = t->fd;
+        assert_int_equal(file_open(&f, &t->file, &t->e), 0);
+        assert_int_equal(qcow2_create(t->file, &o, &t->e), 0);
+        rig_load(t, true);
+}
+
+static void rig_done(struct rig *t) {
+        qcow2_bitmaps_free(t->b);
+        qcow2_header_done(&t->h);
+        file_close(t->file);
+        close(t->fd);
+        error_clear(&t->e);
+}
+
+static int rig_store(struct rig *t, bool keep_using) {
+        struct qcow2_bitmap_space space = { rig_alloc, rig_free, t };
+
+        return qcow2_bitmaps_store(t->b, t->file, &t->h, &space, keep_using, &t->e);
+}
+
+static void assert_range(struct rig *t, const char *name, uint64_t from, uint64_t start, uint64_t length) {
+        uint64_t s = 0, n = 0;
+
+        assert_int_equal(qcow2_bitmaps_next(t->b, name, from, &s, &n), 1);
+        assert_int_equal(s, start);
+        assert_int_equal(n, length);
+}
+
+/* After a repair of the refcounts nothing else may be wrong, and a second look finds nothing. */
+static void assert_sound(struct rig *t) {
+        struct qcow2_check c = { 0 };
+
+        assert_int_equal(qcow2_check(t->file, QCOW2_REPAIR_ALL, &c, &t->e), 0);
+        assert_int_equal(qcow2_check(t->file, 0, &c, &t->e), 0);
+        assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
+}
+
+/* A change that isn't marked would be missing in the next backup. */
+static void test_mark(void **state) {
+        uint64_t s, n;
+        struct rig t;
+
+        rig_init(&t);
+        qcow2_bitmaps_mark(t.b, 0, 4096); /* no bitmaps: nothing happens */
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 65536, true, &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "off", 65536, false, &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "a", 0, &s, &n), 0);
+        qcow2_bitmaps_mark(t.b, 65535, 2);
+        assert_range(&t, "a", 0, 0, 131072);
+        qcow2_bitmaps_mark(t.b, 5 * MIB + 1, 10 * MIB);
+        assert_range(&t, "a", 131072, 5 * MIB, 10 * MIB + 65536);
+        assert_range(&t, "a", 6 * MIB + 3, 6 * MIB + 3, 9 * MIB + 65536 - 3);
+        qcow2_bitmaps_mark(t.b, (1ull << 30) - 1, UINT64_MAX); /* cut at the end */
+        qcow2_bitmaps_mark(t.b, UINT64_MAX, 1);
+        assert_range(&t, "a", 100 * MIB, (1ull << 30) - 65536, 65536);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "off", 0, &s, &n), 0);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "none", 0, &s, &n), -ENOENT);
+        rig_done(&t);
+}
+
+/* Bits come back as they went, and the image is sound with them. */
+static void test_store_and_load(void **state) {
+        struct qcow2_bitmap_info info;
+        struct rig t;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "fine", 512, true, &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "off", 1 << 20, true, &t.e), 0);
+        qcow2_bitmaps_mark(t.b, 700 * MIB, 513);
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "off", false, &t.e), 0);
+        qcow2_bitmaps_mark(t.b, 1 * MIB, 512);
+        assert_int_equal(rig_store(&t, false), 0);
+        assert_true(t.h.autoclear & QCOW2_AUTOCLEAR_BITMAPS);
+        assert_sound(&t);
+        rig_load(&t, true);
+        assert_int_equal(qcow2_bitmaps_count(t.b), 2);
+        qcow2_bitmaps_info(t.b, 0, &info);
+        assert_string_equal(info.name, "fine");
+        assert_int_equal(info.granularity, 512);
+        assert_int_equal(info.dirty, 1536);
+        assert_true(info.enabled);
+        assert_false(info.inconsistent);
+        qcow2_bitmaps_info(t.b, 1, &info);
+        assert_false(info.enabled);
+        assert_range(&t, "fine", 2 * MIB, 700 * MIB, 1024);
+        assert_range(&t, "off", 0, 700 * MIB, 1 * MIB);
+
+        /* Stored again, the old clusters are given back; removed, the extension goes too. */
+        t.freed = 0;
+        assert_int_equal(rig_store(&t, true), 0);
+        assert_true(t.freed >= 5);
+        assert_int_equal(qcow2_bitmaps_remove(t.b, "fine", &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_remove(t.b, "off", &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        rig_load(&t, false);
+        assert_int_equal(t.h.bitmaps.n, 0);
+        assert_int_equal(t.h.autoclear, 0);
+        assert_sound(&t);
+        rig_done(&t);
+}
+
+/* After a kill the bits miss writes: a backup from them would be wrong. */
+static void test_kill(void **state) {
+        struct qcow2_bitmap_info info;
+        struct rig t;
+        uint64_t s, n;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 0, true, &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        rig_load(&t, true); /* in use from here on */
+        qcow2_bitmaps_mark(t.b, 0, 512);
+        rig_load(&t, true); /* never stored */
+        qcow2_bitmaps_info(t.b, 0, &info);
+        assert_true(info.inconsistent);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "a", 0, &s, &n), -EINVAL);
+        assert_int_equal(qcow2_bitmaps_clear(t.b, "a", &t.e), -EINVAL);
+        assert_string_equal(t.e.id, "qcow2-bitmap-inconsistent");
+        error_clear(&t.e);
+        assert_int_equal(rig_store(&t, false), 0); /* stays out of date */
+        rig_load(&t, false);
+        qcow2_bitmaps_info(t.b, 0, &info);
+        assert_true(info.inconsistent);
+        rig_load(&t, true);
+        assert_int_equal(qcow2_bitmaps_remove(t.b, "a", &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        assert_sound(&t);
+        rig_done(&t);
+}
+
+/* Another program wrote without its autoclear bit: the bitmaps are void, and a repair gives their space back. */
+static void test_autoclear(void **state) {
+        static const uint8_t zero[8];
+        struct rig t;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 0, true, &t.e), 0);
+        qcow2_bitmaps_mark(t.b, 0, 512);
+        assert_int_equal(rig_store(&t, false), 0);
+        assert_sound(&t);
+        assert_int_equal(file_write(t.file, zero, 8, QCOW2_H_AUTOCLEAR), 0);
+        rig_load(&t, true);
+        assert_true(t.h.bitmaps_stale);
+        assert_int_equal(qcow2_bitmaps_count(t.b), 0);
+        assert_sound(&t);
+        rig_load(&t, true);
+        assert_false(t.h.bitmaps_stale);
+        rig_done(&t);
+}
+
+/* A full disk loses the bitmaps' freshness, not the image: the old directory stays, in use. */
+static void test_no_space(void **state) {
+        struct rig t;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 0, true, &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        rig_load(&t, true);
+        t.full = true;
+        t.freed = 0;
+        assert_int_equal(rig_store(&t, false), -ENOSPC);
+        assert_int_equal(t.freed, 0);
+        error_clear(&t.e);
+        assert_sound(&t);
+        rig_load(&t, false);
+        assert_int_equal(qcow2_bitmaps_count(t.b), 1);
+        rig_done(&t);
+}
+
+static void test_refusals(void **state) {
+        char name[16];
+        struct rig t;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "", 0, true, &t.e), -EINVAL);
+        error_clear(&t.e);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 256, true, &t.e), -EINVAL);
+        error_clear(&t.e);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 3 << 20, true, &t.e), -EINVAL);
+        error_clear(&t.e);
+        for (unsigned int i = 0; i < 32; i++) {
+                snprintf(name, sizeof name, "b%u", i);
+                assert_int_equal(qcow2_bitmaps_add(t.b, name, 0, true, &t.e), 0);
+        }
+        assert_int_equal(qcow2_bitmaps_add(t.b, "b0", 0, true, &t.e), -EEXIST);
+        error_clear(&t.e);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "more", 0, true, &t.e), -ENOSPC);
+        error_clear(&t.e);
+        assert_int_equal(qcow2_bitmaps_count(t.b), 32);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "more", 0, false, &t.e), 0);
+        rig_done(&t);
+}
+
+/* A directory that lies is refused, or its bitmap is not trusted; nothing outside is read. */
+static void test_hostile_directory(void **state) {
+        static const struct {
+                unsigned int at, bytes;
+                uint64_t value;
+                bool refused;
+        } bad[] = {
+                { QCOW2_BM_TABLE_OFFSET, 8, 7, true },
+                { QCOW2_BM_TABLE_OFFSET, 8, 0, true },
+                { QCOW2_BM_TABLE_OFFSET, 8, 1ull << 60, true },
+                { QCOW2_BM_TABLE_ENTRIES, 4, UINT32_MAX, true },
+                { QCOW2_BM_TABLE_ENTRIES, 4, 2, false },
+                { QCOW2_BM_NAME_SIZE, 2, 0, true },
+                { QCOW2_BM_NAME_SIZE, 2, 60000, true },
+                { QCOW2_BM_EXTRA_SIZE, 4, UINT32_MAX, true },
+                { QCOW2_BM_TYPE, 1, 9, false },
+                { QCOW2_BM_GRANULARITY, 1, 8, false },
+                { QCOW2_BM_GRANULARITY, 1, 255, false },
+                { QCOW2_BM_FLAGS, 4, 0x80000000, false },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                struct qcow2_bitmap_info info;
+                uint8_t v[8];
+                struct rig t;
+
+                rig_init(&t);
+                assert_int_equal(qcow2_bitmaps_add(t.b, "a", 0, true, &t.e), 0);
+                qcow2_bitmaps_mark(t.b, 0, 512);
+                assert_int_equal(rig_store(&t, false), 0);
+                be64_put(v, bad[i].value);
+                assert_int_equal(file_write(t.file, v + 8 - bad[i].bytes, bad[i].bytes,
+                                            t.h.bitmaps.directory_offset + bad[i].at),
+                                 0);
+                qcow2_bitmaps_free(t.b);
+                t.b = NULL;
+                if (bad[i].refused) {
+                        assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, true, &t.b, &t.e), -EINVAL);
+                        assert_string_equal(t.e.id, "qcow2-bitmaps");
+                } else {
+                        assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, true, &t.b, &t.e), 0);
+                        qcow2_bitmaps_info(t.b, 0, &info);
+                        assert_true(info.inconsistent);
+                }
+                assert_sound(&t);
+                rig_done(&t);
+        }
+}
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_mark),
+                cmocka_unit_test(test_store_and_load),
+                cmocka_unit_test(test_kill),
+                cmocka_unit_test(test_autoclear),
+                cmocka_unit_test(test_no_space),
+                cmocka_unit_test(test_refusals),
+                cmocka_unit_test(test_hostile_directory),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
