@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* qcow2 bitmaps: every change is marked, survives a clean close, and is never trusted after any other end */
+/* qcow2 bitmaps: every change is marked, survives a clean close, and is never trusted after any other end; and resizing's steps */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "vmm/block/qcow2/bitmap.h"
+#include "vmm/block/qcow2/resize.h"
 
 #define MIB (1ull << 20)
 
@@ -296,6 +297,40 @@ static void test_hostile_directory(void **state) {
         }
 }
 
+/* Each step of growing leaves a sound image, with the entries that it had; a longer table is clear behind them. */
+static void test_grow(void **state) {
+        struct qcow2_bitmap_space space = { rig_alloc, rig_free, NULL };
+        static const uint64_t sizes[] = { 2ull << 30, 8ull << 40, 1ull << 52 };
+        struct qcow2_check c = { 0 };
+        uint8_t entry[8];
+        struct rig t;
+
+        rig_init(&t);
+        space.opaque = &t;
+        memset(entry, 0xff, 8); /* rubbish behind the table's end, inside its cluster */
+        assert_int_equal(file_write(t.file, entry, 8, t.h.l1_offset + 16), 0);
+        for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
+                assert_int_equal(qcow2_resize_check(&t.h, sizes[i], &t.e), i == 2 ? -EINVAL : 0);
+                assert_int_equal(qcow2_resize_l1(t.file, &t.h, sizes[i], &space, &t.e), i == 2 ? -EINVAL : 0);
+                error_clear(&t.e);
+                assert_sound(&t);
+                if (i == 2)
+                        break;
+                assert_int_equal(qcow2_resize_store(t.file, &t.h, sizes[i], &t.e), 0);
+                rig_load(&t, false);
+                assert_int_equal(t.h.size, sizes[i]);
+                assert_int_equal(qcow2_check(t.file, 0, &c, &t.e), 0);
+                assert_int_equal(c.corruptions + c.leaks, 0);
+        }
+        t.full = true;
+        assert_int_equal(qcow2_resize_l1(t.file, &t.h, 16ull << 40, &space, &t.e), -ENOSPC);
+        error_clear(&t.e);
+        assert_sound(&t);
+        assert_int_equal(qcow2_resize_store(t.file, &t.h, 16ull << 40, &t.e), -EINVAL);
+        assert_int_equal(t.h.size, 8ull << 40);
+        rig_done(&t);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_mark),
@@ -305,6 +340,7 @@ int main(void) {
                 cmocka_unit_test(test_no_space),
                 cmocka_unit_test(test_refusals),
                 cmocka_unit_test(test_hostile_directory),
+                cmocka_unit_test(test_grow),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

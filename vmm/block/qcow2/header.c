@@ -222,7 +222,7 @@ int qcow2_header_load(struct file *file, struct qcow2_header *ret, struct error 
         int r;
 
         /* Few headers need more than 64 KiB; the rest is read when the cluster size is known. */
-        buf = calloc(1, 1u << QCOW2_CLUSTER_BITS_MAX);
+        buf = calloc(1, 65536);
         if (!buf)
                 return error_set(e, -ENOMEM, "memory", NULL, "no memory for a qcow2 header");
         r = file_read(file, buf, MIN(available, (uint64_t)65536), 0);
@@ -234,6 +234,11 @@ int qcow2_header_load(struct file *file, struct qcow2_header *ret, struct error 
         if (r < 0)
                 return error_set(e, r, "qcow2-header", NULL, "cannot load the qcow2 header");
         if (qcow2_cluster(&h) > 65536 && available > 65536) {
+                uint8_t *larger = realloc(buf, MIN(available, qcow2_cluster(&h)));
+
+                if (!larger)
+                        return error_set(e, -ENOMEM, "memory", NULL, "no memory for a qcow2 header");
+                buf = larger;
                 r = file_read(file, buf + 65536, MIN(available, qcow2_cluster(&h)) - 65536, 65536);
                 if (r < 0)
                         return error_set(e, r, "disk-read", NULL, "cannot read the qcow2 header");

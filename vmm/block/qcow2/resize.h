@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * resize: the steps on disk by which an image's size changes; whoever has it open calls them in the order that resize.c describes
+ */
+#pragma once
+
+#include "vmm/block/qcow2/format.h"
+
+/* Where new tables go: see bitmap.h. */
+struct qcow2_bitmap_space;
+
+/**
+ * qcow2_resize_check() - may the image get @size bytes?
+ * Return: 0, -EINVAL ("qcow2-resize": no multiple of 512, or too large for the format), -ENOTSUP (snapshots or bitmaps, which would
+ * not follow)
+ */
+int qcow2_resize_check(const struct qcow2_header *h, uint64_t size, struct error *e);
+
+/**
+ * qcow2_resize_l1() - give the image an L1 table for @size bytes, if it has none that is large enough; the size itself stays
+ * @h: follows when the header on disk has changed
+ * @space: for the new table; the old one is freed
+ *
+ * The new table is complete and durable before the header points at it. The caller has flushed, and reads the table again afterwards.
+ */
+int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, const struct qcow2_bitmap_space *space,
+                    struct error *e);
+
+/** qcow2_resize_store() - write the size, durably. */
+int qcow2_resize_store(struct file *file, struct qcow2_header *h, uint64_t size, struct error *e);
