@@ -288,6 +288,20 @@ static void test_l1_points_at_metadata(void **state) {
         }
 }
 
+/* Bits that must not be there are taken away, and nothing else: the table behind the entry is good. */
+static void test_reserved_bits(void **state) {
+        struct rig t;
+
+        rig_small(&t);
+        add_data(&t, 3);
+        put64(&t, 3 * K64, 4 * K64 | QCOW2_COPIED | 0x46 | 1ull << 60);
+        put64(&t, 4 * K64 + 8, 6 * K64 | QCOW2_COPIED | 4);
+        assert_mends(&t, 2, 0);
+        assert_int_equal(get64(&t, 3 * K64), 4 * K64 | QCOW2_COPIED);
+        assert_int_equal(get64(&t, 4 * K64 + 8), 6 * K64 | QCOW2_COPIED);
+        rig_done(&t);
+}
+
 /* A refcount table that leads to itself, outside, or to the same block again and again is rebuilt, and ends. */
 static void test_refcount_table(void **state) {
         static const uint64_t at[] = { K64, 3 * K64, 4 * K64, 1ull << 60, 2 * K64 + 1, 0 };
@@ -477,6 +491,7 @@ int main(void) {
                 cmocka_unit_test(test_cross_linked),
                 cmocka_unit_test(test_points_at_metadata),
                 cmocka_unit_test(test_l1_points_at_metadata),
+                cmocka_unit_test(test_reserved_bits),
                 cmocka_unit_test(test_refcount_table),
                 cmocka_unit_test(test_dirty_bit),
                 cmocka_unit_test(test_no_freeing_in_the_dark),

@@ -119,6 +119,22 @@ static int drop_l1(struct check *c, uint64_t where) {
         return r;
 }
 
+/* Reserved bits are no reason to lose the table behind them. */
+static int clean_l1(struct check *c, uint64_t where, uint64_t *entry) {
+        uint8_t buf[8];
+        int r;
+
+        check_found(c, CORRUPTION, "L1 entry at %#" PRIx64 " has reserved bits: %#" PRIx64, where, *entry);
+        if (!c->fix_all)
+                return 0;
+        *entry &= ~QCOW2_L1_RESERVED;
+        be64_put(buf, *entry);
+        r = file_write(c->file, buf, sizeof buf, where);
+        if (r == 0)
+                c->res->corruptions_fixed++;
+        return r;
+}
+
 int check_collect_l1(struct check *c, uint64_t offset, uint32_t entries, bool active) {
         uint64_t bytes = 8ull * entries;
         uint8_t buf[4096];
@@ -137,9 +153,9 @@ int check_collect_l1(struct check *c, uint64_t offset, uint32_t entries, bool ac
                 for (uint64_t i = 0; i < n; i += 8) {
                         uint64_t entry = be64_get(buf + i), table = entry & QCOW2_OFFSET_MASK;
 
-                        if (entry & QCOW2_L1_RESERVED)
-                                check_found(c, CORRUPTION, "L1 entry at %#" PRIx64 " has reserved bits: %#" PRIx64,
-                                            offset + at + i, entry);
+                        r = entry & QCOW2_L1_RESERVED ? clean_l1(c, offset + at + i, &entry) : 0;
+                        if (r < 0)
+                                return r;
                         if (!table)
                                 continue;
                         if (table % c->cluster || !check_inside(c, table, c->cluster)) {
