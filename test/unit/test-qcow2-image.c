@@ -302,6 +302,58 @@ static void test_reserved_bits(void **state) {
         rig_done(&t);
 }
 
+/* Writes left before the process "dies": the test's threads are one. */
+static int writes_left;
+
+static ssize_t dying_pwrite(int fd, const void *buf, size_t n, off_t offset) {
+        if (writes_left-- <= 0) {
+                errno = EIO;
+                return -1;
+        }
+        return pwrite(fd, buf, n, offset);
+}
+
+static ssize_t dying_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
+        if (writes_left-- <= 0) {
+                errno = EIO;
+                return -1;
+        }
+        return pwritev(fd, iov, n, offset);
+}
+
+/* A repair that is killed after any write leaves an image that the next repair mends, with the data where it was. */
+static void test_killed_repair(void **state) {
+        for (int i = 0, done = 0; !done; i++) {
+                struct qcow2_check c = { 0 };
+                struct sys dying = sys_real;
+                struct rig t;
+
+                rig_small(&t);
+                add_data(&t, 6);
+                put64(&t, 4 * K64 + 8, 5 * K64 | QCOW2_COPIED); /* cross-linked, and a leak */
+                put64(&t, 4 * K64 + 16, K64);                   /* metadata */
+                put_refcount(&t, 8, 0);
+                if (i % 2)
+                        put64(&t, K64 + 16, 3 * K64); /* asks for a rebuild */
+                file_close(t.file);
+                dying.pwrite = dying_pwrite;
+                dying.pwritev = dying_pwritev;
+                rig_open(&t, &dying);
+                writes_left = i / 2;
+                done = qcow2_check(t.file, QCOW2_REPAIR_ALL, &c, &t.e) == 0 && i % 2;
+                error_clear(&t.e);
+                file_close(t.file);
+                rig_open(&t, NULL);
+                check(&t, QCOW2_REPAIR_ALL);
+                assert_flawless(&t);
+                assert_int_equal(get64(&t, 4 * K64) & QCOW2_OFFSET_MASK, 5 * K64);
+                assert_int_equal(get64(&t, 4 * K64 + 16), QCOW2_ZERO);
+                assert_int_equal(get64(&t, 4 * K64 + 24), 8 * K64 | QCOW2_COPIED);
+                rig_done(&t);
+                assert_true(i < 100);
+        }
+}
+
 /* A refcount table that leads to itself, outside, or to the same block again and again is rebuilt, and ends. */
 static void test_refcount_table(void **state) {
         static const uint64_t at[] = { K64, 3 * K64, 4 * K64, 1ull << 60, 2 * K64 + 1, 0 };
@@ -492,6 +544,7 @@ int main(void) {
                 cmocka_unit_test(test_points_at_metadata),
                 cmocka_unit_test(test_l1_points_at_metadata),
                 cmocka_unit_test(test_reserved_bits),
+                cmocka_unit_test(test_killed_repair),
                 cmocka_unit_test(test_refcount_table),
                 cmocka_unit_test(test_dirty_bit),
                 cmocka_unit_test(test_no_freeing_in_the_dark),
