@@ -288,6 +288,22 @@ static void test_l1_points_at_metadata(void **state) {
         }
 }
 
+/* A compressed cluster has no subclusters: which of the two the entry means can't be told. */
+static void test_compressed_subclusters(void **state) {
+        struct qcow2_create o = { .size = 64 << 20, .extended_l2 = true };
+        struct rig t;
+
+        rig_init(&t);
+        rig_create(&t, &o);
+        add_data(&t, 1);
+        put64(&t, 4 * K64, qcow2_compressed_entry(5 * K64, 512, 16));
+        put64(&t, 4 * K64 + 8, 1);
+        assert_mends(&t, 1, 1);
+        assert_int_equal(get64(&t, 4 * K64), 0);
+        assert_int_equal(get64(&t, 4 * K64 + 8), 0xffffffff00000000);
+        rig_done(&t);
+}
+
 /* Bits that must not be there are taken away, and nothing else: the table behind the entry is good. */
 static void test_reserved_bits(void **state) {
         struct rig t;
@@ -556,6 +572,7 @@ int main(void) {
                 cmocka_unit_test(test_cross_linked),
                 cmocka_unit_test(test_points_at_metadata),
                 cmocka_unit_test(test_l1_points_at_metadata),
+                cmocka_unit_test(test_compressed_subclusters),
                 cmocka_unit_test(test_reserved_bits),
                 cmocka_unit_test(test_killed_repair),
                 cmocka_unit_test(test_refcount_table),

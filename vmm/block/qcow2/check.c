@@ -247,6 +247,11 @@ static int walk_compressed(struct l2_walk *w, uint8_t *p, uint64_t where, uint64
                 c->res->compressed++;
                 c->res->fragmented++;
         }
+        if (qcow2_extended_l2(&c->h) && be64_get(p + 8)) {
+                check_found(c, CORRUPTION, "L2 entry at %#" PRIx64 ": subclusters of a compressed cluster", where);
+                drop_l2(w, p);
+                return 0;
+        }
         if (from < c->cluster || to > c->end) {
                 check_found(c, CORRUPTION,
                             "L2 entry at %#" PRIx64 ": compressed data at %#" PRIx64 " is not in the file", where,
