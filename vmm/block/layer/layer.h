@@ -56,7 +56,8 @@ enum {
         /* give EXTENT_DATA that may be overwritten in place with the bytes to come, allocating if it can be done at once; -EAGAIN when
          * it takes layer_write() (copy on write); implies LAYER_NOWAIT */
         LAYER_WRITE = 1 << 1,
-        LAYER_HOLES = 1 << 2, /* raw: say EXTENT_ZERO where the file has a hole (costs system calls); others: no effect */
+        LAYER_HOLES =
+                1 << 2, /* raw: say EXTENT_ZERO where the file has a hole (costs system calls); others: no effect */
 };
 
 /* One thread that maps. Filled by layer_user_add(). */

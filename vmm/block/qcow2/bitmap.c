@@ -85,7 +85,7 @@ static int allocate_words(struct qcow2_bitmaps *b, struct bitmap *m) {
         bytes = MAX(n_words(m), 1ull) * 8;
         if (bytes > MEMORY_MAX - MIN(b->memory, MEMORY_MAX))
                 return -E2BIG;
-        m->words = calloc(1, bytes);
+        m->words = calloc(1, bytes); // NOLINT(clang-analyzer-optin.portability.UnixAPI): 8 bytes at least
         if (!m->words)
                 return -ENOMEM;
         b->memory += bytes;

@@ -150,7 +150,7 @@ static int clear_file(struct file *file, const struct plan *p) {
 /* A table of clusters in a row: entry i is the offset of cluster @first + i, with @flags. Entries are @step bytes apart. */
 static int write_table(struct file *file, const struct plan *p, uint64_t at, uint64_t n, uint64_t first, uint64_t flags,
                        uint32_t step, uint8_t *buf) {
-        uint64_t per = p->cluster / step;
+        uint64_t per = MAX(p->cluster / step, 1u);
 
         for (uint64_t i = 0; i < n; i += per) {
                 uint64_t m = MIN(per, n - i);
@@ -213,8 +213,9 @@ int qcow2_create(struct file *file, const struct qcow2_create *options, struct e
                 return r;
         p.h.backing_file = (char *)options->backing_file; /* only read, and not released: p.h owns nothing */
         p.h.backing_format = (char *)options->backing_format;
-        header = malloc(p.cluster);
-        buf = malloc(p.cluster);
+        /* The plan's clusters are 512 bytes at least. */
+        header = malloc(p.cluster); // NOLINT(clang-analyzer-optin.portability.UnixAPI)
+        buf = malloc(p.cluster);    // NOLINT(clang-analyzer-optin.portability.UnixAPI)
         if (!buf || !header)
                 return error_set(e, -ENOMEM, "memory", NULL, "no memory to create a qcow2 image");
         r = qcow2_header_encode(&p.h, header, p.cluster, &used, e); /* before anything is lost */

@@ -278,7 +278,8 @@ static inline uint64_t qcow2_refblock_entries(const struct qcow2_header *h) {
 static inline uint64_t qcow2_l1_entries(const struct qcow2_header *h, uint64_t size) {
         uint64_t span = qcow2_cluster(h) * qcow2_l2_entries(h);
 
-        return size / span + (size % span != 0);
+        /* A cluster is 512 bytes at least, an entry 16 at most. */
+        return size / span + (size % span != 0); // NOLINT(clang-analyzer-core.DivideZero)
 }
 
 /* A compressed cluster's L2 entry: where its bytes begin, and where the last sector of it ends (that much may be read). */
