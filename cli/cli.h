@@ -37,4 +37,7 @@ int cli_image_list(int argc, char **argv);
 int cli_image_show(int argc, char **argv);
 int cli_image_delete(int argc, char **argv);
 int cli_image_import(int argc, char **argv);
+int cli_image_create(int argc, char **argv);
+int cli_image_info(int argc, char **argv);
+int cli_image_check(int argc, char **argv);
 int cli_host_probe(int argc, char **argv);

@@ -20,6 +20,9 @@ static const struct cli_command commands[] = {
         { &schema_command_image_show, cli_image_show },
         { &schema_command_image_delete, cli_image_delete },
         { &schema_command_image_import, cli_image_import },
+        { &schema_command_image_create, cli_image_create },
+        { &schema_command_image_info, cli_image_info },
+        { &schema_command_image_check, cli_image_check },
         { &schema_command_host_probe, cli_host_probe },
 };
 
