@@ -111,6 +111,7 @@ static ssize_t disk_pwritev(int fd, const struct iovec *iov, int n, off_t offset
                 if (disk.dead || random_below(disk.random, 2))
                         return -1;
                 length = random_below(disk.random, length + 1);
+                length -= MIN(length, ((uint64_t)offset + length) % SECTOR); /* sectors don't tear */
         } else if (disk.one_in && length > SECTOR && random_below(disk.random, 8) == 0) {
                 length = SECTOR;
         }

@@ -54,8 +54,8 @@ static struct {
         struct file *backing_file[DEPTH];
         struct layer *layer;
         struct layer_user user;
-        bool cut_before; /* version 2 has no dirty bit: leaks stay until somebody looks for them */
-        uint64_t maybe_size;
+        bool cut_before;               /* version 2 has no dirty bit: leaks stay until somebody looks for them */
+        uint64_t maybe_sizes[OPS + 1]; /* by operation: what a resize that failed or was cut off may have left */
         bool verbose;
         unsigned int qemu;
         uint64_t cuts, kills, failures, checks, qemu_checks, ops;
@@ -252,6 +252,7 @@ static void end_image(bool cut, bool kill) {
                 t.cuts += !kill;
                 t.kills += kill;
         } else {
+                disk_faults(0, 0);
                 flushed(); /* closing does */
         }
         say(hurt ? kill ? "kill" : "cut" : "close", 0, 0, 0);
@@ -260,10 +261,15 @@ static void end_image(bool cut, bool kill) {
                 check_qemu(hurt);
         open_image();
         if (atomic_load(&t.layer->size) != t.n_sectors * SECTOR) {
-                if (!hurt || atomic_load(&t.layer->size) != t.maybe_size)
+                bool known = false;
+
+                for (unsigned int i = 0; i <= OPS; i++)
+                        known |= t.maybe_sizes[i] == atomic_load(&t.layer->size);
+                if (!hurt || !known)
                         fail("the size is wrong");
-                resized(t.maybe_size);
+                resized(atomic_load(&t.layer->size));
         }
+        memset(t.maybe_sizes, 0, sizeof t.maybe_sizes);
         verify(0, t.n_sectors * SECTOR, true);
 }
 
@@ -344,10 +350,11 @@ static void resize(void) {
         int r;
 
         size = MIN(size, 400ull * t.shape.cluster);
-        t.maybe_size = size;
+        t.maybe_sizes[MIN(t.op, (uint64_t)OPS)] = size;
         r = t.layer->ops->resize(t.layer, size, &e);
         say("resize", size, 0, r);
         if (r == 0) {
+                memset(t.maybe_sizes, 0, sizeof t.maybe_sizes);
                 if (size < old)
                         flushed();
                 resized(size);

@@ -110,9 +110,14 @@ int qcow2_resize_store(struct file *file, struct qcow2_header *h, uint64_t size,
         r = file_write(file, field, sizeof field, QCOW2_H_SIZE);
         if (r == 0)
                 r = file_sync(file);
-        if (r < 0)
+        if (r < 0) {
+                /* It may have arrived all the same; the old one has to be there at the next sync. */
+                be64_put(field, h->size);
+                if (file_write(file, field, sizeof field, QCOW2_H_SIZE) == 0)
+                        file_sync(file);
                 return error_set(e, r, "qcow2-resize", "reopen the image before it is used again",
                                  "cannot write the size");
+        }
         h->size = size;
         return 0;
 }
