@@ -99,9 +99,9 @@ struct qcow2 {
         struct runs pending;         /* unlinked; not durably yet */
         struct runs waiting;         /* unlinked durably; somebody may be inside */
         uint64_t packed, packed_end; /* where the next compressed cluster may go, bytes; equal: nowhere */
-        bool closing;                /* single threaded: everything is written
-                                      */
-        bool dirty_set;              /* the dirty bit is on disk (or there is none in this version) */
+        bool closing;                /* nobody else is at work: everything is written */
+        bool lost;      /* a cluster that nothing points at could not be given back: for the repair at the next open */
+        bool dirty_set; /* the dirty bit is on disk (or there is none in this version) */
 
         _Atomic bool broken;    /* a damage was met: no more changes */
         _Atomic bool unflushed; /* a reference has changed */

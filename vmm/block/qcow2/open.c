@@ -240,7 +240,7 @@ static int finish_writing(struct qcow2 *q) {
                 r = flush_locked(q); /* the counts that the first one's reclaim() has lowered */
         if (r == 0 && !atomic_load(&q->broken))
                 r = cut(q);
-        if (r < 0 || atomic_load(&q->broken) || q->h.version < 3)
+        if (r < 0 || atomic_load(&q->broken) || q->lost || q->h.version < 3)
                 return r;
         q->h.incompatible &= ~QCOW2_INCOMPAT_DIRTY;
         r = qcow2_header_store_features(q->layer.file, &q->h);

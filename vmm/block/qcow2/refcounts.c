@@ -255,7 +255,8 @@ int clusters_alloc(struct qcow2 *q, uint64_t want, bool all, uint64_t *ret_clust
 
 void clusters_undo(struct qcow2 *q, uint64_t cluster, uint64_t n) {
         for (uint64_t i = 0; i < n; i++)
-                refcount_add(q, cluster + i, -1);
+                if (refcount_add(q, cluster + i, -1) < 0)
+                        q->lost = true;
 }
 
 void clusters_free(struct qcow2 *q, uint64_t cluster, uint64_t n) {
@@ -351,7 +352,8 @@ void reclaim(struct qcow2 *q) {
                         n = MAX(n, 1u);
                         for (uint64_t k = 0; k < n && r == 0; k++)
                                 r = refcount_add(q, cluster + k, -1);
-                        cluster += n; /* what could not be read or written stays counted */
+                        q->lost |= r < 0;
+                        cluster += n;
                 }
         }
         pthread_mutex_unlock(&q->lock);
