@@ -6,7 +6,6 @@
  * itself (names of other images) is shown with control characters replaced.
  */
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,9 +13,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "cli/cli.h"
+#include "cli/disk-work.h"
 #include "daemon/engine/parts.h"
-#include "vmm/block/qcow2/qcow2.h"
 
 struct context {
         const struct disk_file_options *options;
@@ -29,18 +27,11 @@ static const char *yes_no(bool value) {
         return value ? "yes" : "no";
 }
 
-static void print_json(json_t *o) {
-        json_dumpf(o, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-        json_decref(o);
-}
-
 static void print_name(const char *label, const char *value) {
         if (!value)
                 return;
         printf("%-16s ", label);
-        for (; *value; value++)
-                putchar((unsigned char)*value < 0x20 || *value == 0x7f ? '?' : *value);
+        disk_print_text(value);
         putchar('\n');
 }
 
@@ -48,13 +39,6 @@ static void print_size(const char *label, uint64_t bytes) {
         char text[TEXT_SIZE_MAX];
 
         printf("%-16s %s (%ju bytes)\n", label, text_format_size(bytes, text), (uintmax_t)bytes);
-}
-
-/* A name in JSON: bytes that are no UTF-8 can't be shown there. */
-static json_t *json_name(const char *value) {
-        json_t *s = value ? json_string(value) : NULL;
-
-        return s ?: json_null();
 }
 
 static uint64_t space_of(const struct context *c) {
@@ -105,22 +89,22 @@ static int do_info(struct context *c, struct error *error) {
                                "--repair all FILE\n");
                 return 0;
         }
-        o = json_pack("{s:o, s:s, s:I, s:I}", "file", json_name(c->options->file), "format", qcow2 ? "qcow2" : "raw",
-                      "size", (json_int_t)i.size, "space_used", (json_int_t)space_of(c));
+        o = json_pack("{s:o, s:s, s:I, s:I}", "file", disk_json_name(c->options->file), "format",
+                      qcow2 ? "qcow2" : "raw", "size", (json_int_t)i.size, "space_used", (json_int_t)space_of(c));
         if (qcow2) {
-                json_t *more =
-                        json_pack("{s:i, s:I, s:i, s:s, s:b, s:b, s:b, s:b, s:b, s:o, s:o, s:o, s:i, s:i}", "version",
-                                  (int)i.version, "cluster", (json_int_t)i.cluster, "refcount_bits",
-                                  (int)i.refcount_bits, "compression", i.compression == QCOW2_ZSTD ? "zstd" : "zlib",
-                                  "extended_l2", i.extended_l2, "lazy_refcounts", i.lazy_refcounts, "dirty", i.dirty,
-                                  "corrupt", i.corrupt, "encrypted", i.encrypted, "backing_file",
-                                  json_name(i.backing_file), "backing_format", json_name(i.backing_format), "data_file",
-                                  json_name(i.data_file), "snapshots", (int)i.n_snapshots, "bitmaps", (int)i.n_bitmaps);
+                json_t *more = json_pack(
+                        "{s:i, s:I, s:i, s:s, s:b, s:b, s:b, s:b, s:b, s:o, s:o, s:o, s:i, s:i}", "version",
+                        (int)i.version, "cluster", (json_int_t)i.cluster, "refcount_bits", (int)i.refcount_bits,
+                        "compression", i.compression == QCOW2_ZSTD ? "zstd" : "zlib", "extended_l2", i.extended_l2,
+                        "lazy_refcounts", i.lazy_refcounts, "dirty", i.dirty, "corrupt", i.corrupt, "encrypted",
+                        i.encrypted, "backing_file", disk_json_name(i.backing_file), "backing_format",
+                        disk_json_name(i.backing_format), "data_file", disk_json_name(i.data_file), "snapshots",
+                        (int)i.n_snapshots, "bitmaps", (int)i.n_bitmaps);
 
                 json_object_update(o, more);
                 json_decref(more);
         }
-        print_json(o);
+        disk_json_print(o);
         return 0;
 }
 
@@ -148,13 +132,14 @@ static int do_check(struct context *c, struct error *error) {
         leaks = found.leaks - MIN(found.leaks, found.leaks_fixed);
         c->damaged = corruptions + leaks + found.errors > 0;
         if (c->json) {
-                print_json(json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "file",
-                                     json_name(c->options->file), "corruptions", (json_int_t)corruptions, "leaks",
-                                     (json_int_t)leaks, "errors", (json_int_t)found.errors, "corruptions_fixed",
-                                     (json_int_t)found.corruptions_fixed, "leaks_fixed", (json_int_t)found.leaks_fixed,
-                                     "allocated_clusters", (json_int_t)found.allocated, "compressed_clusters",
-                                     (json_int_t)found.compressed, "fragmented_clusters", (json_int_t)found.fragmented,
-                                     "total_clusters", (json_int_t)found.total, "image_end", (json_int_t)found.end));
+                disk_json_print(
+                        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "file",
+                                  disk_json_name(c->options->file), "corruptions", (json_int_t)corruptions, "leaks",
+                                  (json_int_t)leaks, "errors", (json_int_t)found.errors, "corruptions_fixed",
+                                  (json_int_t)found.corruptions_fixed, "leaks_fixed", (json_int_t)found.leaks_fixed,
+                                  "allocated_clusters", (json_int_t)found.allocated, "compressed_clusters",
+                                  (json_int_t)found.compressed, "fragmented_clusters", (json_int_t)found.fragmented,
+                                  "total_clusters", (json_int_t)found.total, "image_end", (json_int_t)found.end));
                 return 0;
         }
         if (found.corruptions_fixed + found.leaks_fixed > 0)
@@ -173,25 +158,52 @@ static int do_check(struct context *c, struct error *error) {
         return 0;
 }
 
-static int do_create(struct context *c, struct error *error) {
-        const struct disk_file_options *o = c->options;
-        const struct qcow2_create create = {
-                .size = o->size,
-                .version = (unsigned int)o->version,
-                .cluster = (uint32_t)o->cluster,
-                .refcount_bits = (unsigned int)o->refcount_bits,
-                .compression = o->compression == DISK_FILE_COMPRESSION_ZSTD ? QCOW2_ZSTD : QCOW2_ZLIB,
-                .extended_l2 = o->extended_l2,
-                .lazy_refcounts = o->lazy_refcounts,
-                .preallocate_metadata = o->preallocate,
-        };
-        int r = qcow2_create(c->file, &create, error);
+/* The image that the new one will stand on has to be there, with all below it; it also gives the size. */
+static int look_below(const struct disk_file_options *o, struct qcow2_create *create, struct error *e) {
+        _cleanup_(chain_freep) struct chain *chain = NULL;
+        enum machine_disk_format format = MACHINE_DISK_FORMAT_RAW;
+        struct chain_options options = { 0 };
+        _cleanup_free_ char *path = NULL;
+        int r;
 
+        create->backing_format = disk_recorded_format(o, e);
+        if (!create->backing_format)
+                return -EINVAL;
+        create->backing_file = o->backing;
+        if (streq(create->backing_format, "qcow2"))
+                format = MACHINE_DISK_FORMAT_QCOW2;
+        r = chain_resolve(o->file, o->backing, &path, e);
+        if (r == 0)
+                r = disk_open_chain(path, format, &options, &chain, e);
         if (r < 0)
                 return r;
-        if (c->json)
-                print_json(json_pack("{s:s, s:o, s:I}", "result", "created", "file", json_name(o->file), "size",
-                                     (json_int_t)o->size));
+        if (chain->n >= LAYER_CHAIN_MAX)
+                return error_set(e, -ELOOP, "chain-depth", "commit or rebase some of them: lodge image commit",
+                                 "there are %u images in the chain of %s already", chain->n, path);
+        if (create->size == 0)
+                create->size = atomic_load(&chain_top(chain)->size);
+        return 0;
+}
+
+static int do_create(const struct disk_file_options *o, bool json, struct error *e) {
+        struct qcow2_create create = disk_creation(o, o->size);
+        _cleanup_close_ int fd = -EBADF;
+        struct file *file;
+        int r = 0;
+
+        if (o->backing || o->backing_format != IMAGE_DISK_FORMAT_UNKNOWN)
+                r = look_below(o, &create, e);
+        else if (o->size == 0)
+                r = error_set(e, -EINVAL, "argument-missing", "lodge image create FILE SIZE",
+                              "a size is needed without a backing image");
+        if (r == 0)
+                r = disk_create(o->file, MACHINE_DISK_FORMAT_QCOW2, &create, &fd, &file, e);
+        if (r < 0)
+                return r;
+        file_close(file);
+        if (json)
+                disk_json_print(json_pack("{s:s, s:o, s:I}", "result", "created", "file", disk_json_name(o->file),
+                                          "size", (json_int_t)create.size));
         else
                 printf("Created %s.\n", o->file);
         return 0;
@@ -201,12 +213,9 @@ static int do_create(struct context *c, struct error *error) {
 static int open_file(struct context *c, int flags, int *ret_fd, struct error *error) {
         const char *path = c->options->file;
         struct file_options options = { .readonly = (flags & O_ACCMODE) == O_RDONLY };
-        _cleanup_close_ int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
+        _cleanup_close_ int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
         int r;
 
-        if (fd < 0 && errno == EEXIST)
-                return error_set(error, -EEXIST, "disk-exists", "remove it first, or choose another name",
-                                 "there is a file %s", path);
         if (fd < 0)
                 return error_set(error, -errno, "disk-open",
                                  "check that the file exists and that you may open it: ls -l",
@@ -222,45 +231,34 @@ static int open_file(struct context *c, int flags, int *ret_fd, struct error *er
         return 0;
 }
 
-static int disk_file_command(const struct schema_command *command, int argc, char **argv, int flags,
-                             int (*run)(struct context *c, struct error *error)) {
-        _cleanup_(disk_file_options_freep) struct disk_file_options *options = NULL;
-        _cleanup_error_ struct error error = ERROR_INIT;
+static int with_file(const struct disk_file_options *o, bool json, int flags,
+                     int (*run)(struct context *c, struct error *e), struct error *e) {
+        struct context c = { .options = o, .json = json };
         _cleanup_close_ int fd = -EBADF;
-        struct context c = { 0 };
-        void *objects[1];
-        int r, status;
+        int r = open_file(&c, flags, &fd, e);
 
-        if (disk_file_options_new(&options) < 0)
-                return CLI_FAILED;
-        objects[0] = options;
-        if (cli_parse(command, argc, argv, objects, &status))
-                return status;
-        c.options = options;
-        c.json = options->format == OUTPUT_FORMAT_JSON;
-        r = disk_file_options_check(options, &error);
         if (r == 0)
-                r = open_file(&c, options->repair == DISK_FILE_REPAIR_NONE ? flags : O_RDWR, &fd, &error);
-        if (r == 0)
-                r = run(&c, &error);
+                r = run(&c, e);
         file_close(c.file);
-        if (r < 0 && (flags & O_CREAT) && fd >= 0)
-                unlink(options->file); /* ours: O_EXCL made it */
-        if (r == 0)
-                return c.damaged ? CLI_FAILED : CLI_OK;
-        if (error.code == 0)
-                error_set(&error, r, "failed", NULL, "lodge %s", command->name);
-        return c.json ? cli_fail_json(&error) : cli_fail(&error);
+        return r < 0 ? r : c.damaged ? CLI_FAILED : CLI_OK;
+}
+
+static int info(const struct disk_file_options *o, bool json, struct error *e) {
+        return with_file(o, json, O_RDONLY, do_info, e);
+}
+
+static int check(const struct disk_file_options *o, bool json, struct error *e) {
+        return with_file(o, json, o->repair == DISK_FILE_REPAIR_NONE ? O_RDONLY : O_RDWR, do_check, e);
 }
 
 int cli_image_create(int argc, char **argv) {
-        return disk_file_command(&schema_command_image_create, argc, argv, O_RDWR | O_CREAT | O_EXCL, do_create);
+        return disk_command(&schema_command_image_create, argc, argv, do_create);
 }
 
 int cli_image_info(int argc, char **argv) {
-        return disk_file_command(&schema_command_image_info, argc, argv, O_RDONLY, do_info);
+        return disk_command(&schema_command_image_info, argc, argv, info);
 }
 
 int cli_image_check(int argc, char **argv) {
-        return disk_file_command(&schema_command_image_check, argc, argv, O_RDONLY, do_check);
+        return disk_command(&schema_command_image_check, argc, argv, check);
 }

@@ -23,6 +23,12 @@ static const struct cli_command commands[] = {
         { &schema_command_image_create, cli_image_create },
         { &schema_command_image_info, cli_image_info },
         { &schema_command_image_check, cli_image_check },
+        { &schema_command_image_map, cli_image_map },
+        { &schema_command_image_measure, cli_image_measure },
+        { &schema_command_image_convert, cli_image_convert },
+        { &schema_command_image_resize, cli_image_resize },
+        { &schema_command_image_commit, cli_image_commit },
+        { &schema_command_image_rebase, cli_image_rebase },
         { &schema_command_host_probe, cli_host_probe },
 };
 

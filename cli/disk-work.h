@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * disk-work: what the commands on disk image files share
+ *
+ * A command fills its options, opens what it needs, and reports with an id and a fix. Long ones (struct disk_work) show on a terminal how far
+ * they are, and stop at SIGINT, SIGTERM and SIGHUP with an error, so that a file that isn't complete is removed.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <signal.h>
+
+#include "cli/cli.h"
+#include "vmm/block/chain/chain.h"
+#include "vmm/block/qcow2/qcow2.h"
+
+#define DISK_WORK_BUFFER (4u << 20) /* bytes; a multiple of every cluster size */
+
+/** disk_command() - parse a command's words, run it (-errno, or an exit status), say what went wrong; returns the exit status. */
+int disk_command(const struct schema_command *command, int argc, char **argv,
+                 int (*run)(const struct disk_file_options *o, bool json, struct error *e));
+
+/** disk_json_print() - to stdout; takes @o over. */
+void disk_json_print(json_t *o);
+/** disk_json_name() - a path in JSON; null for bytes that are no UTF-8, which can't be shown there. */
+json_t *disk_json_name(const char *name);
+/** disk_print_text() - with control characters replaced: names come out of images. */
+void disk_print_text(const char *text);
+
+/** disk_open_chain() - chain_open() with the locks that machines use, and advice on formats. */
+int disk_open_chain(const char *path, enum machine_disk_format format, const struct chain_options *options,
+                    struct chain **ret_chain, struct error *e);
+
+/** disk_creation() - the options of a new qcow2 file */
+struct qcow2_create disk_creation(const struct disk_file_options *o, uint64_t size);
+
+/**
+ * disk_create() - a new file with an empty image in it, locked
+ * Return: 0, or -errno ("disk-exists", "disk-open", "qcow2-create" ...); nothing is left behind then.
+ */
+int disk_create(const char *path, enum machine_disk_format format, const struct qcow2_create *create, int *ret_fd,
+                struct file **ret_file, struct error *e);
+
+/** disk_sync_name() - the directory's entry of a new file is on stable storage. */
+int disk_sync_name(const char *path, struct error *e);
+
+/** disk_recorded_format() - "raw", "qcow2"; NULL with "backing-format" when none is given, or one without an image */
+const char *disk_recorded_format(const struct disk_file_options *o, struct error *e);
+
+struct disk_work {
+        uint8_t *buf, *other; /* of DISK_WORK_BUFFER bytes */
+        uint64_t done, all;   /* bytes */
+        sigset_t signals, old_mask;
+        int shown; /* percent; -1: nothing */
+        bool terminal;
+};
+
+/** disk_work_begin() - -ENOMEM. disk_work_end() it, also on failure. */
+int disk_work_begin(struct disk_work *w, uint64_t all, struct error *e);
+void disk_work_end(struct disk_work *w);
+
+/** disk_work_step() - so far; -EINTR ("interrupted") when somebody asks us to stop. */
+int disk_work_step(struct disk_work *w, uint64_t done, struct error *e);
+
+/** disk_read(), disk_read_failed(), disk_write_failed() - with the error set; behind the layer's end there are zeroes; NULL: all zeroes. */
+int disk_read(struct layer *layer, void *buf, uint64_t offset, uint64_t length, struct error *e);
+int disk_read_failed(int r, uint64_t offset, struct error *e);
+int disk_write_failed(int r, struct error *e);
+
+/** disk_is_zero() - are these bytes zeroes? @n is at least 1. */
+bool disk_is_zero(const void *buf, size_t n);
