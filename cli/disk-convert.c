@@ -186,7 +186,7 @@ static int do_resize(const struct disk_file_options *o, bool json, struct error 
         old = atomic_load(&top->size);
         if (o->size < old && !o->shrink) {
                 r = error_set(
-                        e, -EPERM, "disk-shrink", "make file systems and partitions smaller first; then add --shrink",
+                        e, -EINVAL, "disk-shrink", "make file systems and partitions smaller first; then add --shrink",
                         "disk %s has %ju bytes: what lies behind the new end would be lost", o->file, (uintmax_t)old);
                 return r;
         }

@@ -1,0 +1,299 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# where: host
+# seconds: 300
+#
+# images.sh: every verb on disk image files does what qemu-img does with the same files, and refuses what it should
+#
+# usage: images.sh
+#
+# Each shape of image (version, cluster size, subclusters, width of counts, compression) is a chain of three: a raw file at the bottom,
+# a qcow2 file that is longer above it, and one that is longer still on top, with data, zeroes and compressed clusters that qemu-io
+# wrote. What a verb makes is compared by `qemu-img compare` and examined by `qemu-img check`.
+
+set -uo pipefail
+
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+lodge=${LODGE_BUILD:-$top/build}/lodge
+if ! command -v qemu-img >/dev/null || ! command -v qemu-io >/dev/null; then
+        echo "1..0 # SKIP qemu-img and qemu-io are not installed"
+        exit 0
+fi
+work=$(mktemp -d "${TMPDIR:-/tmp}/images.XXXXXX") || exit 1
+trap 'rm -rf -- "$work"' EXIT
+cd "$work" || exit 1
+count=0 failed=0
+
+check() { # NAME COMMAND...: its output is shown when it fails
+        local name=$1 out
+        shift
+        count=$((count + 1))
+        if out=$("$@" 2>&1 </dev/null); then
+                echo "ok $count - $name"
+        else
+                failed=$((failed + 1))
+                echo "not ok $count - $name"
+                tail -n 20 <<<"$out" | sed 's/^/# /'
+        fi
+}
+
+refuses() { # STATUS ID COMMAND...: it fails with that status, that id, and a fix
+        local status=$1 id=$2 out
+        shift 2
+        out=$("$@" 2>&1)
+        [ $? = "$status" ] && grep -qF -- "[$id]" <<<"$out" && grep -q '^  fix: ' <<<"$out" && return
+        echo "$out"
+        return 1
+}
+
+image() { "$lodge" image "$@"; }
+
+same() { # FILE FORMAT FILE FORMAT
+        qemu-img compare -f "$2" -F "$4" "$1" "$3"
+}
+
+sound() { # FILE...: both examinations find nothing
+        local file
+        for file; do
+                qemu-img check -f qcow2 "$file" && image check "$file" || return
+        done
+}
+
+json() { # EXPRESSION FILE: of the object d
+        python3 -c 'import json, sys; d = json.load(open(sys.argv[2])); print(eval(sys.argv[1]))' "$@"
+}
+
+# The maps say the same. qemu-img has no member "compressed" everywhere, cuts entries at other places, calls data that is a hole of the file
+# zero as well, and gives a place for subclusters that aren't there.
+map_same() { # FILE FORMAT
+        image map --disk-format "$2" --format json "$1" >ours && qemu-img map -f "$2" --output json "$1" >theirs &&
+                python3 - <<'EOF'
+import json
+def normal(entries):
+    out = []
+    for e in entries:
+        e = {k: e.get(k) for k in ("start", "length", "depth", "present", "zero", "data", "offset")}
+        e["zero"] &= not e["data"]
+        e["offset"] = e["offset"] if e["present"] else None
+        last = out[-1] if out else None
+        if last and all(last[k] == e[k] for k in ("depth", "present", "zero", "data")) and \
+                (e["offset"] is None) == (last["offset"] is None) and \
+                (e["offset"] is None or last["offset"] + last["length"] == e["offset"]):
+            last["length"] += e["length"]
+        else:
+            out.append(e)
+    return out
+ours, theirs = normal(json.load(open("ours"))["map"]), normal(json.load(open("theirs")))
+if ours != theirs:
+    print("ours:", *ours, "theirs:", *theirs, sep="\n")
+    raise SystemExit(1)
+EOF
+}
+
+measure_same() { # FILE FORMAT, options for qemu-img, --, options for lodge
+        local file=$1 format=$2 qemu=()
+        shift 2
+        while [ "$1" != -- ]; do
+                qemu+=("$1")
+                shift
+        done
+        shift
+        qemu-img measure -f "$format" "${qemu[@]}" --output json "$file" >theirs &&
+                image measure --disk-format "$format" "$@" --format json "$file" >ours || return
+        [ "$(json 'd["required"], d["fully_allocated"]' ours)" = "$(json 'd["required"], d["fully-allocated"]' theirs)" ] ||
+                { cat ours theirs; return 1; }
+}
+
+info_same() { # FILE
+        image info --format json "$1" >ours && qemu-img info -f qcow2 --output json "$1" >theirs || return
+        [ "$(json '[d[k] for k in ("size", "cluster", "backing_file", "backing_format", "refcount_bits", "compression", "extended_l2", "lazy_refcounts")]' ours)" = "$(
+                json '[d["virtual-size"], d["cluster-size"], d.get("backing-filename"), d.get("backing-filename-format")] + [d["format-specific"]["data"].get(k, o) for k, o in (("refcount-bits", 16), ("compression-type", "zlib"), ("extended-l2", False), ("lazy-refcounts", False))]' theirs)" ] ||
+                { cat ours theirs; return 1; }
+}
+
+# shape QEMU-OPTIONS: a chain in this directory, and its content in "want"
+shape() {
+        local options=compat=1.1${1:+,$1} cluster=64k
+        [[ $1 != compat=* ]] || options=$1
+        [[ $1 != *cluster_size=2M* ]] || cluster=2M
+        rm -f -- *.qcow2 *.raw want ours theirs
+        qemu-img create -q -f raw bottom.raw 3M &&
+                qemu-io -f raw -c 'write -q -P 1 0 1M' -c 'write -q -P 2 1500k 333k' bottom.raw &&
+                qemu-img create -q -f qcow2 -o "$options" -b bottom.raw -F raw middle.qcow2 4M &&
+                qemu-io -f qcow2 -c "write -q -c -P 5 2M $cluster" -c 'write -q -P 3 64k 70k' -c 'write -q -z 512k 256k' \
+                        -c 'write -q -P 4 3500k 5k' middle.qcow2 &&
+                qemu-img create -q -f qcow2 -o "$options" -b middle.qcow2 -F qcow2 top.qcow2 6M &&
+                qemu-io -f qcow2 -c 'write -q -P 6 100k 3k' -c 'write -q -z 1508k 64k' -c 'write -q -P 7 5M 200k' -c 'write -q -P 0 5500k 100k' \
+                        -c "write -q -P 8 $((6 * 1024 - 3))k 3k" top.qcow2 &&
+                qemu-img convert -f qcow2 -O raw top.qcow2 want
+}
+
+copy_chain() { # DIRECTORY
+        rm -rf -- "$1" && mkdir "$1" && cp -- bottom.raw middle.qcow2 top.qcow2 "$1/"
+}
+
+commit_same() {
+        copy_chain a && copy_chain b || return
+        qemu-img commit -q -f qcow2 a/top.qcow2 && image commit b/top.qcow2 && same a/middle.qcow2 qcow2 b/middle.qcow2 qcow2 &&
+                same b/top.qcow2 qcow2 want raw && sound b/top.qcow2 b/middle.qcow2 || return
+        # Nothing is left in the upper one; then once more, into the raw file, which grows.
+        image map --format json b/top.qcow2 >ours && [ "$(json 'any(e["present"] and e["depth"] == 0 for e in d["map"])' ours)" = False ] &&
+                image commit b/middle.qcow2 && same b/bottom.raw raw want raw && same b/top.qcow2 qcow2 want raw && sound b/middle.qcow2
+}
+
+rebase_same() { # OPTIONS
+        copy_chain a || return
+        qemu-img create -q -f qcow2 ${1:+-o "$1"} a/other.qcow2 5500k &&
+                qemu-io -f qcow2 -c 'write -q -P 1 0 512k' -c 'write -q -P 9 1M 1M' -c 'write -q -P 9 4200k 9k' a/other.qcow2 &&
+                image rebase a/top.qcow2 --backing other.qcow2 --backing-format qcow2 &&
+                same a/top.qcow2 qcow2 want raw && sound a/top.qcow2 && info_same a/top.qcow2 || return
+        image info a/top.qcow2 | grep -q '^backing file *other.qcow2$' || return
+        # On none.
+        image rebase a/top.qcow2 && same a/top.qcow2 qcow2 want raw && sound a/top.qcow2 && rm a/other.qcow2 a/middle.qcow2 &&
+                same a/top.qcow2 qcow2 want raw
+}
+
+overlay_same() { # lodge's options
+        image create over.qcow2 --backing top.qcow2 --backing-format qcow2 "$@" && sound over.qcow2 && info_same over.qcow2 &&
+                same over.qcow2 qcow2 want raw &&
+                qemu-io -f qcow2 -c 'write -q -P 11 300k 100k' over.qcow2 && map_same over.qcow2 qcow2
+}
+
+convert_same() { # lodge's options
+        image convert top.qcow2 out.qcow2 "$@" && same out.qcow2 qcow2 want raw && sound out.qcow2 && info_same out.qcow2 &&
+                map_same out.qcow2 qcow2 && image convert out.qcow2 out.raw --to raw && cmp out.raw want &&
+                image convert --disk-format raw out.raw back.qcow2 "$@" && same back.qcow2 qcow2 want raw && sound back.qcow2 &&
+                qemu-img convert -f qcow2 -O raw back.qcow2 back.raw && cmp back.raw want &&
+                image convert top.qcow2 small.qcow2 --compress "$@" && same small.qcow2 qcow2 want raw && sound small.qcow2 &&
+                image convert small.qcow2 small.raw --to raw && cmp small.raw want && [ "$(stat -c %s small.qcow2)" -le "$(stat -c %s out.qcow2)" ]
+}
+
+resize_same() {
+        # Growing hides what the backing image has behind the old end. (qemu-img can't do that with version 2.)
+        image create grown.qcow2 1536K --backing top.qcow2 --backing-format qcow2 "$@" && head -c 1536K want >expected || return
+        truncate -s 8M expected && image resize grown.qcow2 8M && same grown.qcow2 qcow2 expected raw && sound grown.qcow2 &&
+                truncate -s 1M expected && image resize --shrink grown.qcow2 1M && same grown.qcow2 qcow2 expected raw &&
+                sound grown.qcow2 && info_same grown.qcow2 &&
+                qemu-img resize -q -f qcow2 top.qcow2 7M && truncate -s 7M want && image resize top.qcow2 9M && truncate -s 9M want &&
+                same top.qcow2 qcow2 want raw && sound top.qcow2 && qemu-img resize -q -f qcow2 --shrink top.qcow2 6M &&
+                truncate -s 6M want && same top.qcow2 qcow2 want raw && sound top.qcow2
+}
+
+shapes=(
+        "plain||"
+        "version 2|compat=0.10|--version 2"
+        "subclusters|extended_l2=on|--extended-l2"
+        "clusters of 4 KiB, counts of 1 bit|cluster_size=4k,refcount_bits=1|--cluster 4K --refcount-bits 1"
+        "clusters of 2 MiB, counts of 64 bits|cluster_size=2M,refcount_bits=64|--cluster 2M --refcount-bits 64"
+        "zstd, lazy counts|compression_type=zstd,lazy_refcounts=on|--compression zstd --lazy-refcounts"
+)
+for line in "${shapes[@]}"; do
+        IFS='|' read -r name qemu ours <<<"$line"
+        read -ra ours <<<"$ours"
+        check "$name: a chain from qemu-img" shape "$qemu"
+        check "$name: info" info_same top.qcow2
+        check "$name: check" sound top.qcow2 middle.qcow2
+        check "$name: map" map_same top.qcow2 qcow2
+        check "$name: map of one that is shorter than what is above" map_same middle.qcow2 qcow2
+        check "$name: measure" measure_same top.qcow2 qcow2 -O qcow2 -o "${qemu:-compat=1.1}" -- "${ours[@]}"
+        check "$name: measure a raw disk" measure_same bottom.raw raw -O qcow2 -o "${qemu:-compat=1.1}" -- "${ours[@]}"
+        check "$name: measure for raw" measure_same top.qcow2 qcow2 -O raw -- --to raw
+        check "$name: convert" convert_same "${ours[@]}"
+        check "$name: an overlay" overlay_same "${ours[@]}"
+        check "$name: resize" resize_same "${ours[@]}"
+        check "$name: commit" commit_same
+        check "$name: rebase" rebase_same "$qemu"
+done
+
+shape ""
+check "map of a raw disk" map_same bottom.raw raw
+cp bottom.raw r.raw
+check "resize a raw disk" image resize --disk-format raw r.raw 5M
+check "its size" test "$(stat -c %s r.raw)" = 5242880
+check "shrinking has to be asked for" refuses 1 disk-shrink "$lodge" image resize --disk-format raw r.raw 1M
+check "shrink a raw disk" image resize --disk-format raw --shrink r.raw 1M
+check "its size" test "$(stat -c %s r.raw)" = 1048576
+
+head -c 1M /dev/zero >zeroes.raw
+check "zeroes are not copied" image convert --disk-format raw --to raw zeroes.raw holes.raw
+check "they take no space" test "$(stat -c '%s %b' holes.raw)" = "1048576 0"
+
+cp want before
+check "nothing is overwritten" refuses 2 disk-exists "$lodge" image convert top.qcow2 want
+check "not even touched" cmp want before
+check "a format is not guessed" refuses 1 qcow2-magic "$lodge" image convert bottom.raw new.qcow2
+check "raw can't be compressed" refuses 1 disk-compress "$lodge" image convert --to raw --compress top.qcow2 new.raw
+check "nothing is left behind" test ! -e new.qcow2 -a ! -e new.raw
+
+# A compressed cluster whose bytes are no deflate stream: the only one, behind header, refcounts, L1 and L2 table
+qemu-img create -q -f qcow2 damaged.qcow2 1M
+qemu-io -f qcow2 -c 'write -q -c -P 5 512k 64k' damaged.qcow2
+head -c 512 /dev/zero | tr '\0' '\377' | dd of=damaged.qcow2 bs=64k seek=5 conv=notrunc status=none
+check "data that can't be read ends a conversion" refuses 2 disk-read "$lodge" image convert damaged.qcow2 new.qcow2
+check "what it had written is gone" test ! -e new.qcow2
+
+head -c 64M /dev/urandom >noise.raw
+interrupted() {
+        local pid
+        "$lodge" image convert --disk-format raw --compress noise.raw new.qcow2 2>err &
+        pid=$!
+        until [ -s new.qcow2 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+        kill -TERM "$pid"
+        wait "$pid"
+        [ $? = 2 ] && grep -qF '[interrupted]' err && [ ! -e new.qcow2 ] && return
+        cat err
+        return 1
+}
+check "a conversion that is stopped leaves nothing" interrupted
+
+# Who else has it open?
+mkfifo hold
+in_use() { # FILE QEMU-IO-OPTIONS, --, COMMAND...: while qemu-io has it open
+        local file=$1 options=() pid status
+        shift
+        while [ "$1" != -- ]; do
+                options+=("$1")
+                shift
+        done
+        shift
+        qemu-io -f qcow2 "${options[@]}" "$file" <hold >/dev/null &
+        pid=$!
+        exec 7>hold
+        echo 'read -q 0 512' >&7
+        until grep -q . "/proc/$pid/fdinfo/"* 2>/dev/null && grep -q '^lock:' "/proc/$pid/fdinfo/"* 2>/dev/null; do sleep 0.05; done
+        "$@"
+        status=$?
+        exec 7>&-
+        wait "$pid"
+        return "$status"
+}
+check "an image that QEMU writes is not read" in_use top.qcow2 -- refuses 4 disk-busy "$lodge" image convert top.qcow2 new.qcow2
+check "one that QEMU reads is" in_use top.qcow2 -r -- "$lodge" image map top.qcow2
+check "but not changed" in_use top.qcow2 -r -- refuses 4 disk-busy "$lodge" image resize top.qcow2 9M
+check "nothing goes into a backing image that another one uses" in_use middle.qcow2 -r -- refuses 4 disk-busy "$lodge" image commit top.qcow2
+
+# Chains that are none
+cp top.qcow2 odd.qcow2
+qemu-img rebase -u -f qcow2 -b middle.qcow2 -F "" odd.qcow2 2>/dev/null
+python3 - <<'EOF'
+with open("odd.qcow2", "r+b") as f:  # in case that qemu-img has recorded the format all the same
+    head = f.read(4096)
+    at = head.find(bytes.fromhex("e2792aca"))
+    if at >= 0:
+        f.seek(at)
+        f.write(bytes.fromhex("7f792aca"))
+EOF
+check "a format that isn't recorded is not guessed" refuses 1 chain-format "$lodge" image map odd.qcow2
+check "rebase --unsafe records it" image rebase odd.qcow2 --unsafe --backing middle.qcow2 --backing-format qcow2
+check "then it reads as before" same odd.qcow2 qcow2 want raw
+check "rebase --unsafe to another name" image rebase odd.qcow2 --unsafe --backing gone.qcow2 --backing-format qcow2
+check "a missing image" refuses 2 chain-open "$lodge" image map odd.qcow2
+check "without a backing image, --unsafe is refused" refuses 1 rebase-unsafe "$lodge" image rebase odd.qcow2 --unsafe
+check "addresses are refused" refuses 1 chain-protocol "$lodge" image rebase odd.qcow2 --unsafe --backing nbd://localhost/x --backing-format raw
+check "an image can't stand on itself" refuses 2 chain-loop "$lodge" image rebase top.qcow2 --backing top.qcow2 --backing-format qcow2
+check "a backing image needs a format" refuses 1 backing-format "$lodge" image create new.qcow2 --backing middle.qcow2
+check "and has to be there" refuses 2 disk-open "$lodge" image create new.qcow2 --backing gone.qcow2 --backing-format qcow2
+check "there is nothing to commit into" refuses 1 chain-none "$lodge" image commit damaged.qcow2
+check "nothing was made" test ! -e new.qcow2
+echo "1..$count"
+[ "$failed" = 0 ]
