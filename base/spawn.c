@@ -20,7 +20,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 
-#define SPAWN_FDS_MAX 128
+#define SPAWN_FDS_MAX 256
 
 static int pidfd_of(pid_t pid) {
         return (int)syscall(SYS_pidfd_open, pid, 0);

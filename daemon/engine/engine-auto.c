@@ -63,12 +63,6 @@ static bool native_serves(const struct machine_config *c, const struct probe *pr
                          probe->facts.max_vcpus);
                 return false;
         }
-        for (size_t i = 0; i < c->n_disks; i++)
-                if (c->disks[i].format != MACHINE_DISK_FORMAT_RAW) {
-                        snprintf(ret_reason, size, "disk %s is %s, lodge-vmm serves raw disks", c->disks[i].path,
-                                 machine_disk_format_to_string(c->disks[i].format));
-                        return false;
-                }
         return true;
 }
 

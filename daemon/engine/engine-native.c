@@ -16,6 +16,10 @@ static char *copy(const char *text) {
         return text ? strdup(text) : NULL;
 }
 
+static enum vmm_disk_format format_of(enum machine_disk_format format) {
+        return format == MACHINE_DISK_FORMAT_QCOW2 ? VMM_DISK_FORMAT_QCOW2 : VMM_DISK_FORMAT_RAW;
+}
+
 static int add_disks(struct vmm_config *v, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 struct vmm_disk_config *d;
@@ -23,10 +27,18 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 if (vmm_config_add_disks(v, &d) < 0)
                         return -ENOMEM;
                 d->fd = p->disks[i].fd;
-                d->format = VMM_DISK_FORMAT_RAW;
+                d->format = format_of(p->disks[i].format);
                 d->readonly = p->disks[i].readonly;
                 if (p->disks[i].serial[0])
                         d->serial = copy(p->disks[i].serial);
+                for (size_t k = 0; k < p->disks[i].n_backing; k++) {
+                        struct vmm_backing_config *b;
+
+                        if (vmm_disk_config_add_backing(d, &b) < 0)
+                                return -ENOMEM;
+                        b->fd = p->disks[i].backing[k].fd;
+                        b->format = format_of(p->disks[i].backing[k].format);
+                }
         }
         return 0;
 }

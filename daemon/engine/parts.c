@@ -18,6 +18,8 @@
 #include "base/text.h"
 #include "daemon/engine/kernel-cache.h"
 #include "daemon/engine/parts-net.h"
+#include "vmm/block/chain/chain.h"
+#include "vmm/block/qcow2/qcow2.h"
 
 #define SECTOR 512
 
@@ -107,36 +109,56 @@ static int open_boot(struct parts *p, struct error *e) {
 
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
 
-/* A qcow2 image may name a backing file; unless it also says what format that has, nobody may guess. */
-static int qcow2_check(int fd, const char *path, struct error *e) {
-        static const char fix[] = "record it: qemu-img rebase -u -b BACKING -F raw|qcow2 DISK";
-        uint8_t head[104] = { 0 };
-        uint32_t header_len, at;
+/* A qcow2 image may stand on another one. Unless it also says what format that has, nobody may guess. */
+static int open_backing(struct part_disk *d, const char *path, struct error *e) {
+        enum machine_disk_format format = MACHINE_DISK_FORMAT_QCOW2;
+        _cleanup_free_ char *image = strdup(path);
+        int fd = d->fd, r = image ? 0 : -ENOMEM;
 
-        if (io_read_at(&sys_real, fd, head, 72, 0) < 0 || memcmp(head, qcow2_magic, 4) != 0)
-                return error_set(e, -EINVAL, "disk-format", "say what it is: --disk FILE,format=raw",
-                                 "disk %s is no qcow2 image", path);
-        if (memcmp(head + 8, "\0\0\0\0\0\0\0", 8) == 0)
-                return 0;
-        if (head[7] < 3)
-                return error_set(e, -EINVAL, "disk-backing", fix, "disk %s does not record its backing file's format",
-                                 path);
-        if (io_read_at(&sys_real, fd, head, sizeof(head), 0) < 0)
-                return error_set(e, -EINVAL, "disk-format", NULL, "disk %s is truncated", path);
-        memcpy(&header_len, head + 100, 4);
-        at = be32toh(header_len);
-        for (int i = 0; i < 16; i++) {
-                uint32_t ext[2];
+        while (r == 0 && format == MACHINE_DISK_FORMAT_QCOW2) {
+                struct file_options options = { .fd = fd, .readonly = true };
+                _cleanup_(file_freep) struct file *file = NULL;
+                _cleanup_free_ char *strings = NULL, *next = NULL;
+                struct qcow2_info info;
 
-                if (io_read_at(&sys_real, fd, ext, 8, at) < 0 || ext[0] == 0)
-                        break;
-                if (be32toh(ext[0]) == 0xE2792ACA)
+                r = file_open(&options, &file, e);
+                if (r == 0)
+                        r = qcow2_peek(file, &info, &strings, e);
+                if (r < 0) {
+                        if (e && e->id && streq(e->id, "qcow2-magic"))
+                                error_set(e, -EINVAL, "disk-format", "say what it is: --disk FILE,format=raw",
+                                          "disk %s is no qcow2 image", image);
+                        return r;
+                }
+                if (!info.backing_file)
                         return 0;
-                if (be32toh(ext[1]) > 65536 || at > 65536)
-                        break;
-                at += 8 + ((be32toh(ext[1]) + 7) & ~7u);
+                if (!info.backing_format)
+                        return error_set(e, -EINVAL, "disk-backing",
+                                         "record it: qemu-img rebase -u -b BACKING -F raw|qcow2 DISK",
+                                         "disk %s does not record its backing file's format", image);
+                if (streq(info.backing_format, "raw"))
+                        format = MACHINE_DISK_FORMAT_RAW;
+                else if (!streq(info.backing_format, "qcow2"))
+                        return error_set(e, -ENOTSUP, "disk-backing", "convert it: qemu-img convert -O qcow2",
+                                         "disk %s has a backing image of format '%s', which is not known here", image,
+                                         info.backing_format);
+                if (d->n_backing == PART_BACKING_MAX)
+                        return error_set(e, -ELOOP, "disk-backing", "commit some of them: qemu-img commit",
+                                         "there are more than %d images below disk %s", PART_BACKING_MAX, path);
+                r = chain_resolve(image, info.backing_file, &next, e);
+                if (r < 0)
+                        return r;
+                fd = open(next, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+                if (fd < 0)
+                        return error_set(e, -errno, "disk-open", "check the file: lodge image info DISK names it",
+                                         "cannot open %s, the backing image of %s", next, image);
+                io_set_nonblock(fd, false);
+                d->backing[d->n_backing++] = (struct part_backing){ .fd = fd, .format = format };
+                r = disk_lock(fd, true, next, e);
+                free(TAKE_PTR(image));
+                image = TAKE_PTR(next);
         }
-        return error_set(e, -EINVAL, "disk-backing", fix, "disk %s does not record its backing file's format", path);
+        return r;
 }
 
 static int disk_size_check(int fd, const char *path, enum machine_disk_format format, struct error *e) {
@@ -178,7 +200,7 @@ static int open_disk(const struct machine_disk_config *c, struct part_disk *d, s
         d->format = c->format;
         r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
-                r = qcow2_check(d->fd, c->path, e);
+                r = open_backing(d, c->path, e);
         if (r == 0)
                 r = disk_lock(d->fd, c->readonly, c->path, e);
         if (r < 0)
@@ -285,11 +307,17 @@ int parts_open(const struct machine_config *config, struct parts **ret_parts, st
         return 0;
 }
 
+static void close_disk(struct part_disk *d) {
+        d->fd = safe_close(d->fd);
+        while (d->n_backing > 0)
+                safe_close(d->backing[--d->n_backing].fd);
+}
+
 void parts_close_files(struct parts *p) {
         p->kernel_fd = safe_close(p->kernel_fd);
         p->initrd_fd = safe_close(p->initrd_fd);
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
-                p->disks[i].fd = safe_close(p->disks[i].fd);
+                close_disk(&p->disks[i]);
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
                 p->nets[i].fd = safe_close(p->nets[i].fd);
 }
@@ -309,8 +337,11 @@ size_t parts_fds(const struct parts *p, int *fds) {
 
         fds[n++] = p->kernel_fd;
         fds[n++] = p->initrd_fd;
-        for (size_t i = 0; i < p->n_disks; i++)
+        for (size_t i = 0; i < p->n_disks; i++) {
                 fds[n++] = p->disks[i].fd;
+                for (size_t k = 0; k < p->disks[i].n_backing; k++)
+                        fds[n++] = p->disks[i].backing[k].fd;
+        }
         for (size_t i = 0; i < p->n_nets; i++)
                 fds[n++] = p->nets[i].fd;
         return n;

@@ -26,12 +26,20 @@
 #include "schema/lodge-schema.h"
 #include "vmm/machine/layout.h"
 
+#define PART_BACKING_MAX 8 /* images below a disk */
+
+struct part_backing {
+        int fd;
+        enum machine_disk_format format;
+};
+
 struct part_disk {
         int fd;
         bool readonly;
         enum machine_disk_format format;
         char serial[21];
-        char backing_format[8]; /* qcow2: recorded format of its backing file, or "" */
+        struct part_backing backing[PART_BACKING_MAX]; /* the nearest first */
+        size_t n_backing;
 };
 
 struct part_net {
@@ -74,7 +82,7 @@ void parts_free(struct parts *parts);
 DEFINE_CLEANUP(parts, parts_free);
 
 /** parts_fds() - the descriptors that the VMM needs, into @fds (room for PARTS_FDS_MAX); returns how many. */
-#define PARTS_FDS_MAX (2 + LAYOUT_DISKS_MAX + LAYOUT_NETS_MAX)
+#define PARTS_FDS_MAX (2 + LAYOUT_DISKS_MAX * (1 + PART_BACKING_MAX) + LAYOUT_NETS_MAX)
 size_t parts_fds(const struct parts *parts, int *fds);
 
 /* ---- pieces, for tests ------------------------------------------------------------------------------------------- */

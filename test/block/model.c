@@ -151,8 +151,13 @@ static void verify(uint64_t offset, uint64_t length, bool after_cut) {
                 fail("an image can't be read after a cut");
 }
 
+static void finding(void *opaque, const char *line) {
+        if (t.verbose)
+                printf("    %s\n", line);
+}
+
 static void check(bool leaks_ok) {
-        struct qcow2_check c = { 0 };
+        struct qcow2_check c = { .report = finding };
         struct file_options o = { .fd = t.fd, .readonly = true };
         _cleanup_error_ struct error e = ERROR_INIT;
         struct file *file;

@@ -49,6 +49,8 @@ struct block_io {
         const struct iovec *iov;
         uint64_t offset, length;
         int64_t result;
+        int other_fd;                         /* 0: the engine's; else an open descriptor (standard input is no disk) */
+        int64_t (*call)(struct block_io *io); /* workers: run this instead; what it returns is the result */
         struct block_io *next;
 };
 
@@ -65,8 +67,9 @@ struct block_request {
         struct block *block;
         struct block_request *next;
         struct block_io io;
-        struct iovec piece;
+        struct iovec piece, *cut;
         uint64_t progress;
+        unsigned int token;
         uint8_t phase, retries;
 };
 
@@ -110,6 +113,17 @@ struct block_metrics {
  * (O_DIRECT refused or misaligned), "disk-access" (@fd is not open for writing), "disk-engine".
  */
 int block_open_raw(const struct block_options *options, struct block **ret_block, struct error *e);
+
+/**
+ * block_open_layers() - a disk that is a chain of layers
+ * @options:    @fd, @readonly and @direct are the layers' business and not looked at
+ * @top:        the chain, with every backing image in its place; taken over on success, and closed by a worker in the end
+ *
+ * Return: 0, or -errno with "disk-engine".
+ */
+struct layer;
+int block_open_layers(const struct block_options *options, struct layer *top, struct block **ret_block,
+                      struct error *e);
 
 /** block_close() - waits for what is in flight (its requests are cancelled, done() comes), then releases. NULL is fine. */
 void block_close(struct block *block);

@@ -30,7 +30,8 @@ struct engine_ops {
 struct engine_options {
         const struct sys *sys;
         int fd;
-        unsigned int depth; /* operations that may be in flight */
+        unsigned int depth;     /* operations that may be in flight */
+        unsigned int n_threads; /* worker threads; 0: two */
         struct loop *loop;
         void (*done)(void *opaque, struct block_io *io);
         void (*round)(void *opaque); /* after a run of done() */

@@ -46,7 +46,8 @@ static void ring_enter(struct ring *r) {
 
 static void ring_submit(struct engine *engine, struct block_io *io) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
-        int fd = r->fixed ? 0 : engine->options.fd;
+        bool fixed = r->fixed && !io->other_fd;
+        int fd = fixed ? 0 : io->other_fd ?: engine->options.fd;
         struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
 
         if (!sqe) { /* full: start what is there */
@@ -77,7 +78,7 @@ static void ring_submit(struct engine *engine, struct block_io *io) {
                 break;
         }
         io_uring_sqe_set_data(sqe, io);
-        if (r->fixed)
+        if (fixed)
                 sqe->flags |= IOSQE_FIXED_FILE;
 }
 

@@ -16,11 +16,16 @@
 #include <sys/uio.h>
 
 /* seccomp: block: preadv, pwritev, fdatasync, fallocate */
+/* seccomp: block: ftruncate (rare) -- an image's end is cut when it is closed */
+/* seccomp: block: brk, munmap, mremap (rare) -- an image's tables, bounce buffers */
+/* seccomp: block: mmap arg2&PROT_EXEC=0 (rare) -- the same */
+/* seccomp: block: mprotect arg2&PROT_EXEC=0 (rare) -- the same */
 /* seccomp: vcpu: read (rare) -- a device reset waits for the end of what is in flight */
 /* seccomp: block: ioctl arg1=BLKDISCARD (rare) -- a block device */
 
 #define THREADS       2
-#define THREADS_STACK (64 * 1024)
+#define THREADS_MAX   8
+#define THREADS_STACK (128 * 1024)
 
 struct io_list {
         struct block_io *first, **tail;
@@ -30,7 +35,7 @@ struct threads {
         struct engine engine;
         int event_fd;
         unsigned int n_threads;
-        pthread_t ids[THREADS];
+        pthread_t ids[THREADS_MAX];
 
         pthread_mutex_t lock; /* the rest */
         pthread_cond_t work, started;
@@ -107,7 +112,7 @@ static void *threads_main(void *opaque) {
                         continue;
                 }
                 pthread_mutex_unlock(&t->lock);
-                io->result = threads_call(o->sys, o->fd, io);
+                io->result = io->call ? io->call(io) : threads_call(o->sys, io->other_fd ?: o->fd, io);
                 pthread_mutex_lock(&t->lock);
                 wake = !t->ended.first;
                 io_list_push(&t->ended, io);
@@ -196,13 +201,14 @@ static const struct engine_ops threads_ops = {
 static int threads_start(struct threads *t) {
         pthread_attr_t attr;
         sigset_t all, saved;
+        unsigned int wanted = MIN(t->engine.options.n_threads ?: THREADS, (unsigned int)THREADS_MAX);
         int k = 0;
 
         pthread_attr_init(&attr);
         pthread_attr_setstacksize(&attr, THREADS_STACK);
         sigfillset(&all);
         pthread_sigmask(SIG_BLOCK, &all, &saved);
-        for (; t->n_threads < THREADS && k == 0; t->n_threads += k == 0)
+        for (; t->n_threads < wanted && k == 0; t->n_threads += k == 0)
                 k = pthread_create(&t->ids[t->n_threads], &attr, threads_main, t);
         pthread_sigmask(SIG_SETMASK, &saved, NULL);
         pthread_attr_destroy(&attr);

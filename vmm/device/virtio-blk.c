@@ -34,6 +34,8 @@
 #include "base/log.h"
 #include "schema/lodge-schema.h"
 #include "vmm/block/block.h"
+#include "vmm/block/layer/layer.h"
+#include "vmm/block/qcow2/qcow2.h"
 #include "vmm/device/device.h"
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
@@ -359,6 +361,45 @@ static int blk_thread_start(void *opaque) {
         return machine->hooks && machine->hooks->block_thread_start ? machine->hooks->block_thread_start(machine) : 0;
 }
 
+static int open_layer(int fd, enum vmm_disk_format format, bool readonly, bool direct, struct layer **ret,
+                      struct error *e) {
+        const struct file_options options = { .fd = fd, .readonly = readonly, .direct = direct };
+        const struct qcow2_options qcow2 = { .readonly = readonly, .repair = true };
+        struct file *file;
+        int r = file_open(&options, &file, e);
+
+        if (r < 0)
+                return r;
+        r = format == VMM_DISK_FORMAT_QCOW2 ? qcow2_open(file, &qcow2, ret, e) : raw_open(file, ret, e);
+        if (r < 0)
+                file_close(file);
+        return r;
+}
+
+/* The disk's image on top of the images that it stands on. On error *@ret_top is what was open by then. */
+static int open_layers(const struct vmm_disk_config *config, struct layer **ret_top, struct error *e) {
+        struct layer *layer;
+        int r;
+
+        for (size_t i = config->n_backing; i > 0; i--) {
+                const struct vmm_backing_config *c = &config->backing[i - 1];
+                r = open_layer(c->fd, c->format, true, config->direct, &layer, e);
+
+                if (r < 0) {
+                        error_prefix(e, "backing image %zu", i);
+                        return r;
+                }
+                layer->backing = *ret_top;
+                *ret_top = layer;
+        }
+        r = open_layer(config->fd, config->format, config->readonly, config->direct, &layer, e);
+        if (r < 0)
+                return r;
+        layer->backing = *ret_top;
+        *ret_top = layer;
+        return 0;
+}
+
 static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_disk_config *config, unsigned int slot,
                      struct error *e) {
         const struct block_options options = {
@@ -372,12 +413,21 @@ static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_di
                 .thread_start = blk_thread_start,
                 .thread_opaque = machine,
         };
+        struct layer *top = NULL;
         uint64_t features;
         int r;
 
         if (config->serial)
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
-        r = block_open_raw(&options, &b->block, e);
+        if (config->format == VMM_DISK_FORMAT_RAW && config->n_backing == 0) {
+                r = block_open_raw(&options, &b->block, e);
+        } else {
+                r = open_layers(config, &top, e);
+                if (r == 0)
+                        r = block_open_layers(&options, top, &b->block, e);
+                if (r < 0)
+                        layer_close(top);
+        }
         if (r < 0)
                 return r;
         features = blk_describe(b);

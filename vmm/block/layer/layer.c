@@ -162,8 +162,8 @@ int layer_map(struct layer *layer, struct layer_user *user, uint64_t offset, uin
 }
 
 /* The first layer above @base that has something at @offset; *@ret_layer NULL: none. The extent is as short as the shortest answer. */
-static int find(struct layer *layer, struct layer_user *user, const struct layer *base, uint64_t offset,
-                uint64_t length, unsigned int flags, struct extent *ret_extent, struct layer **ret_layer) {
+int layer_find(struct layer *layer, struct layer_user *user, const struct layer *base, uint64_t offset, uint64_t length,
+               unsigned int flags, struct extent *ret_extent, struct layer **ret_layer) {
         for (unsigned int depth = 0; layer && layer != base && depth < LAYER_CHAIN_MAX;
              layer = layer->backing, depth++) {
                 uint64_t size = atomic_load(&layer->size);
@@ -239,7 +239,7 @@ static int read_chain(struct layer *layer, struct layer_user *user, const struct
         while (done < length) {
                 struct layer *owner;
                 struct extent extent;
-                int r = find(layer, user, NULL, offset + done, length - done, 0, &extent, &owner);
+                int r = layer_find(layer, user, NULL, offset + done, length - done, 0, &extent, &owner);
 
                 if (r < 0)
                         return r;
@@ -324,7 +324,7 @@ int layer_status(struct layer *layer, struct layer_user *user, struct layer *bas
                  struct extent *ret_extent, struct layer **ret_layer) {
         if (length == 0 || check_range(layer, offset, length) < 0)
                 return -ERANGE;
-        return find(layer, user, base, offset, length, LAYER_HOLES, ret_extent, ret_layer);
+        return layer_find(layer, user, base, offset, length, LAYER_HOLES, ret_extent, ret_layer);
 }
 
 void layer_close(struct layer *layer) {

@@ -151,6 +151,13 @@ int layer_discard(struct layer *layer, uint64_t offset, uint64_t length);
 int layer_flush(struct layer *layer);
 
 /**
+ * layer_find() - for the data path: as layer_status(), with @flags of layer_map(); an UNALLOCATED answer reads as zeroes
+ * Not checked: the range must lie inside @layer.
+ */
+int layer_find(struct layer *layer, struct layer_user *user, const struct layer *base, uint64_t offset, uint64_t length,
+               unsigned int flags, struct extent *ret_extent, struct layer **ret_layer);
+
+/**
  * layer_status() - for map, convert and the mirror: what is at @offset, seen through the chain down to @base (exclusive; NULL: to the end)
  * @ret_extent: kind DATA, COMPRESSED, ZERO, or UNALLOCATED when no layer above @base has it
  * @ret_layer:  the layer that holds it; NULL for UNALLOCATED

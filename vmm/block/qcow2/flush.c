@@ -34,6 +34,7 @@ struct copy {
 struct batch {
         struct copy *copies;
         bool any[3];
+        bool first_done;   /* durable: what new L2 tables hold, too */
         uint64_t reftable; /* its new place; 0: it hasn't moved */
         uint32_t reftable_clusters;
 };
@@ -155,6 +156,7 @@ static int move_reftable(struct qcow2 *q, const struct batch *b) {
 static int write_all(struct qcow2 *q, struct batch *b) {
         int r = write_phase(q, b, FIRST);
 
+        b->first_done = r == 0;
         if (r == 0 && b->any[SECOND])
                 r = write_phase(q, b, SECOND);
         if (r == 0 && b->reftable)
@@ -172,9 +174,9 @@ static void finish(struct qcow2 *q, struct batch *b, struct runs *unlinked, int 
 
                 next = c->next;
                 t->busy = false;
-                if (result == 0)
-                        t->fresh = false;
-                else
+                if (b->first_done)
+                        t->fresh = false; /* from now on something on disk may point here, even when the rest failed */
+                if (result < 0)
                         table_mark(t, c->offset, c->length);
                 free(c);
         }

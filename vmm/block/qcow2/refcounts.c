@@ -111,11 +111,8 @@ static int extend(struct qcow2 *q, uint64_t index) {
         r = cache_grow(&q->refblocks, (uint32_t)(clusters * per));
         if (r < 0)
                 return r;
-        if (q->reftable->at && q->reftable->at != q->h.reftable_offset && !q->reftable->busy) {
-                /* It had a place, but no header ever named it. (When a flush is about to name it, it is the old place for the next.) */
-                meta_remove(q, q->reftable->at, q->reftable->size >> q->bits);
-                clusters_undo(q, q->reftable->at >> q->bits, q->reftable->size >> q->bits);
-        }
+        /* A place that a flush was about to name: whether the header on disk does is unknown, so it stays as it is. */
+        q->lost |= q->reftable->at && q->reftable->at != q->h.reftable_offset && !q->reftable->busy;
         q->reftable->at = 0;
         q->reftable->size = (uint32_t)(clusters * q->cluster); /* its memory is as large as it ever gets */
         return 0;
