@@ -284,6 +284,8 @@ static void write_some(uint64_t offset, uint64_t length, bool compressed) {
         int r = compressed ? t.layer->ops->write_compressed(t.layer, buf, offset, length)
                            : layer_write(t.layer, buf, offset, length);
 
+        if (t.verbose)
+                printf("    stamps from %ju\n", (uintmax_t)first);
         say(compressed ? "compressed" : "write", offset, length, r);
         for (uint64_t i = 0; i < length / SECTOR; i++) {
                 struct sector *s = &t.sectors[offset / SECTOR + i];
@@ -314,6 +316,8 @@ static void write_mapped(uint64_t offset, uint64_t length) {
                 if (below(8) == 0) /* between the mapping and the data */
                         layer_flush(t.layer);
                 r = file_write(t.layer->file, buf, length, x.host);
+                if (t.verbose)
+                        printf("    stamps from %ju\n", (uintmax_t)first);
                 say("map+write", offset, length, r);
                 for (uint64_t i = 0; i < length / SECTOR; i++) {
                         struct sector *s = &t.sectors[offset / SECTOR + i];

@@ -203,8 +203,14 @@ static int transfer(struct file *f, const struct iovec *iov, unsigned int n_iov,
                           : f->sys->preadv(f->fd, part, (int)n_part, (off_t)(offset + done));
                 if (n < 0 && (errno == EINTR || errno == EAGAIN) && retries++ < FILE_RETRIES)
                         continue;
-                if (n < 0)
-                        return -errno;
+                if (n < 0) {
+                        n = -errno;
+                        if (write)
+                                grown(f,
+                                      offset +
+                                              len); /* some of it may have arrived all the same: nobody may take it for zeroes */
+                        return (int)n;
+                }
                 if (n == 0 && write)
                         return -EIO;
                 if (!write && (n == 0 || (f->direct && offset + done + (uint64_t)n >= file_size(f)))) {
