@@ -232,7 +232,7 @@ static int finish_writing(struct qcow2 *q) {
                         return r;
         }
         if (!q->dirty_set)
-                return 0;
+                return file_sync(q->layer.file);
         q->closing = true;
         pool_release(q);
         r = flush_locked(q);
