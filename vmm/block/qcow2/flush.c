@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "vmm/block/qcow2/image.h"
+#include "vmm/block/qcow2/resize.h"
 
 enum phase { FIRST, SECOND, THIRD };
 
@@ -204,6 +205,10 @@ int flush_locked(struct qcow2 *q) {
         r = atomic_load(&q->broken) ? 0 : collect(q, &b);
         pthread_mutex_unlock(&q->lock);
 
+        if (r == 0 && q->size_unsure) {
+                r = qcow2_resize_store(q->layer.file, &q->h, q->h.size, NULL);
+                q->size_unsure = r < 0;
+        }
         if (r == 0)
                 r = write_all(q, &b);
 

@@ -178,7 +178,16 @@ static int cut(struct qcow2 *q) {
         if (file_is_device(q->layer.file))
                 return 0;
         while (r == 0 && end << q->bits > q->opened_size) {
-                r = refcount_get(q, end - 1, &count);
+                struct table *b = NULL;
+
+                r = refblock_get(q, (end - 1) / q->per_refblock, &b);
+                if (r == 0 && !b) { /* nothing near here is counted */
+                        end = (end - 1) / q->per_refblock * q->per_refblock;
+                        end = MIN(end, q->reftable->size / 8 * q->per_refblock);
+                        continue;
+                }
+                if (r == 0)
+                        r = refcount_get(q, end - 1, &count);
                 if (r < 0 || count > 0)
                         break;
                 end--;
@@ -304,28 +313,37 @@ static int grow(struct qcow2 *q, uint64_t size, struct error *e) {
         return 0;
 }
 
+static int store_size(struct qcow2 *q, uint64_t size, struct error *e) {
+        int r = qcow2_resize_store(q->layer.file, &q->h, size, e);
+
+        q->size_unsure = r < 0;
+        return r;
+}
+
 static int qcow2_resize(struct layer *layer, uint64_t size, struct error *e) {
         struct qcow2 *q = qcow2_of(layer);
         uint64_t old = atomic_load(&layer->size), reach;
         int r = layer->readonly ? error_set(e, -EROFS, "qcow2-resize", NULL, "the image is opened for reading only")
                                 : qcow2_resize_check(&q->h, size, e);
 
-        if (r < 0 || size == old)
+        if (r < 0 || (size == old && !q->size_unsure))
                 return r;
         pthread_mutex_lock(&q->lock);
         r = image_begin(q);
         pthread_mutex_unlock(&q->lock);
         if (r < 0)
                 return error_set(e, r, "disk-write", NULL, "cannot write the image's header");
+        if (size == old)
+                return store_size(q, size, e);
         if (size > old) {
                 r = grow(q, size, e);
                 if (r == 0)
-                        r = qcow2_resize_store(layer->file, &q->h, size, e);
+                        r = store_size(q, size, e);
                 if (r == 0)
                         atomic_store(&layer->size, size);
                 return r;
         }
-        r = qcow2_resize_store(layer->file, &q->h, size, e);
+        r = store_size(q, size, e);
         if (r < 0)
                 return r;
         atomic_store(&layer->size, size);

@@ -129,13 +129,15 @@ static int in_place(struct target *t, uint64_t in, uint64_t n, bool *ret) {
                 return 0;
         if (clusters_has(&q->meta, p->host >> q->bits, 1))
                 return image_damaged(q, "a guest cluster lies where a table is");
-        if (p->copied) {
+        if (p->copied && p->host < file_size(q->layer.file)) {
                 *ret = true;
                 return 0;
         }
         r = refcount_get(q, p->host >> q->bits, &count);
         if (r < 0)
                 return r;
+        if (p->copied && count != 1) /* behind the file's end, and not counted: anything could be meant */
+                return image_damaged(q, "a guest cluster lies outside the file");
         *ret = count == 1;
         return 0;
 }
