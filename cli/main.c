@@ -61,9 +61,23 @@ int cli_fail(const struct error *e) {
         return error_exit_status(e);
 }
 
+/* Messages quote names out of disk images: what is no UTF-8 must not cost the whole object. */
+static json_t *json_text(const char *text) {
+        json_t *s = text ? json_string(text) : json_null();
+        _cleanup_free_ char *ascii = NULL;
+
+        if (s)
+                return s;
+        ascii = strdup(text);
+        for (char *p = ascii; p && *p; p++)
+                *p = (unsigned char)*p < 0x80 ? *p : '?';
+        return ascii ? json_string(ascii) : NULL;
+}
+
 int cli_fail_json(const struct error *e) {
-        json_t *object = json_pack("{s:{s:s, s:s?, s:s?, s:s}}", "error", "id", e->id ?: "unknown", "message",
-                                   e->message, "fix", e->fix, "code", strerrorname_np(-e->code) ?: "EIO");
+        json_t *object =
+                json_pack("{s:{s:s, s:o?, s:o?, s:s}}", "error", "id", e->id ?: "unknown", "message",
+                          json_text(e->message), "fix", json_text(e->fix), "code", strerrorname_np(-e->code) ?: "EIO");
 
         if (object) {
                 json_dumpf(object, stdout, JSON_INDENT(2));

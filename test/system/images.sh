@@ -246,6 +246,34 @@ interrupted() {
 }
 check "a conversion that is stopped leaves nothing" interrupted
 
+# Killed half way, nothing is lost: the disk reads the same at once, and the verb can be given again.
+qemu-img create -q -f qcow2 low0.qcow2 64M
+qemu-io -f qcow2 -c 'write -q -P 1 0 40M' low0.qcow2
+cp low0.qcow2 low.qcow2
+qemu-img create -q -f qcow2 -b low.qcow2 -F qcow2 high0.qcow2 64M
+for i in $(seq 0 400); do echo "write -q -P $((i % 250 + 2)) $((i * 150))k 70k"; done | qemu-io -f qcow2 high0.qcow2 >/dev/null
+qemu-img create -q -f qcow2 next.qcow2 64M
+qemu-io -f qcow2 -c 'write -q -P 1 0 20M' -c 'write -q -P 3 40M 20M' next.qcow2
+qemu-img convert -f qcow2 -O raw high0.qcow2 all
+killed() { # SECONDS VERB OPTION...
+        local pid seconds=$1 verb=$2
+        shift 2
+        cp low0.qcow2 low.qcow2 && cp high0.qcow2 high.qcow2 && rm -f all.raw || return
+        "$lodge" image "$verb" high.qcow2 "$@" >/dev/null &
+        pid=$!
+        sleep "$seconds"
+        kill -KILL "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+        image convert --to raw high.qcow2 all.raw && cmp all.raw all && image check --repair all low.qcow2 &&
+                image check --repair all high.qcow2 && image "$verb" high.qcow2 "$@" && same high.qcow2 qcow2 all raw &&
+                sound low.qcow2 high.qcow2
+}
+for seconds in 0.004 0.01 0.02 0.04; do
+        check "a commit that is killed after $seconds s" killed "$seconds" commit
+        check "all of it is in the lower image then" same low.qcow2 qcow2 all raw
+        check "a rebase that is killed after $seconds s" killed "$seconds" rebase --backing next.qcow2 --backing-format qcow2
+done
+
 # Who else has it open?
 mkfifo hold
 in_use() { # FILE QEMU-IO-OPTIONS, --, COMMAND...: while qemu-io has it open
@@ -290,6 +318,18 @@ check "rebase --unsafe to another name" image rebase odd.qcow2 --unsafe --backin
 check "a missing image" refuses 2 chain-open "$lodge" image map odd.qcow2
 check "without a backing image, --unsafe is refused" refuses 1 rebase-unsafe "$lodge" image rebase odd.qcow2 --unsafe
 check "addresses are refused" refuses 1 chain-protocol "$lodge" image rebase odd.qcow2 --unsafe --backing nbd://localhost/x --backing-format raw
+latin() { # a name that is no UTF-8, out of an image, in a message
+        python3 - <<'EOF'
+with open("latin.qcow2", "r+b") as f:
+    head = f.read(4096)
+    f.seek(head.index(b"gone.qcow2"))
+    f.write(b"g\xf6ne\n")
+EOF
+        "$lodge" image map --format json latin.qcow2 >ours
+        [ $? = 2 ] && json 'd["error"]["id"], d["error"]["message"]' ours | grep -qF "('chain-open', 'cannot open backing image g?ne\nqcow2')"
+}
+cp odd.qcow2 latin.qcow2
+check "hostile names in messages" latin
 check "an image can't stand on itself" refuses 2 chain-loop "$lodge" image rebase top.qcow2 --backing top.qcow2 --backing-format qcow2
 check "a backing image needs a format" refuses 1 backing-format "$lodge" image create new.qcow2 --backing middle.qcow2
 check "and has to be there" refuses 2 disk-open "$lodge" image create new.qcow2 --backing gone.qcow2 --backing-format qcow2
