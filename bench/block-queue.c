@@ -29,6 +29,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "vmm/block/block.h"
+#include "vmm/block/chain/chain.h"
 
 #define JOBS_MAX  16u
 #define DEPTH_MAX 256u
@@ -36,7 +37,8 @@
 #define CLASSES   (64u << SUB_BITS)
 
 struct config {
-        const char *path;
+        const char *path, *format;
+        struct chain *chain; /* qcow2: shared by all jobs */
         bool direct, random;
         enum block_engine engine;
         unsigned int read_percent, block, depth, jobs, flush; /* flush: one after that many writes; 0: none */
@@ -186,15 +188,16 @@ static int job_open(struct job *j) {
         struct error e = { 0 };
         int r;
 
-        j->fd = open(c->path, (options.readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-        if (j->fd < 0)
+        j->fd = c->chain ? -EBADF : open(c->path, (options.readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+        if (!c->chain && j->fd < 0)
                 return -errno;
         r = loop_new(&j->loop);
         if (r < 0)
                 return r;
         options.fd = j->fd;
         options.loop = j->loop;
-        r = block_open_raw(&options, &j->block, &e);
+        r = c->chain ? block_open_layers(&options, chain_top(c->chain), true, &j->block, &e)
+                     : block_open_raw(&options, &j->block, &e);
         if (r < 0) {
                 fprintf(stderr, "block-queue: %s: %s\n", c->path, e.message);
                 return r;
@@ -298,6 +301,22 @@ static int run(const struct config *c) {
         return failed;
 }
 
+/* Any format but raw is opened once, and served by all jobs. */
+static int open_chain(struct config *c) {
+        const struct chain_options options = { .n_writable = c->read_percent < 100,
+                                               .direct = c->direct,
+                                               .repair = true };
+        struct error e = { 0 };
+        int r;
+
+        if (!c->format || streq(c->format, "raw"))
+                return 0;
+        r = chain_open(c->path, c->format, &options, &c->chain, &e);
+        if (r < 0)
+                fprintf(stderr, "block-queue: %s: %s\n", c->path, e.message);
+        return r;
+}
+
 static int usage(void) {
         fputs("usage: bench-block-queue [OPTION...] FILE\n"
               "  --rw KIND       read, write, randread, randwrite, randrw (70 % reads)   (default randread)\n"
@@ -308,6 +327,7 @@ static int usage(void) {
               "  --count N       requests of each job (default: as many as --seconds allow)\n"
               "  --seconds S     (default 1)\n"
               "  --cached        through the host's page cache (default: direct)\n"
+              "  --format F      raw, qcow2 (default raw)\n"
               "  --engine E      auto, uring, threads (default auto)\n"
               "FILE is written to by the kinds that write. One line of JSON comes out.\n",
               stderr);
@@ -358,6 +378,9 @@ static int parse_option(struct config *c, int option, const char *value) {
         case 's':
                 c->seconds = strtod(value, NULL);
                 return c->seconds > 0 && c->seconds < 3600 ? 0 : -EINVAL;
+        case 'F':
+                c->format = value;
+                return 0;
         case 'c':
                 c->direct = false;
                 return 0;
@@ -373,11 +396,17 @@ static int parse_option(struct config *c, int option, const char *value) {
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                { "rw", required_argument, NULL, 'r' },      { "bs", required_argument, NULL, 'b' },
-                { "depth", required_argument, NULL, 'd' },   { "jobs", required_argument, NULL, 'j' },
-                { "flush", required_argument, NULL, 'f' },   { "count", required_argument, NULL, 'n' },
-                { "seconds", required_argument, NULL, 's' }, { "cached", no_argument, NULL, 'c' },
-                { "engine", required_argument, NULL, 'e' },  { 0 },
+                { "rw", required_argument, NULL, 'r' },
+                { "bs", required_argument, NULL, 'b' },
+                { "depth", required_argument, NULL, 'd' },
+                { "jobs", required_argument, NULL, 'j' },
+                { "flush", required_argument, NULL, 'f' },
+                { "count", required_argument, NULL, 'n' },
+                { "seconds", required_argument, NULL, 's' },
+                { "cached", no_argument, NULL, 'c' },
+                { "engine", required_argument, NULL, 'e' },
+                { "format", required_argument, NULL, 'F' },
+                { 0 },
         };
         struct config c = {
                 .direct = true, .random = true, .read_percent = 100, .block = 4096, .depth = 32, .jobs = 1, .seconds = 1
@@ -390,7 +419,10 @@ int main(int argc, char **argv) {
         if (optind != argc - 1)
                 return usage();
         c.path = argv[optind];
-        r = run(&c);
+        r = open_chain(&c);
+        if (r == 0)
+                r = run(&c);
+        chain_close(c.chain);
         if (r < 0)
                 fprintf(stderr, "block-queue: %s: %s\n", c.path, strerror(-r));
         return r < 0;

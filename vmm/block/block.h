@@ -117,12 +117,14 @@ int block_open_raw(const struct block_options *options, struct block **ret_block
 /**
  * block_open_layers() - a disk that is a chain of layers
  * @options:    @fd, @readonly and @direct are the layers' business and not looked at
- * @top:        the chain, with every backing image in its place; taken over on success, and closed by a worker in the end
+ * @top:        the chain, with every backing image in its place
+ * @shared:     others serve the same chain (each on a loop of its own): it stays open. Else it is taken over on success, and closed by a
+ *              worker in the end.
  *
  * Return: 0, or -errno with "disk-engine".
  */
 struct layer;
-int block_open_layers(const struct block_options *options, struct layer *top, struct block **ret_block,
+int block_open_layers(const struct block_options *options, struct layer *top, bool shared, struct block **ret_block,
                       struct error *e);
 
 /** block_close() - waits for what is in flight (its requests are cancelled, done() comes), then releases. NULL is fine. */

@@ -34,7 +34,7 @@ struct layered {
         struct layer_user user; /* of the loop's thread, or whoever holds the machine lock */
         struct engine *ring;    /* moves data; may be @workers */
         struct engine *workers;
-        bool cancelling;
+        bool cancelling, shared;
         struct block_io closing;
 };
 
@@ -281,9 +281,11 @@ static void layered_close(struct block *block) {
 
         (void)layered_drain(block, true, UINT64_MAX);
         layer_user_remove(l->top, &l->user);
-        l->closing = (struct block_io){ .kind = BLOCK_IO_SYNC, .call = close_layers };
-        engine_submit(l->workers, &l->closing);
-        (void)engine_drain(l->workers, false, UINT64_MAX);
+        if (!l->shared) {
+                l->closing = (struct block_io){ .kind = BLOCK_IO_SYNC, .call = close_layers };
+                engine_submit(l->workers, &l->closing);
+                (void)engine_drain(l->workers, false, UINT64_MAX);
+        }
         layered_free(l);
 }
 
@@ -326,7 +328,7 @@ static int start_engines(struct layered *l, const struct block_options *options,
         return 0;
 }
 
-int block_open_layers(const struct block_options *options, struct layer *top, struct block **ret_block,
+int block_open_layers(const struct block_options *options, struct layer *top, bool shared, struct block **ret_block,
                       struct error *e) {
         _cleanup_(layered_freep) struct layered *l = calloc(1, sizeof(*l));
         struct block_limits *limits;
@@ -335,6 +337,7 @@ int block_open_layers(const struct block_options *options, struct layer *top, st
         if (!l)
                 return error_set(e, -ENOMEM, "disk-engine", NULL, "no memory for a disk");
         l->top = top;
+        l->shared = shared;
         l->block.driver = &layered_driver;
         l->block.batch = options->batch;
         l->block.opaque = options->opaque;

@@ -424,7 +424,7 @@ static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_di
         } else {
                 r = open_layers(config, &top, e);
                 if (r == 0)
-                        r = block_open_layers(&options, top, &b->block, e);
+                        r = block_open_layers(&options, top, false, &b->block, e);
                 if (r < 0)
                         layer_close(top);
         }

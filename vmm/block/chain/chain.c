@@ -77,7 +77,7 @@ static int check_loop(const struct chain *c, const struct chain_image *above, co
 }
 
 static int open_layer(struct chain_image *image, const struct chain_options *o, bool readonly, struct error *e) {
-        struct file_options options = { .fd = image->fd, .readonly = readonly };
+        struct file_options options = { .fd = image->fd, .readonly = readonly, .direct = o->direct };
         struct qcow2_options qcow2 = { .readonly = readonly, .repair = o->repair };
         _cleanup_(file_freep) struct file *file = NULL;
         int r = file_open(&options, &file, e);

@@ -38,6 +38,7 @@ struct chain {
 
 struct chain_options {
         unsigned int n_writable;         /* images from the top that may be written: 0, 1, or 2 to commit */
+        bool direct;                     /* bypass the host's page cache */
         bool alone;                      /* only the top image; reading what is not in it gives zeroes */
         bool repair;                     /* mend writable images that were not closed in order */
         const struct chain_image *above; /* the chain is to stand below this image; NULL: below nothing */
