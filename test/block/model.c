@@ -160,7 +160,7 @@ static void check(bool leaks_ok) {
         struct qcow2_check c = { .report = finding };
         struct file_options o = { .fd = t.fd, .readonly = true };
         _cleanup_error_ struct error e = ERROR_INIT;
-        struct file *file;
+        struct file *file = NULL;
 
         if (file_open(&o, &file, &e) < 0 || qcow2_check(file, 0, &c, &e) < 0)
                 fail("the image can't be checked");
@@ -200,7 +200,7 @@ static void open_image(void) {
         struct file_options o = { .sys = &disk_sys, .fd = t.fd };
         struct qcow2_options q = { .repair = true, .cache = 4 * t.shape.cluster };
         _cleanup_error_ struct error e = ERROR_INIT;
-        struct file *file;
+        struct file *file = NULL;
         int r;
 
         if (file_open(&o, &file, &e) < 0)
@@ -485,7 +485,7 @@ static void make_shape(void) {
 
 static void sequence(uint64_t number) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        struct file *file;
+        struct file *file = NULL;
 
         t.number = number;
         t.random.state = number * 0x2545f4914f6cdd1dull + 1;

@@ -140,8 +140,8 @@ static void *flush(void *opaque) {
 
 static struct layer *open_image(int fd) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        struct layer *layer;
-        struct file *file;
+        struct layer *layer = NULL;
+        struct file *file = NULL;
 
         if (file_open(&(struct file_options){ .fd = fd }, &file, &e) < 0 ||
             qcow2_open(file, &(struct qcow2_options){ .cache = 65536 }, &layer, &e) < 0)
@@ -155,7 +155,7 @@ static void one_shape(const struct qcow2_create *shape, uint64_t seed, unsigned 
         struct stress *s = calloc(1, sizeof *s);
         struct qcow2_check check = { 0 };
         _cleanup_error_ struct error e = ERROR_INIT;
-        struct file *file;
+        struct file *file = NULL;
         int fd = memfd_create("stress", MFD_CLOEXEC);
 
         if (!s || file_open(&(struct file_options){ .fd = fd }, &file, &e) < 0 || qcow2_create(file, shape, &e) < 0)

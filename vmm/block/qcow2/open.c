@@ -424,7 +424,8 @@ int qcow2_open(struct file *file, const struct qcow2_options *options, struct la
 
 int qcow2_set_backing(struct layer *layer, const char *backing_file, const char *backing_format, struct error *e) {
         struct qcow2 *q = qcow2_of(layer);
-        char *file = backing_file ? strdup(backing_file) : NULL, *format = backing_file ? strdup(backing_format) : NULL;
+        char *file = backing_file ? strdup(backing_file) : NULL,
+             *format = backing_file && backing_format ? strdup(backing_format) : NULL;
         char *old_file = q->h.backing_file, *old_format = q->h.backing_format;
         int r;
 

@@ -370,10 +370,9 @@ static int zero_units(struct qcow2 *q, uint64_t offset, uint64_t from, uint64_t 
         r = atomic_load(&q->broken) ? -EIO : look(&t, false);
         if (r < 0 || (!t.table && backing_is_empty(q, t.start)))
                 goto out;
-        if (t.place.kind == EXTENT_COMPRESSED && to - from != q->cluster)
-                r = how == DISCARD ? 0 : AGAIN;
-        else if (q->h.version < 3 && !backing_is_empty(q, t.start))
-                r = how == DISCARD ? 0 : AGAIN;
+        if ((t.place.kind == EXTENT_COMPRESSED && to - from != q->cluster) ||
+            (q->h.version < 3 && !backing_is_empty(q, t.start)))
+                r = how == DISCARD ? 0 : AGAIN; /* no entry says this */
         else if (q->h.version < 3 && how == KEEP && t.place.allocated)
                 r = AGAIN;
         else if (zero_entry(&t, from, to, how, &entry, &bitmap, &give_back)) {
