@@ -31,7 +31,7 @@ void run_image_opened(struct run_image *i) {
                 rundir_free(TAKE_PTR(i->rundir));
 }
 
-/* Beside the store, where the file system may share blocks; else where big temporary files go. */
+/* Beside the store, where there is room for disks; else where big temporary files go. */
 static int make_rundir(struct run_image *i, struct error *e) {
         const char *tmp = getenv("TMPDIR");
         _cleanup_free_ char *beside = NULL, *fallback = NULL;
@@ -70,6 +70,7 @@ static int add_disk(struct run_image *i, struct machine_config *c, struct error 
                                  "there is no room for the image's disk: a machine has at most 20");
         }
         last->path = path;
+        last->format = MACHINE_DISK_FORMAT_QCOW2;
         disk = *last;
         memmove(&c->disks[1], &c->disks[0], (c->n_disks - 1) * sizeof(*c->disks));
         c->disks[0] = disk;

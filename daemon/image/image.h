@@ -22,8 +22,8 @@
  * gains nothing. Files are named in it by plain names, with their size and SHA-256. A size that no longer fits is found
  * when the image is opened (that costs a stat), a changed byte by image_verify() (that costs a read).
  *
- * Nobody writes to an image once it is there. A machine gets a copy of the disk by image_make_overlay(), sharing blocks
- * where the file system can, and holds image_lock() while it runs: such an image can't be deleted or replaced.
+ * Nobody writes to an image once it is there. A machine gets a disk of its own that stands on the image's, by
+ * image_make_overlay(), and holds image_lock() while it runs: such an image can't be deleted or replaced.
  */
 #pragma once
 
@@ -128,10 +128,10 @@ int image_delete(struct image_store *store, const char *name, struct error *erro
 
 /**
  * image_make_overlay() - a machine's own disk, made from an image's
- * @dir:      where to put "disk.raw"; must exist and have no such file
+ * @dir:      where to put "disk.qcow2"; must exist and have no such file
  * @ret_path: the new file, owned by the caller
  *
- * Shares blocks (FICLONE) where the file system can; otherwise copies the data and keeps the holes. Always raw.
+ * A qcow2 file with the image's disk as its backing image: made at once, and only what the machine writes takes space.
  * Nothing is left behind on failure. Hold image_lock() around it.
  */
 int image_make_overlay(const struct image *image, const char *dir, char **ret_path, struct error *error);

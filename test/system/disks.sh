@@ -72,7 +72,6 @@ dd if="$work/noise" of="$work/rw" bs=1M seek=64 conv=notrunc status=none
 fio=0
 command -v fio >/dev/null && tools_archive "$work/tools.tar" && fio=1
 [ "$fio" = 1 ] || head -c 1M /dev/zero >"$work/tools.tar"
-blocks=$(stat -c %b "$work/rw")
 
 # shellcheck disable=SC2016 # the guest expands it
 script='
@@ -97,27 +96,45 @@ if [ -e /tmp/t/fio ]; then
 fi
 sync
 '
-check "a guest with three disks ends well" guest "$script" --memory 768M --disk "$work/ro,readonly=on,serial=lodge-ro" \
-        --disk "$work/rw,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools"
-check "serial numbers" said "serial vda lodge-ro"
-check "the second one too" said "serial vdb lodge-rw"
-check "capacity" said "sectors 196608"
-check "what the guest reads is the file" said "ro $(digest "$work/ro" 8M)"
-check "a read-only disk stays as it is" test "$(grep -c 'read-only disk was written' "$work/out")" = 0
-check "a copy from disk to disk" said copied
-check "the copy reads back the same" said "copy $(digest "$work/ro" 8M)"
-check "the copy is in the host's file" cmp -n 8388608 "$work/ro" "$work/rw"
-check "the write cache can be switched off" said "cache write through"
-check "and writes go through" cmp -n 1048576 "$work/ro" "$work/rw" 0 8388608
-if [ "$fio" = 1 ]; then
-        check "discard" said discarded
-        check "discard gives the host its space back" test "$(stat -c %b "$work/rw")" -lt "$((blocks + 8 * 2048 + 2048 + 24 * 2048))"
-        check "write zeroes" said zeroed
-        check "the zeroes are in the host's file" cmp -n 4194304 /dev/zero "$work/rw" 0 75497472
-        check "what is behind them is untouched" cmp -n 4194304 "$work/noise" "$work/rw" 12582912 79691776
-        check "fio writes and verifies" said "fio verified"
+# A guest writes to the disk DISK; afterwards $work/rw has to hold what it wrote. COMMAND, when given, brings it there.
+three_disks() { # DISK [COMMAND...]
+        local blocks
+        blocks=$(stat -c %b "${1%%,*}")
+        check "a guest with three disks ends well" guest "$script" --memory 768M --disk "$work/ro,readonly=on,serial=lodge-ro" \
+                --disk "$1,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools"
+        [ $# = 1 ] || check "${*:2}" "${@:2}"
+        check "serial numbers" said "serial vda lodge-ro"
+        check "the second one too" said "serial vdb lodge-rw"
+        check "capacity" said "sectors 196608"
+        check "what the guest reads is the file" said "ro $(digest "$work/ro" 8M)"
+        check "a read-only disk stays as it is" test "$(grep -c 'read-only disk was written' "$work/out")" = 0
+        check "a copy from disk to disk" said copied
+        check "the copy reads back the same" said "copy $(digest "$work/ro" 8M)"
+        check "the copy is in the host's file" cmp -n 8388608 "$work/ro" "$work/rw"
+        check "the write cache can be switched off" said "cache write through"
+        check "and writes go through" cmp -n 1048576 "$work/ro" "$work/rw" 0 8388608
+        if [ "$fio" = 1 ]; then
+                check "discard" said discarded
+                check "discard gives the host its space back" test "$(stat -c %b "${1%%,*}")" -lt "$((blocks + 8 * 2048 + 2048 + 24 * 2048))"
+                check "write zeroes" said zeroed
+                check "the zeroes are in the host's file" cmp -n 4194304 /dev/zero "$work/rw" 0 75497472
+                check "what is behind them is untouched" cmp -n 4194304 "$work/noise" "$work/rw" 12582912 79691776
+                check "fio writes and verifies" said "fio verified"
+        else
+                echo "# fio is not installed: not verified with it"
+        fi
+}
+three_disks "$work/rw"
+
+# The same on a qcow2 disk that stands on another one.
+qcow2() { qemu-img check -q "$work/top.qcow2" && qemu-img convert -O raw "$work/top.qcow2" "$work/rw"; }
+truncate -s 0 "$work/rw" && truncate -s 96M "$work/rw"
+dd if="$work/noise" of="$work/rw" bs=1M seek=64 conv=notrunc status=none
+cp --sparse=always -- "$work/rw" "$work/base.raw"
+if qemu-img create -q -f qcow2 -F raw -b "$work/base.raw" "$work/middle.qcow2" && qemu-img create -q -f qcow2 -F qcow2 -b "$work/middle.qcow2" "$work/top.qcow2"; then
+        three_disks "$work/top.qcow2,format=qcow2" qcow2
 else
-        echo "# fio is not installed: not verified with it"
+        echo "# qemu-img is not installed: no qcow2 disk"
 fi
 
 disks=() nets=() want=()
