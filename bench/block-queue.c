@@ -38,7 +38,8 @@
 
 struct config {
         const char *path, *format;
-        struct chain *chain; /* qcow2: shared by all jobs */
+        struct chain *chain;
+        struct block *disk; /* all jobs' */
         bool direct, random;
         enum block_engine engine;
         unsigned int read_percent, block, depth, jobs, flush; /* flush: one after that many writes; 0: none */
@@ -61,9 +62,8 @@ struct job {
         pthread_t thread;
         pthread_barrier_t *barrier;
         unsigned int index;
-        int fd;
         struct loop *loop;
-        struct block *block;
+        struct block_queue *queue;
         uint8_t *memory;
         struct slot slots[DEPTH_MAX], *idle[DEPTH_MAX];
         unsigned int n_idle, since_flush;
@@ -135,7 +135,7 @@ static void slot_start(struct job *j, struct slot *s) {
         if (c->flush > 0 && j->since_flush >= c->flush) {
                 j->since_flush = 0;
                 j->flushes++;
-                block_submit(j->block, &s->request);
+                block_queue_submit(j->queue, &s->request);
                 return;
         }
         j->random = j->random * 6364136223846793005u + 1442695040888963407u;
@@ -148,7 +148,7 @@ static void slot_start(struct job *j, struct slot *s) {
         s->request.iov = &s->iov;
         s->request.n_iov = 1;
         j->position = (j->position + j->step) % j->blocks;
-        block_submit(j->block, &s->request);
+        block_queue_submit(j->queue, &s->request);
 }
 
 static bool job_wants_more(const struct job *j) {
@@ -171,7 +171,7 @@ static void job_work(struct job *j) {
                         started = true;
                 }
                 if (started)
-                        block_kick(j->block);
+                        block_queue_kick(j->queue);
                 else if (j->ended == j->submitted)
                         break;
                 if ((j->n_idle == 0 || !job_wants_more(j)) && j->ended < j->submitted)
@@ -182,22 +182,14 @@ static void job_work(struct job *j) {
 
 static int job_open(struct job *j) {
         const struct config *c = j->config;
-        struct block_options options = {
-                .direct = c->direct, .readonly = c->read_percent == 100, .depth = c->depth, .engine = c->engine
-        };
+        struct block_queue_options options = { .depth = c->depth };
         struct error e = { 0 };
-        int r;
+        int r = loop_new(&j->loop);
 
-        j->fd = c->chain ? -EBADF : open(c->path, (options.readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-        if (!c->chain && j->fd < 0)
-                return -errno;
-        r = loop_new(&j->loop);
         if (r < 0)
                 return r;
-        options.fd = j->fd;
         options.loop = j->loop;
-        r = c->chain ? block_open_layers(&options, chain_top(c->chain), true, &j->block, &e)
-                     : block_open_raw(&options, &j->block, &e);
+        r = block_queue_new(c->disk, &options, &j->queue, &e);
         if (r < 0) {
                 fprintf(stderr, "block-queue: %s: %s\n", c->path, e.message);
                 return r;
@@ -207,7 +199,7 @@ static int job_open(struct job *j) {
         if (j->memory == MAP_FAILED)
                 return -ENOMEM;
         memset(j->memory, 0xa5, (size_t)c->depth * c->block);
-        j->blocks = block_limits(j->block)->size / c->block;
+        j->blocks = block_limits(c->disk)->size / c->block;
         if (j->blocks == 0)
                 return -EINVAL;
         j->position = j->blocks * j->index / c->jobs;
@@ -223,7 +215,7 @@ static int job_open(struct job *j) {
         return 0;
 }
 
-/* What a loop holds belongs to the thread that runs it, so a job opens its disk itself. */
+/* What a loop holds belongs to the thread that runs it, so a job opens its queue itself. */
 static void *job_main(void *opaque) {
         struct job *j = opaque;
 
@@ -233,7 +225,7 @@ static void *job_main(void *opaque) {
         if (j->failed == 0)
                 job_work(j);
         pthread_barrier_wait(j->barrier); /* it stops */
-        block_close(j->block);
+        block_queue_free(j->queue);
         loop_free(j->loop);
         return NULL;
 }
@@ -294,24 +286,22 @@ static int run(const struct config *c) {
         }
         if (failed == 0)
                 report(c, jobs, wall, cpu);
-        for (unsigned int i = 0; i < c->jobs; i++)
-                if (jobs[i].fd >= 0)
-                        close(jobs[i].fd);
         pthread_barrier_destroy(&barrier);
         return failed;
 }
 
-/* Any format but raw is opened once, and served by all jobs. */
-static int open_chain(struct config *c) {
+static int open_disk(struct config *c) {
         const struct chain_options options = { .n_writable = c->read_percent < 100,
                                                .direct = c->direct,
                                                .repair = true };
+        struct block_options block = { .borrowed = true, .engine = c->engine };
         struct error e = { 0 };
-        int r;
+        int r = chain_open(c->path, c->format ?: "raw", &options, &c->chain, &e);
 
-        if (!c->format || streq(c->format, "raw"))
-                return 0;
-        r = chain_open(c->path, c->format, &options, &c->chain, &e);
+        if (r == 0) {
+                block.top = chain_top(c->chain);
+                r = block_open(&block, &c->disk, &e);
+        }
         if (r < 0)
                 fprintf(stderr, "block-queue: %s: %s\n", c->path, e.message);
         return r;
@@ -419,9 +409,10 @@ int main(int argc, char **argv) {
         if (optind != argc - 1)
                 return usage();
         c.path = argv[optind];
-        r = open_chain(&c);
+        r = open_disk(&c);
         if (r == 0)
                 r = run(&c);
+        block_close(c.disk);
         chain_close(c.chain);
         if (r < 0)
                 fprintf(stderr, "block-queue: %s: %s\n", c.path, strerror(-r));

@@ -16,6 +16,8 @@
 
 #include "base/loop.h"
 #include "vmm/block/block.h"
+#include "vmm/block/layer/layer.h"
+#include "vmm/block/qcow2/qcow2.h"
 
 #define SIZE (4u << 20)
 
@@ -85,7 +87,8 @@ struct fixture {
         struct sys sys;
         struct loop *loop;
         struct block *block;
-        int fd;
+        struct block_queue *queue, *second;
+        int fd, backing_fd; /* the disk's file; its backing image's, or -1 */
         unsigned int batches;
         uint8_t *shadow; /* what the disk should hold */
 };
@@ -109,16 +112,44 @@ static int make_file(size_t size) {
         return fd;
 }
 
-static struct block_options options_of(struct fixture *f, enum block_engine engine) {
-        return (struct block_options){
-                .sys = &f->sys,
-                .fd = f->fd,
-                .depth = 64,
-                .engine = engine,
-                .loop = f->loop,
-                .batch = on_batch,
-                .opaque = f,
-        };
+static struct file_options options_of(struct fixture *f) {
+        return (struct file_options){ .sys = &f->sys, .fd = f->fd };
+}
+
+static int open_queue(struct fixture *f, enum block_engine engine, struct layer *top, struct error *e) {
+        struct block_options o = { .top = top, .engine = engine };
+        struct block_queue_options qo = { .depth = 64, .loop = f->loop, .batch = on_batch, .opaque = f };
+        int r = block_open(&o, &f->block, e);
+
+        if (r < 0)
+                layer_close(top);
+        else
+                r = block_queue_new(f->block, &qo, &f->queue, e);
+        return r;
+}
+
+/* A raw disk with one queue. */
+static int open_raw(struct fixture *f, enum block_engine engine, const struct file_options *o, struct error *e) {
+        struct layer *top;
+        struct file *file;
+        int r = file_open(o, &file, e);
+
+        if (r < 0)
+                return r;
+        r = raw_open(file, &top, e);
+        if (r < 0) {
+                file_close(file);
+                return r;
+        }
+        return open_queue(f, engine, top, e);
+}
+
+static void close_disk(struct fixture *f) {
+        block_queue_free(f->second);
+        block_queue_free(f->queue);
+        block_close(f->block);
+        f->queue = f->second = NULL;
+        f->block = NULL;
 }
 
 static struct fixture *fixture_new(void) {
@@ -133,14 +164,15 @@ static struct fixture *fixture_new(void) {
         f->sys.io_uring_setup = fault_uring;
         assert_int_equal(loop_new(&f->loop), 0);
         f->fd = make_file(SIZE);
+        f->backing_fd = -1;
         f->shadow = calloc(1, SIZE);
         return f;
 }
 
 static struct fixture *fixture_open(enum block_engine engine) {
         struct fixture *f = fixture_new();
-        struct block_options o = options_of(f, engine);
-        int r = block_open_raw(&o, &f->block, NULL);
+        struct file_options o = options_of(f);
+        int r = open_raw(f, engine, &o, NULL);
 
         if (r < 0 && engine == BLOCK_ENGINE_URING) {
                 print_message("skipped: io_uring is not available here (%s)\n", strerror(-r));
@@ -151,9 +183,11 @@ static struct fixture *fixture_open(enum block_engine engine) {
 }
 
 static void fixture_free(struct fixture *f) {
-        block_close(f->block);
+        close_disk(f);
         loop_free(f->loop);
         close(f->fd);
+        if (f->backing_fd >= 0)
+                close(f->backing_fd);
         free(f->shadow);
         free(f);
 }
@@ -180,8 +214,8 @@ static void wait_for(struct fixture *f, const int *done, int n) {
 static int run(struct fixture *f, struct call *c) {
         c->request.done = on_done;
         c->done = 0;
-        block_submit(f->block, &c->request);
-        block_kick(f->block);
+        block_queue_submit(f->queue, &c->request);
+        block_queue_kick(f->queue);
         wait_for(f, &c->done, 1);
         return c->result;
 }
@@ -211,14 +245,16 @@ static int write_pattern(struct fixture *f, uint64_t offset, size_t len, uint32_
         return transfer(f, BLOCK_WRITE, flags, f->shadow + offset, offset, len, n);
 }
 
-/* The disk holds the shadow, read through the block layer in awkward pieces, and read from the file itself. */
+/* The disk holds the shadow, read through the block layer in awkward pieces, and (raw) read from the file itself. */
 static void check_all(struct fixture *f) {
         uint8_t *buf = malloc(SIZE);
 
         assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, SIZE, 7), 0);
         assert_memory_equal(buf, f->shadow, SIZE);
-        assert_int_equal(pread(f->fd, buf, SIZE, 0), SIZE);
-        assert_memory_equal(buf, f->shadow, SIZE);
+        if (f->backing_fd < 0) {
+                assert_int_equal(pread(f->fd, buf, SIZE, 0), SIZE);
+                assert_memory_equal(buf, f->shadow, SIZE);
+        }
         free(buf);
 }
 
@@ -242,7 +278,7 @@ static void exercise(struct fixture *f) {
 static void test_ring_moves_bytes(void **state) {
         struct fixture *f = fixture_open(BLOCK_ENGINE_URING);
 
-        assert_string_equal(block_engine_name(f->block), "io_uring");
+        assert_string_equal(block_queue_engine(f->queue), "io_uring");
         exercise(f);
         fixture_free(f);
 }
@@ -250,7 +286,7 @@ static void test_ring_moves_bytes(void **state) {
 static void test_threads_move_bytes(void **state) {
         struct fixture *f = fixture_open(BLOCK_ENGINE_THREADS);
 
-        assert_string_equal(block_engine_name(f->block), "threads");
+        assert_string_equal(block_queue_engine(f->queue), "threads");
         exercise(f);
         fixture_free(f);
 }
@@ -263,7 +299,7 @@ static void test_short_transfers_are_continued(void **state) {
         assert_int_equal(write_pattern(f, 8192, 16384, 5, 0, 3), 0);
         fault.short_by = 60000;
         check_all(f);
-        assert_true(block_metrics(f->block)->continued > 20);
+        assert_true(block_queue_metrics(f->queue)->continued > 20);
         fixture_free(f);
 }
 
@@ -279,7 +315,7 @@ static void test_errors_come_through_once(void **state) {
                 fault.error_in = 2;
                 assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 4096, 1), -errors[i]);
         }
-        assert_int_equal(block_metrics(f->block)->errors, 2);
+        assert_int_equal(block_queue_metrics(f->queue)->errors, 2);
         fault.error = EINTR;
         fault.error_in = 2;
         assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 4096, 1), 0);
@@ -345,7 +381,7 @@ static void test_discard_frees_space(void **state) {
 /* What a guest asks for beyond its disk, off its grid or on a read-only disk never reaches the file. */
 static void test_bad_requests_are_refused(void **state) {
         struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
-        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        struct file_options o = options_of(f);
         uint8_t buf[1024] = { 0 };
         struct iovec iov[2] = { { buf, 512 }, { buf, SIZE_MAX - 256 } };
         struct call c = { .request = { .op = BLOCK_READ, .length = 256, .iov = iov, .n_iov = 2 } };
@@ -361,9 +397,9 @@ static void test_bad_requests_are_refused(void **state) {
         iov[1].iov_len = UINT64_MAX - 511;
         assert_int_equal(run(f, &c), -EINVAL);
 
-        block_close(f->block);
+        close_disk(f);
         o.readonly = true;
-        assert_int_equal(block_open_raw(&o, &f->block, NULL), 0);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, NULL), 0);
         assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, 0, 512, 1), -EROFS);
         assert_int_equal(transfer(f, BLOCK_DISCARD, 0, NULL, 0, 512, 0), -EROFS);
         assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 0, 512, 1), 0);
@@ -384,16 +420,15 @@ static void test_truncated_file_is_an_error(void **state) {
 /* Hosts that forbid io_uring (containers, hardened kernels) still run machines. */
 static void test_falls_back_when_uring_is_forbidden(void **state) {
         struct fixture *f = fixture_new();
-        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        struct file_options o = options_of(f);
         _cleanup_error_ struct error e = ERROR_INIT;
 
         fault.no_uring = true;
-        o.engine = BLOCK_ENGINE_URING;
-        assert_int_equal(block_open_raw(&o, &f->block, &e), -EPERM);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_URING, &o, &e), -EPERM);
         assert_string_equal(e.id, "disk-engine");
-        o.engine = BLOCK_ENGINE_AUTO;
-        assert_int_equal(block_open_raw(&o, &f->block, NULL), 0);
-        assert_string_equal(block_engine_name(f->block), "threads");
+        close_disk(f);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, NULL), 0);
+        assert_string_equal(block_queue_engine(f->queue), "threads");
         exercise(f);
         fixture_free(f);
 }
@@ -401,29 +436,29 @@ static void test_falls_back_when_uring_is_forbidden(void **state) {
 /* A size that is no multiple of a sector would lose the tail in silence; a pipe is no disk. */
 static void test_open_refuses_what_is_no_disk(void **state) {
         struct fixture *f = fixture_new();
-        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        struct file_options o = options_of(f);
         _cleanup_error_ struct error e = ERROR_INIT;
         char path[64];
         int fds[2];
 
         assert_int_equal(ftruncate(f->fd, 1000), 0);
-        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EINVAL);
         assert_string_equal(e.id, "disk-size");
         error_clear(&e);
         assert_int_equal(ftruncate(f->fd, 0), 0);
-        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EINVAL);
         assert_string_equal(e.id, "disk-size");
         error_clear(&e);
         assert_int_equal(pipe(fds), 0);
         o.fd = fds[1];
-        assert_int_equal(block_open_raw(&o, &f->block, &e), -EINVAL);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EINVAL);
         assert_string_equal(e.id, "disk-type");
         error_clear(&e);
         snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
         assert_int_equal(ftruncate(f->fd, 4096), 0);
         o.fd = open(path, O_RDONLY | O_CLOEXEC);
         assert_true(o.fd >= 0);
-        assert_int_equal(block_open_raw(&o, &f->block, &e), -EBADF);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EBADF);
         assert_string_equal(e.id, "disk-access");
         close(o.fd);
         close(fds[0]);
@@ -444,9 +479,9 @@ static void many(enum block_engine engine, bool cancel) {
                 calls[i].request.offset = (uint64_t)i * LEN;
                 calls[i].iov[0] = (struct iovec){ f->shadow + i * LEN, LEN };
                 calls[i].request.iov = calls[i].iov;
-                block_submit(f->block, &calls[i].request);
+                block_queue_submit(f->queue, &calls[i].request);
         }
-        assert_int_equal(block_drain(f->block, cancel, 10000), 0);
+        assert_int_equal(block_queue_drain(f->queue, cancel, 10000), 0);
         for (unsigned int i = 0; i < N; i++) {
                 assert_int_equal(calls[i].done, 1);
                 if (!cancel)
@@ -469,7 +504,7 @@ static void test_many_in_flight(void **state) {
 /* With O_DIRECT, a guest's buffer at an odd address is bounced, not refused; several at once take turns. */
 static void test_direct_bounces_misaligned_buffers(void **state) {
         struct fixture *f = fixture_new();
-        struct block_options o = options_of(f, BLOCK_ENGINE_AUTO);
+        struct file_options o = options_of(f);
         _cleanup_error_ struct error e = ERROR_INIT;
         static struct call calls[4];
         enum { LEN = 600 * 1024 }; /* more than two bounce buffers */
@@ -477,7 +512,7 @@ static void test_direct_bounces_misaligned_buffers(void **state) {
         int done = 0;
 
         o.direct = true;
-        if (block_open_raw(&o, &f->block, &e) < 0) {
+        if (open_raw(f, BLOCK_ENGINE_AUTO, &o, &e) < 0) {
                 print_message("skipped: no direct I/O on this file system (%s)\n", e.message);
                 fixture_free(f);
                 skip();
@@ -494,9 +529,9 @@ static void test_direct_bounces_misaligned_buffers(void **state) {
                 calls[i].iov[0] = (struct iovec){ at, 1001 };
                 calls[i].iov[1] = (struct iovec){ at + 1001, LEN - 1001 };
                 calls[i].request.iov = calls[i].iov;
-                block_submit(f->block, &calls[i].request);
+                block_queue_submit(f->queue, &calls[i].request);
         }
-        block_kick(f->block);
+        block_queue_kick(f->queue);
         for (int rounds = 0; rounds < 1000 && done < 4; rounds++) {
                 loop_run_once(f->loop, 1000);
                 done = 0;
@@ -504,7 +539,7 @@ static void test_direct_bounces_misaligned_buffers(void **state) {
                         done += calls[i].done;
         }
         assert_int_equal(done, 4);
-        assert_int_equal(block_metrics(f->block)->bounced, 4);
+        assert_int_equal(block_queue_metrics(f->queue)->bounced, 4);
         for (unsigned int i = 0; i < 4; i++) {
                 uint64_t offset = (uint64_t)i * 1024 * 1024;
 
@@ -517,6 +552,146 @@ static void test_direct_bounces_misaligned_buffers(void **state) {
                 assert_memory_equal(raw, f->shadow + offset, LEN / 4096 * 4096);
         }
         munmap(raw, SIZE);
+        fixture_free(f);
+}
+
+/* A qcow2 image on a raw one that is shorter than it, and full. */
+static struct fixture *fixture_open_chain(enum block_engine engine, uint32_t cluster) {
+        struct fixture *f = fixture_new();
+        struct file_options o = options_of(f), backing = o;
+        struct qcow2_create create = { .size = SIZE, .cluster = cluster };
+        struct layer *top, *bottom;
+        struct file *file;
+        int r;
+
+        f->backing_fd = backing.fd = make_file(SIZE / 2);
+        fill(f->shadow, SIZE / 2, 20);
+        assert_int_equal(pwrite(f->backing_fd, f->shadow, SIZE / 2, 0), SIZE / 2);
+        backing.readonly = true;
+        assert_int_equal(file_open(&backing, &file, NULL), 0);
+        assert_int_equal(raw_open(file, &bottom, NULL), 0);
+        assert_int_equal(file_open(&o, &file, NULL), 0);
+        assert_int_equal(qcow2_create(file, &create, NULL), 0);
+        assert_int_equal(qcow2_open(file, &(struct qcow2_options){ 0 }, &top, NULL), 0);
+        top->backing = bottom;
+        r = open_queue(f, engine, top, NULL);
+        if (r < 0 && engine == BLOCK_ENGINE_URING) {
+                print_message("skipped: io_uring is not available here (%s)\n", strerror(-r));
+                skip();
+        }
+        assert_int_equal(r, 0);
+        return f;
+}
+
+/* Every way that a piece can take: found in either file, zeroes, copy on write, tables that are not there yet. */
+static void exercise_chain(enum block_engine engine, uint32_t cluster) {
+        struct fixture *f = fixture_open_chain(engine, cluster);
+        const struct block_metrics *m = block_queue_metrics(f->queue);
+        uint32_t random = 4711;
+
+        check_all(f);
+        exercise(f);
+        memset(f->shadow + (1 << 20), 0, 1 << 19); /* what exercise() has discarded reads as zeroes */
+        for (unsigned int i = 0; i < 300; i++) {
+                uint64_t offset, length;
+
+                random = random * 1664525 + 1013904223;
+                offset = (random >> 8) % (SIZE / 512) * 512;
+                random = random * 1664525 + 1013904223;
+                length = MIN(((random >> 8) % 200 + 1) * 512, SIZE - offset);
+                if (random >> 30 == 0) {
+                        memset(f->shadow + offset, 0, length);
+                        assert_int_equal(transfer(f, BLOCK_WRITE_ZEROES, random >> 29 & 1 ? BLOCK_UNMAP : 0, NULL,
+                                                  offset, length, 0),
+                                         0);
+                } else {
+                        assert_int_equal(write_pattern(f, offset, length, random, 0, 1 + (random >> 28) % 8), 0);
+                }
+                if (i % 50 == 0)
+                        check_all(f);
+        }
+        assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), 0);
+        check_all(f);
+        assert_true(m->waited > 0 && m->errors == 0);
+        close_disk(f);
+        fixture_free(f);
+}
+
+static void test_ring_serves_a_chain(void **state) {
+        exercise_chain(BLOCK_ENGINE_URING, 512);
+        exercise_chain(BLOCK_ENGINE_URING, 65536);
+}
+
+static void test_threads_serve_a_chain(void **state) {
+        exercise_chain(BLOCK_ENGINE_THREADS, 4096);
+        exercise_chain(BLOCK_ENGINE_THREADS, 65536);
+}
+
+/* An error in a worker is the request's own, whatever it was about: data, a table, a flush; then the disk works on. */
+static void test_errors_in_a_chain_come_through(void **state) {
+        struct fixture *f = fixture_open_chain(BLOCK_ENGINE_THREADS, 65536);
+        uint8_t *buf = calloc(1, 1 << 20);
+        unsigned int failed = 0;
+
+        for (int n = 1; n < 40; n++) {
+                int r;
+
+                fault.error = n % 2 ? EIO : ENOSPC;
+                fault.error_in = n;
+                r = transfer(f, BLOCK_WRITE, BLOCK_DURABLE, buf, (uint64_t)(n % 4) << 20, 1 << 20, 3);
+                assert_true(r == 0 || r == -fault.error);
+                failed += r < 0;
+                fault.error_in = 0;
+                assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, (uint64_t)(n % 4) << 20, 1 << 20, 1), 0);
+        }
+        assert_true(failed > 0);
+        assert_int_equal(block_queue_metrics(f->queue)->errors, failed);
+        memset(f->shadow, 0, SIZE);
+        check_all(f);
+        free(buf);
+        fixture_free(f);
+}
+
+/* Queues of one disk share its image and nothing else: each gets its own completions back, and none but its own. */
+static void test_two_queues(void **state) {
+        struct fixture *f = fixture_open_chain(BLOCK_ENGINE_AUTO, 65536);
+        struct block_queue_options o = { .depth = 64, .loop = f->loop };
+        enum { N = 60, LEN = 24576 };
+        static struct call calls[N];
+        int done = 0;
+
+        assert_int_equal(block_queue_new(f->block, &o, &f->second, NULL), 0);
+        fill(f->shadow, N * LEN, 21);
+        for (unsigned int i = 0; i < N; i++) {
+                struct block_queue *q = i % 2 ? f->queue : f->second;
+
+                calls[i] =
+                        (struct call){ .request = { .op = BLOCK_WRITE, .length = LEN, .n_iov = 1, .done = on_done } };
+                calls[i].request.offset = (uint64_t)i * LEN;
+                calls[i].iov[0] = (struct iovec){ f->shadow + i * LEN, LEN };
+                calls[i].request.iov = calls[i].iov;
+                block_queue_submit(q, &calls[i].request);
+                block_queue_kick(q);
+        }
+        block_queue_cancel(f->second);
+        assert_int_equal(block_queue_drain(f->queue, false, 10000), 0);
+        for (unsigned int i = 1; i < N; i += 2)
+                assert_true(calls[i].done == 1 && calls[i].result == 0);
+        assert_int_equal(block_queue_in_flight(f->queue), 0);
+        for (int rounds = 0; rounds < 1000 && done < N; rounds++) {
+                if (block_queue_in_flight(f->second) > 0)
+                        loop_run_once(f->loop, 1000);
+                done = 0;
+                for (unsigned int i = 0; i < N; i++)
+                        done += calls[i].done;
+        }
+        assert_int_equal(done, N);
+        for (unsigned int i = 0; i < N; i += 2)
+                if (calls[i].result != 0) {
+                        assert_int_equal(calls[i].result, -ECANCELED);
+                        assert_int_equal(write_pattern(f, (uint64_t)i * LEN, LEN, i, 0, 1), 0);
+                }
+        check_all(f);
         fixture_free(f);
 }
 
@@ -535,6 +710,10 @@ int main(void) {
                 cmocka_unit_test(test_open_refuses_what_is_no_disk),
                 cmocka_unit_test(test_many_in_flight),
                 cmocka_unit_test(test_direct_bounces_misaligned_buffers),
+                cmocka_unit_test(test_ring_serves_a_chain),
+                cmocka_unit_test(test_threads_serve_a_chain),
+                cmocka_unit_test(test_errors_in_a_chain_come_through),
+                cmocka_unit_test(test_two_queues),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

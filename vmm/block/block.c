@@ -1,92 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * block: see block.h. Here: the checks that hold for every format, and the counting.
+ * block: see block.h. Here: the disk, its limits and its workers; queue.c has the rest.
+ *
+ * Opening happens before the sandbox closes, on the caller's thread; closing writes metadata back, and so is a worker's last job.
  */
 #include "vmm/block/block.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "vmm/block/driver.h"
-#include "vmm/block/engine.h"
+#include "vmm/block/disk.h"
+
+#define WORKERS       4
+#define WORKERS_PLAIN 2
 
 const struct block_limits *block_limits(const struct block *block) {
         return &block->limits;
 }
 
-const struct block_metrics *block_metrics(const struct block *block) {
-        return &block->metrics;
+static void describe(struct block *b) {
+        const struct layer *top = b->top;
+        uint32_t unit = MIN(top->cluster, 4096u);
+
+        b->limits = (struct block_limits){
+                .size = atomic_load(&top->size),
+                .logical_block = top->logical_block,
+                .physical_block = MAX(file_physical_block(top->file), unit),
+                .readonly = top->readonly,
+                .discard = !top->readonly,
+                .write_zeroes = !top->readonly,
+        };
 }
 
-const char *block_engine_name(const struct block *block) {
-        return block->driver->engine(block);
-}
+static int add_users(struct block *b) {
+        for (; b->n_users < pool_n_threads(b->pool); b->n_users++) {
+                int r = layer_user_add(b->top, &b->users[b->n_users]);
 
-static int block_check_iov(const struct block_request *request) {
-        uint64_t sum = 0;
-
-        if (request->n_iov > IOV_MAX)
-                return -EINVAL;
-        for (unsigned int i = 0; i < request->n_iov; i++)
-                if (__builtin_add_overflow(sum, (uint64_t)request->iov[i].iov_len, &sum))
-                        return -EINVAL;
-        return sum == request->length ? 0 : -EINVAL;
-}
-
-static int block_check(const struct block *block, const struct block_request *request) {
-        const struct block_limits *l = &block->limits;
-
-        if (request->op >= BLOCK_OP_COUNT)
-                return -EINVAL;
-        if (request->op == BLOCK_FLUSH)
-                return 0;
-        if (request->op != BLOCK_READ && l->readonly)
-                return -EROFS;
-        if (request->length > l->size || request->offset > l->size - request->length)
-                return -ERANGE;
-        if ((request->offset | request->length) % l->logical_block != 0)
-                return -EINVAL;
-        if (request->op == BLOCK_READ || request->op == BLOCK_WRITE)
-                return block_check_iov(request);
+                if (r < 0)
+                        return r;
+        }
         return 0;
 }
 
-void block_submit(struct block *block, struct block_request *request) {
-        int r = block_check(block, request);
+static void remove_users(struct block *b) {
+        while (b->n_users > 0)
+                layer_user_remove(b->top, &b->users[--b->n_users]);
+}
 
-        request->block = block;
-        request->next = NULL;
-        request->progress = 0;
-        request->phase = request->retries = 0;
-        if (r < 0 || (request->op != BLOCK_FLUSH && request->length == 0)) {
-                block_finish(request, r);
+/* Without the layers. */
+static void release(struct block *b) {
+        pool_free(b->pool);
+        free(b);
+}
+
+int block_open(const struct block_options *options, struct block **ret_block, struct error *e) {
+        struct block *b = calloc(1, sizeof(*b));
+        int r;
+
+        if (!b)
+                return error_set(e, -ENOMEM, "disk-engine", NULL, "no memory for a disk");
+        b->top = options->top;
+        b->borrowed = options->borrowed;
+        b->engine = options->engine;
+        b->plain = !b->top->backing && !b->top->ops->read_compressed;
+        describe(b);
+        r = pool_new(b->plain ? WORKERS_PLAIN : WORKERS, options->thread_start, options->thread_opaque, &b->pool);
+        if (r == 0)
+                r = add_users(b);
+        if (r < 0) {
+                remove_users(b);
+                release(b);
+                return error_set(e, r, "disk-engine", "allow more threads",
+                                 "cannot start the worker threads of a disk");
+        }
+        *ret_block = b;
+        return 0;
+}
+
+static void run_close(struct pool_job *job, unsigned int worker) {
+        layer_close(CONTAINER_OF(job, struct block, closing)->top);
+}
+
+void block_close(struct block *b) {
+        if (!b)
                 return;
-        }
-        block->driver->start(block, request);
-}
-
-void block_finish(struct block_request *request, int result) {
-        struct block_metrics *m = &request->block->metrics;
-
-        if (request->op < BLOCK_OP_COUNT && result == 0) {
-                m->requests[request->op]++;
-                if (request->op != BLOCK_FLUSH)
-                        m->bytes[request->op] += request->length;
-        }
-        if (result < 0 && result != -ECANCELED)
-                m->errors++;
-        request->done(request, result);
-}
-
-void block_kick(struct block *block) {
-        block->driver->kick(block);
-}
-
-int block_drain(struct block *block, bool cancel, unsigned int timeout_ms) {
-        return block->driver->drain(block, cancel, engine_now_ms() + timeout_ms);
-}
-
-void block_close(struct block *block) {
-        if (block)
-                block->driver->close(block);
+        remove_users(b);
+        b->closing = (struct pool_job){ .run = run_close };
+        if (!b->borrowed)
+                pool_submit(b->pool, &b->closing);
+        release(b);
 }

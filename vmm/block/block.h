@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * block: one disk image, read and written asynchronously
+ * block: a disk, which is a chain of layers (layer.h), and its queues, through which it is read and written asynchronously
  *
- * The caller (a disk model such as virtio-blk) owns its requests: it fills one in, hands it to block_submit(), and gets it back in
+ *      struct block            the layers, and the worker threads that do whatever may have to wait
+ *      struct block_queue      one way in, for one event loop: requests, an engine, completions. Queues share nothing but the disk
+ *
+ * The caller (a disk model such as virtio-blk) owns its requests: it fills one in, hands it to block_queue_submit(), and gets it back in
  * request->done() with 0 or -errno. A request is done whole or not at all: short transfers are continued here, and a request that
  * failed half way reports the error. Buffers are the caller's (guest memory, as a rule) and are used in place.
  *
- * Batches. block_submit() only queues; block_kick() starts what was queued with as few system calls as the engine can. After a
- * run of completions the `batch` callback of block_open() comes once, so that the caller can publish and interrupt once. Both may
- * come from inside block_kick() when the data was at hand.
+ * Batches. block_queue_submit() only queues; block_queue_kick() starts what was queued with as few system calls as the engine can. After a
+ * run of completions the queue's `batch` callback comes once, so that the caller can publish and interrupt once. Both may
+ * come from inside block_queue_kick() when the data was at hand, and done() from inside block_queue_submit().
  *
- * Durability. A completed write is in the host's cache until a BLOCK_FLUSH that was submitted later completes, or unless
+ * Durability. A completed write is in the host's cache until a BLOCK_FLUSH that was submitted later, through any queue, completes, or unless
  * it carries BLOCK_DURABLE. Requests in flight at the same time have no order among them.
  *
- * Threads. All calls and callbacks under the machine lock (the guard of the loop given to block_open()); block_open() and
- * block_close() on the loop's own thread, since they add and remove its sources. Nothing blocks but block_drain() and block_close().
+ * Threads. All calls and callbacks of a queue under the guard of the loop given to block_queue_new(); block_queue_new() and
+ * block_queue_free() also while that loop stands still. Nothing blocks but block_queue_drain(), block_queue_free() and block_close().
  */
 #pragma once
 
@@ -26,12 +29,53 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/loop.h"
-#include "base/sys.h"
+#include "vmm/block/pool.h"
 
-#define BLOCK_SECTOR 512u
+#define BLOCK_SECTOR     512u
+#define BLOCK_QUEUES_MAX 16u
 
 struct block;
+struct block_queue;
 struct block_request;
+struct layer;
+
+/* ---- the disk ---------------------------------------------------------------------------------------------------- */
+
+enum block_engine {
+        BLOCK_ENGINE_AUTO,    /* io_uring where the kernel allows it, else threads */
+        BLOCK_ENGINE_URING,   /* or fail */
+        BLOCK_ENGINE_THREADS, /* preadv() and friends on worker threads */
+};
+
+struct block_options {
+        struct layer *top; /* the chain, with every backing image in its place */
+        bool borrowed; /* the chain stays open; else it is taken over on success, and closed by a worker in the end */
+        enum block_engine engine;
+        int (*thread_start)(void *opaque); /* first thing on each worker thread (the sandbox), -errno; may be NULL */
+        void *thread_opaque;
+};
+
+struct block_limits {
+        uint64_t size;           /* bytes, a multiple of @logical_block */
+        uint32_t logical_block;  /* bytes: unit and alignment of offsets and lengths */
+        uint32_t physical_block; /* bytes: smaller writes cost a read */
+        bool readonly, discard, write_zeroes;
+};
+
+/**
+ * block_open() - a disk out of its layers
+ *
+ * Return: 0, or -errno with "disk-engine".
+ */
+int block_open(const struct block_options *options, struct block **ret_block, struct error *e);
+
+/** block_close() - after its queues are gone: writes back what the layers keep, then releases. NULL is fine. */
+void block_close(struct block *block);
+DEFINE_CLEANUP(block, block_close);
+
+const struct block_limits *block_limits(const struct block *block);
+
+/* ---- a queue ----------------------------------------------------------------------------------------------------- */
 
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES, BLOCK_OP_COUNT };
 
@@ -41,17 +85,17 @@ enum {
 };
 
 /* One operation of an engine (engine.h): a step of a request. Private to vmm/block. */
-enum block_io_kind { BLOCK_IO_READ, BLOCK_IO_WRITE, BLOCK_IO_SYNC, BLOCK_IO_FALLOCATE, BLOCK_IO_DISCARD };
+enum block_io_kind { BLOCK_IO_READ, BLOCK_IO_WRITE, BLOCK_IO_SYNC, BLOCK_IO_CALL };
 struct block_io {
         enum block_io_kind kind;
-        int mode; /* fallocate() */
+        int fd;
         unsigned int n_iov;
         const struct iovec *iov;
         uint64_t offset, length;
         int64_t result;
-        int other_fd;                         /* 0: the engine's; else an open descriptor (standard input is no disk) */
-        int64_t (*call)(struct block_io *io); /* workers: run this instead; what it returns is the result */
+        int64_t (*call)(struct block_io *io, unsigned int worker); /* BLOCK_IO_CALL, threads only */
         struct block_io *next;
+        struct pool_job job; /* threads */
 };
 
 struct block_request {
@@ -64,93 +108,67 @@ struct block_request {
         void (*done)(struct block_request *request, int result);
 
         /* vmm/block's, from submit to done */
-        struct block *block;
-        struct block_request *next;
+        struct block_queue *queue;
         struct block_io io;
-        struct iovec piece, *cut;
+        struct iovec piece, *cut; /* the buffer that @io ends in, as it was */
         uint64_t progress;
-        unsigned int token;
-        uint8_t phase, retries;
+        unsigned int token; /* of layer_enter() */
+        uint8_t retries;
+        bool syncing; /* the data is through, the flush isn't */
 };
 
-enum block_engine {
-        BLOCK_ENGINE_AUTO,    /* io_uring where the kernel allows it, else threads */
-        BLOCK_ENGINE_URING,   /* or fail */
-        BLOCK_ENGINE_THREADS, /* preadv() and friends on worker threads */
-};
-
-struct block_options {
-        const struct sys *sys; /* NULL: the real one */
-        int fd;                /* a regular file or block device; borrowed, must outlive the disk */
-        bool readonly;
-        bool direct;        /* bypass the host's page cache (O_DIRECT); also on when @fd has it already */
+struct block_queue_options {
         unsigned int depth; /* requests that may be in flight, at most 1024 */
-        enum block_engine engine;
         struct loop *loop;
         void (*batch)(void *opaque); /* after a run of completions; may be NULL */
         void *opaque;
-        int (*thread_start)(void *opaque); /* first thing on each worker thread (the sandbox), -errno; may be NULL */
-        void *thread_opaque;
-};
-
-struct block_limits {
-        uint64_t size;           /* bytes, a multiple of @logical_block */
-        uint32_t logical_block;  /* bytes: unit and alignment of offsets and lengths */
-        uint32_t physical_block; /* bytes: smaller writes cost a read */
-        bool readonly, discard, write_zeroes;
 };
 
 struct block_metrics {
         uint64_t requests[BLOCK_OP_COUNT], bytes[BLOCK_OP_COUNT], errors;
         uint64_t continued; /* short transfers that were continued */
         uint64_t bounced;   /* copied for the sake of O_DIRECT's alignment */
+        uint64_t
+                waited; /* reads and writes, in whole or in part, of worker threads: copy on write, compressed, tables */
 };
 
 /**
- * block_open_raw() - a disk whose bytes are the file's bytes
- *
- * Return: 0, or -errno with "disk-type" (neither file nor block device), "disk-size" (no multiple of a sector, or empty), "disk-direct"
- * (O_DIRECT refused or misaligned), "disk-access" (@fd is not open for writing), "disk-engine".
- */
-int block_open_raw(const struct block_options *options, struct block **ret_block, struct error *e);
-
-/**
- * block_open_layers() - a disk that is a chain of layers
- * @options:    @fd, @readonly and @direct are the layers' business and not looked at
- * @top:        the chain, with every backing image in its place
- * @shared:     others serve the same chain (each on a loop of its own): it stays open. Else it is taken over on success, and closed by a
- *              worker in the end.
+ * block_queue_new() - a way into @block, at most BLOCK_QUEUES_MAX of them
  *
  * Return: 0, or -errno with "disk-engine".
  */
-struct layer;
-int block_open_layers(const struct block_options *options, struct layer *top, bool shared, struct block **ret_block,
-                      struct error *e);
+int block_queue_new(struct block *block, const struct block_queue_options *options, struct block_queue **ret_queue,
+                    struct error *e);
 
-/** block_close() - waits for what is in flight (its requests are cancelled, done() comes), then releases. NULL is fine. */
-void block_close(struct block *block);
-DEFINE_CLEANUP(block, block_close);
+/** block_queue_free() - waits for what is in flight (its requests are cancelled, done() comes), then releases. NULL is fine. */
+void block_queue_free(struct block_queue *queue);
+DEFINE_CLEANUP(block_queue, block_queue_free);
 
-/** block_limits(), block_metrics(), block_engine_name() ("io_uring", "threads") - facts. */
-const struct block_limits *block_limits(const struct block *block);
-const struct block_metrics *block_metrics(const struct block *block);
-const char *block_engine_name(const struct block *block);
+/** block_queue_metrics(), block_queue_engine() ("io_uring", "threads") - facts. */
+const struct block_metrics *block_queue_metrics(const struct block_queue *queue);
+const char *block_queue_engine(const struct block_queue *queue);
 
 /**
- * block_submit() - queue @request; done() always comes for it, maybe before this returns (errors)
+ * block_queue_submit() - queue @request; done() always comes for it, maybe before this returns
  *
  * Results: -EINVAL misaligned, or buffers that do not add up; -ERANGE outside the disk; -EROFS; else the host's errno.
  */
-void block_submit(struct block *block, struct block_request *request);
+void block_queue_submit(struct block_queue *queue, struct block_request *request);
 
-/** block_kick() - start what was queued. */
-void block_kick(struct block *block);
+/** block_queue_kick() - start what was queued. */
+void block_queue_kick(struct block_queue *queue);
 
 /**
- * block_drain() - wait until nothing is in flight; done() comes for all
+ * block_queue_drain() - wait until nothing is in flight; done() comes for all
  * @cancel:     what has not started yet fails with -ECANCELED
  * @timeout_ms: give up after this long
  *
  * Return: 0, or -ETIMEDOUT: then the host still may write into the buffers of requests in flight.
  */
-int block_drain(struct block *block, bool cancel, unsigned int timeout_ms);
+int block_queue_drain(struct block_queue *queue, bool cancel, unsigned int timeout_ms);
+
+/** block_queue_in_flight() - how many steps of requests have not ended. */
+unsigned int block_queue_in_flight(const struct block_queue *queue);
+
+/** block_queue_cancel() - what has not started yet fails with -ECANCELED, soon: through the loop, not from here. */
+void block_queue_cancel(struct block_queue *queue);

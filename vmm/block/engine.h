@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * engine: how single operations on a descriptor reach the kernel without blocking us: io_uring, or a few threads
+ * engine: how single operations on a descriptor reach the kernel without blocking us: io_uring, or worker threads
  *
  * An engine takes struct block_io (one system call's worth), runs them in any order, and reports each through engine->done() with
- * io->result as the call would have returned it (bytes, 0, -errno). Retrying, splitting and bounds are the format's business (raw.c).
+ * io->result as the call would have returned it (bytes, 0, -errno). Retrying, splitting and bounds are the queue's business (queue.c).
  *
- * Threads: all under the machine lock, as in block.h; done() and round() are called from the loop, from kick() or from drain().
+ * Threads: all under the loop's guard, as in block.h; done() and round() are called from the loop, from kick() or from drain().
  */
 #pragma once
 
@@ -29,15 +29,13 @@ struct engine_ops {
 
 struct engine_options {
         const struct sys *sys;
-        int fd;
-        unsigned int depth;     /* operations that may be in flight */
-        unsigned int n_threads; /* worker threads; 0: two */
+        int fd;             /* the one that most operations are on */
+        unsigned int depth; /* operations that may be in flight */
+        struct pool *pool;  /* threads: who does the work */
         struct loop *loop;
         void (*done)(void *opaque, struct block_io *io);
         void (*round)(void *opaque); /* after a run of done() */
         void *opaque;
-        int (*thread_start)(void *opaque); /* see block.h */
-        void *thread_opaque;
 };
 
 struct engine {
@@ -53,7 +51,7 @@ struct engine {
 /** engine_new_ring() - io_uring; -ENOSYS, -EPERM, -ENOMEM where it is missing or forbidden. */
 int engine_new_ring(const struct engine_options *options, struct engine **ret_engine);
 
-/** engine_new_threads() - worker threads that make plain calls from options->sys. */
+/** engine_new_threads() - options->pool's threads make plain calls from options->sys, and BLOCK_IO_CALL's. */
 int engine_new_threads(const struct engine_options *options, struct engine **ret_engine);
 
 /** engine_attach() - for engines: watch @poll_fd on the loop. */
@@ -63,6 +61,9 @@ int engine_attach(struct engine *engine, int poll_fd);
 void engine_fail(struct engine *engine, struct block_io *io, int result);
 
 void engine_submit(struct engine *engine, struct block_io *io);
+
+/** engine_cancel() - what has not started ends with -ECANCELED, as far as the kernel can; all still end through done(). */
+void engine_cancel(struct engine *engine);
 
 /** engine_kick() - start what was submitted, and report what has ended meanwhile. */
 void engine_kick(struct engine *engine);

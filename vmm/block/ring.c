@@ -2,12 +2,12 @@
 /*
  * ring: the io_uring engine
  *
- * One ring for each disk, its descriptor on the event loop: it is readable while completions wait. The submission ring is small and is
+ * One ring for each queue of a disk, its descriptor on the event loop: it is readable while completions wait. The submission ring is small and is
  * emptied by one io_uring_enter() for each batch of the guest's; the completion ring holds everything that can be in flight, so it cannot
- * overflow. The disk's descriptor is registered, which saves its lookup in each operation. Data that is in the host's page cache is
+ * overflow. The descriptor of the disk's first image is registered, which saves its lookup in each operation. Data that is in the host's page cache is
  * copied inside io_uring_enter(), so that such reads end in the same doorbell that started them.
  *
- * Any thread that holds the machine lock may submit, so none of the single-issuer modes is used: a vCPU thread resets a device.
+ * Any thread that holds the loop's guard may submit, so none of the single-issuer modes is used: a vCPU thread resets a device.
  */
 #include <liburing.h>
 
@@ -46,37 +46,24 @@ static void ring_enter(struct ring *r) {
 
 static void ring_submit(struct engine *engine, struct block_io *io) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
-        bool fixed = r->fixed && !io->other_fd;
-        int fd = fixed ? 0 : io->other_fd ?: engine->options.fd;
-        struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
+        bool fixed = r->fixed && io->fd == engine->options.fd;
+        int fd = fixed ? 0 : io->fd;
+        struct io_uring_sqe *sqe = io->kind != BLOCK_IO_CALL ? io_uring_get_sqe(&r->uring) : NULL;
 
-        if (!sqe) { /* full: start what is there */
+        if (!sqe && io->kind != BLOCK_IO_CALL) { /* full: start what is there */
                 ring_enter(r);
                 sqe = io_uring_get_sqe(&r->uring);
         }
-        if (!sqe || io->kind == BLOCK_IO_DISCARD) {
-                engine_fail(engine, io, sqe ? -EOPNOTSUPP : -ENOMEM);
-                if (sqe) { /* taken: it has to go out as something */
-                        io_uring_prep_nop(sqe);
-                        io_uring_sqe_set_data(sqe, NULL);
-                }
+        if (!sqe) {
+                engine_fail(engine, io, io->kind != BLOCK_IO_CALL ? -ENOMEM : -EOPNOTSUPP);
                 return;
         }
-        switch (io->kind) {
-        case BLOCK_IO_READ:
+        if (io->kind == BLOCK_IO_READ)
                 io_uring_prep_readv(sqe, fd, io->iov, io->n_iov, io->offset);
-                break;
-        case BLOCK_IO_WRITE:
+        else if (io->kind == BLOCK_IO_WRITE)
                 io_uring_prep_writev(sqe, fd, io->iov, io->n_iov, io->offset);
-                break;
-        case BLOCK_IO_SYNC:
+        else
                 io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
-                break;
-        case BLOCK_IO_FALLOCATE:
-        case BLOCK_IO_DISCARD:
-                io_uring_prep_fallocate(sqe, fd, io->mode, (off_t)io->offset, (off_t)io->length);
-                break;
-        }
         io_uring_sqe_set_data(sqe, io);
         if (fixed)
                 sqe->flags |= IOSQE_FIXED_FILE;

@@ -63,6 +63,7 @@ struct blk {
         struct virtio_pci *proxy;
         struct machine *machine;
         struct block *block;
+        struct block_queue *io;
         struct loop_source *again; /* timer: more work is left in the queue */
 
         struct virtio_blk_config config;
@@ -212,7 +213,7 @@ static int blk_start(struct blk *b, struct blk_request *r, struct virtq_chain *c
                 break;
         }
         if (status == VIRTIO_BLK_S_OK)
-                block_submit(b->block, &r->io);
+                block_queue_submit(b->io, &r->io);
         else
                 blk_answer(b, r, status);
         return 0;
@@ -244,7 +245,7 @@ static void blk_process(struct blk *b) {
                 if (k < 0 || blk_start(b, r, &chain) < 0)
                         virtio_device_needs_reset(&b->virtio);
         }
-        block_kick(b->block);
+        block_queue_kick(b->io);
         virtio_device_notify_queue(&b->virtio, 0);
 }
 
@@ -281,7 +282,7 @@ static void blk_reset(struct virtio_device *virtio) {
         b->stalled = false;
         loop_timer_set(b->again, UINT64_MAX);
         b->resetting = true;
-        if (block_drain(b->block, true, RESET_TIMEOUT_MS) < 0) {
+        if (block_queue_drain(b->io, true, RESET_TIMEOUT_MS) < 0) {
                 log_error("disk %.*s: its storage does not answer, so the machine has to end", VIRTIO_BLK_ID_BYTES,
                           b->serial);
                 machine_request_shutdown(b->machine, SHUTDOWN_ERROR, 2);
@@ -348,6 +349,7 @@ static void blk_destroy(struct device *device) {
         virtio_pci_free(b->proxy);
         b->virtio.running = false;
         b->resetting = true; /* guest memory is left alone from here on */
+        block_queue_free(b->io);
         block_close(b->block);
         loop_source_free(b->again);
         virtio_device_destroy(&b->virtio);
@@ -400,34 +402,34 @@ static int open_layers(const struct vmm_disk_config *config, struct layer **ret_
         return 0;
 }
 
+static int open_block(struct machine *machine, const struct vmm_disk_config *config, struct block **ret_block,
+                      struct error *e) {
+        struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = machine };
+        int r = open_layers(config, &options.top, e);
+
+        if (r == 0)
+                r = block_open(&options, ret_block, e);
+        if (r < 0)
+                layer_close(options.top);
+        return r;
+}
+
 static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_disk_config *config, unsigned int slot,
                      struct error *e) {
-        const struct block_options options = {
-                .fd = config->fd,
-                .readonly = config->readonly,
-                .direct = config->direct,
+        const struct block_queue_options options = {
                 .depth = BLK_QUEUE_SIZE,
                 .loop = machine->loop,
                 .batch = blk_batch,
                 .opaque = b,
-                .thread_start = blk_thread_start,
-                .thread_opaque = machine,
         };
-        struct layer *top = NULL;
         uint64_t features;
         int r;
 
         if (config->serial)
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
-        if (config->format == VMM_DISK_FORMAT_RAW && config->n_backing == 0) {
-                r = block_open_raw(&options, &b->block, e);
-        } else {
-                r = open_layers(config, &top, e);
-                if (r == 0)
-                        r = block_open_layers(&options, top, false, &b->block, e);
-                if (r < 0)
-                        layer_close(top);
-        }
+        r = open_block(machine, config, &b->block, e);
+        if (r == 0)
+                r = block_queue_new(b->block, &options, &b->io, e);
         if (r < 0)
                 return r;
         features = blk_describe(b);

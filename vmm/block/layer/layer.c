@@ -27,6 +27,7 @@ void layer_init(struct layer *layer, const struct layer_ops *ops, struct file *f
         layer->ops = ops;
         layer->file = file;
         layer->readonly = file_is_readonly(file);
+        layer->logical_block = 512;
         pthread_mutex_init(&layer->users_lock, NULL);
         layer->n_users = 0;
         atomic_init(&layer->epoch, 2); /* so that f - 1 is never negative */

@@ -90,10 +90,11 @@ struct layer_ops {
 /* A format's own structure begins with this. */
 struct layer {
         const struct layer_ops *ops;
-        struct file *file;     /* owned */
-        struct layer *backing; /* NULL: none; set by whoever opens the chain; not owned by the format */
-        _Atomic uint64_t size; /* bytes that the guest sees: a multiple of 512 */
-        uint32_t cluster;      /* bytes: the unit of allocation; raw: the file's physical block */
+        struct file *file;      /* owned */
+        struct layer *backing;  /* NULL: none; set by whoever opens the chain; not owned by the format */
+        _Atomic uint64_t size;  /* bytes that the guest sees: a multiple of 512 */
+        uint32_t cluster;       /* bytes: the unit of allocation; raw: the file's physical block */
+        uint32_t logical_block; /* bytes: what a guest should take for its sector; raw: the file's; else 512 */
         bool readonly;
         bool compressed_ok; /* for information */
 

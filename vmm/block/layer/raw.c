@@ -112,6 +112,8 @@ int raw_open(struct file *file, struct layer **ret_layer, struct error *e) {
         layer_init(layer, &raw_ops, file);
         atomic_init(&layer->size, size);
         layer->cluster = file_physical_block(file);
+        if (size % file_logical_block(file) == 0)
+                layer->logical_block = file_logical_block(file);
         *ret_layer = layer;
         return 0;
 }

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * disk: what block.c and queue.c share
+ */
+#pragma once
+
+#include "vmm/block/block.h"
+#include "vmm/block/layer/layer.h"
+
+struct block {
+        struct layer *top;
+        bool borrowed;
+        bool plain; /* its bytes are a file's bytes: only discards and the like, and buffers that are not aligned, go to a worker */
+        struct block_limits limits;
+        enum block_engine engine;
+        struct pool *pool;
+        unsigned int n_users;
+        struct layer_user users[POOL_THREADS_MAX]; /* one for each worker */
+        struct pool_job closing;
+};
