@@ -17,7 +17,7 @@
 enum sandbox_role {
         SANDBOX_ROLE_MAIN,  /* the event loop: devices, control */
         SANDBOX_ROLE_VCPU,  /* KVM_RUN and the exits' device work */
-        SANDBOX_ROLE_BLOCK, /* block/threads.c */
+        SANDBOX_ROLE_BLOCK, /* block/pool.c */
         SANDBOX_ROLE_COUNT,
 };
 
