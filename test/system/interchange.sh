@@ -32,7 +32,7 @@ for arg; do
         case $arg in
         --all) widths=(1 2 4 8 16 32 64) ;;
         --table) table=1 ;;
-        *) sed -n 's/^# \{0,1\}//; 6,11p' "$0" >&2; exit 64 ;;
+        *) echo "usage: interchange.sh [--all] [--table]" >&2; exit 64 ;;
         esac
 done
 
@@ -110,11 +110,11 @@ result() { # STATUS NAME OUTPUT
 for version in 2 3; do
         for cluster in 512 4K 64K 2M; do
                 for bits in "${widths[@]}"; do
-                        [ $version = 3 ] || [ $bits = 16 ] || continue
+                        [ $version = 3 ] || [ "$bits" = 16 ] || continue
                         for compression in none zlib zstd; do
                                 [ $version = 3 ] || [ $compression != zstd ] || continue
                                 for maker in lodge qemu; do
-                                        output=$(chain $maker $version $cluster $bits $compression 2>&1 </dev/null)
+                                        output=$(chain $maker $version $cluster "$bits" $compression 2>&1 </dev/null)
                                         result $? "version $version, clusters of $cluster, counts of $bits bits, $compression, from $maker" "$output"
                                 done
                         done
