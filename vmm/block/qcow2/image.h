@@ -36,6 +36,7 @@
 #include "vmm/block/qcow2/clusters.h"
 #include "vmm/block/qcow2/compress.h"
 #include "vmm/block/qcow2/format.h"
+#include "vmm/block/qcow2/unpacked.h"
 
 #define STRIPES     64u
 #define TABLE_BLOCK 4096u /* bytes: the unit in which tables are written */
@@ -76,6 +77,7 @@ struct qcow2 {
         struct layer layer;
         struct qcow2_header h;
         struct qcow2_codec *codec;
+        struct unpacked unpacked;
         struct qcow2_bitmaps *bitmaps; /* NULL: none */
         bool keep_discard;
         unsigned int bits;            /* of a cluster's size */

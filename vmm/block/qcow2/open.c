@@ -153,6 +153,7 @@ static void release(struct qcow2 *q) {
                 return;
         qcow2_bitmaps_free(q->bitmaps);
         qcow2_codec_free(q->codec);
+        unpacked_done(&q->unpacked);
         cache_done(&q->l2s);
         cache_done(&q->refblocks);
         table_free(q->l1);
@@ -388,6 +389,7 @@ static void init(struct qcow2 *q, struct file *file, const struct qcow2_options 
         q->opened_size = file_size(file);
         q->pool_next = 4;
         q->dirty_set = q->h.version < 3;
+        unpacked_init(&q->unpacked, q->cluster);
 }
 
 int qcow2_open(struct file *file, const struct qcow2_options *options, struct layer **ret_layer, struct error *e) {

@@ -94,6 +94,7 @@ static int write_iov(struct qcow2 *q, const struct iovec *iov, unsigned int n_io
 static void free_compressed(struct qcow2 *q, uint64_t entry) {
         uint64_t at, end;
 
+        unpacked_forget(&q->unpacked);
         qcow2_compressed_range(entry, q->bits, &at, &end);
         for (uint64_t c = at >> q->bits; c <= (end - 1) >> q->bits; c++)
                 clusters_free(q, c, 1);
@@ -452,8 +453,8 @@ int qcow2_discard(struct layer *layer, uint64_t offset, uint64_t length) {
 int qcow2_read_compressed(struct layer *layer, uint64_t offset, uint64_t length, void *buf) {
         struct qcow2 *q = qcow2_of(layer);
         struct target t = target_of(q, offset);
+        uint64_t number = unpacked_number(&q->unpacked), at, end;
         _cleanup_free_ uint8_t *in = NULL, *out = NULL;
-        uint64_t at, end;
         int r;
 
         pthread_mutex_lock(&q->lock);
@@ -463,6 +464,8 @@ int qcow2_read_compressed(struct layer *layer, uint64_t offset, uint64_t length,
                 return r;
         if (t.place.kind != EXTENT_COMPRESSED) /* it was overwritten just now */
                 return layer_read(layer, NULL, buf, offset, length);
+        if (unpacked_get(&q->unpacked, t.place.host, number, offset - t.start, length, buf))
+                return 0;
         qcow2_compressed_range(t.place.host, q->bits, &at, &end);
         if (at >= file_size(layer->file) || end - at > 2 * q->cluster + 512)
                 return -EIO;
@@ -473,8 +476,10 @@ int qcow2_read_compressed(struct layer *layer, uint64_t offset, uint64_t length,
         r = file_read(layer->file, in, end - at, at);
         if (r == 0)
                 r = qcow2_decompress(q->codec, in, end - at, out ?: buf, q->cluster);
-        if (r == 0 && out)
+        if (r == 0 && out) {
                 memcpy(buf, out + (offset - t.start), length);
+                unpacked_put(&q->unpacked, t.place.host, number, TAKE_PTR(out));
+        }
         return r;
 }
 
@@ -527,6 +532,7 @@ static int store_compressed(struct qcow2 *q, uint64_t offset, const void *data, 
         pthread_mutex_unlock(&q->lock);
         if (r != 0)
                 return r;
+        unpacked_forget(&q->unpacked);
         r = (at + size) >> (62 - (q->bits - 8)) ? AGAIN : file_write(q->layer.file, data, size, at);
         pthread_mutex_lock(&q->lock);
         if (r == 0)
