@@ -163,12 +163,10 @@ void block_queue_kick(struct block_queue *queue);
  * @cancel:     what has not started yet fails with -ECANCELED
  * @timeout_ms: give up after this long
  *
- * Return: 0, or -ETIMEDOUT: then the host still may write into the buffers of requests in flight.
+ * Return: 0, or -ETIMEDOUT: then the host still may write into the buffers of requests in flight; they go no further than they must with
+ * @cancel, and done() comes for them through the loop.
  */
 int block_queue_drain(struct block_queue *queue, bool cancel, unsigned int timeout_ms);
 
 /** block_queue_in_flight() - how many steps of requests have not ended. */
 unsigned int block_queue_in_flight(const struct block_queue *queue);
-
-/** block_queue_cancel() - what has not started yet fails with -ECANCELED, soon: through the loop, not from here. */
-void block_queue_cancel(struct block_queue *queue);

@@ -74,15 +74,10 @@ void engine_kick(struct engine *engine) {
         engine_round(engine);
 }
 
-void engine_cancel(struct engine *engine) {
-        engine->ops->kick(engine);
-        engine->ops->cancel(engine);
-}
-
 int engine_drain(struct engine *engine, bool cancel, uint64_t deadline_ms) {
         engine->ops->kick(engine);
         if (cancel)
-                engine_cancel(engine);
+                engine->ops->cancel(engine);
         for (;;) {
                 struct pollfd p = { .fd = engine->poll_fd, .events = POLLIN };
                 uint64_t now;

@@ -62,9 +62,6 @@ void engine_fail(struct engine *engine, struct block_io *io, int result);
 
 void engine_submit(struct engine *engine, struct block_io *io);
 
-/** engine_cancel() - what has not started ends with -ECANCELED, as far as the kernel can; all still end through done(). */
-void engine_cancel(struct engine *engine);
-
 /** engine_kick() - start what was submitted, and report what has ended meanwhile. */
 void engine_kick(struct engine *engine);
 

@@ -303,15 +303,6 @@ static void round_done(void *opaque) {
                 q->batch(q->opaque);
 }
 
-void block_queue_cancel(struct block_queue *q) {
-        if (block_queue_in_flight(q) == 0)
-                return;
-        q->cancelling = true;
-        engine_cancel(q->engine);
-        if (q->workers != q->engine)
-                engine_cancel(q->workers);
-}
-
 int block_queue_drain(struct block_queue *q, bool cancel, unsigned int timeout_ms) {
         uint64_t deadline_ms = engine_now_ms() + timeout_ms;
         int r;
@@ -322,7 +313,8 @@ int block_queue_drain(struct block_queue *q, bool cancel, unsigned int timeout_m
                 if (r == 0 && q->workers != q->engine)
                         r = engine_drain(q->workers, cancel, deadline_ms);
         } while (r == 0 && block_queue_in_flight(q) > 0);
-        q->cancelling = false;
+        if (r == 0)
+                q->cancelling = false;
         return r;
 }
 

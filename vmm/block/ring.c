@@ -17,7 +17,7 @@
 
 #include "base/log.h"
 
-/* seccomp: main: io_uring_enter */
+/* seccomp: main,io: io_uring_enter */
 /* seccomp: vcpu: io_uring_enter (rare) -- a device reset cancels what is in flight */
 
 #define RING_SQ_ENTRIES 32u
