@@ -14,9 +14,10 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
-/* seccomp: main: epoll_wait, read -- waiting; timers and wake-ups are descriptors */
+/* seccomp: main,io: epoll_wait, read -- waiting; timers and wake-ups are descriptors */
 /* seccomp: main,vcpu: epoll_ctl, timerfd_settime -- devices change what they wait for on the thread of the exit */
-/* seccomp: main,vcpu: write -- loop_post() */
+/* seccomp: io: timerfd_settime (rare) -- a queue that has more than one round's work */
+/* seccomp: main,vcpu,io: write -- loop_post() */
 
 #define LOOP_POSTS  1024
 #define LOOP_EVENTS 32

@@ -81,12 +81,20 @@ static int confine_block(struct machine *machine) {
         return machine->config->sandbox ? sandbox_enter_thread(SANDBOX_ROLE_BLOCK) : 0;
 }
 
+static int confine_io(struct machine *machine) {
+        return machine->config->sandbox ? sandbox_enter_thread(SANDBOX_ROLE_IO) : 0;
+}
+
 static const struct machine_hooks hooks = {
         .reset_devices = devices_reset,
+        .devices_busy = devices_busy,
+        .pause_devices = devices_pause,
+        .resume_devices = devices_resume,
         .power_button = devices_power_button,
         .load = load,
         .vcpu_thread_start = confine_vcpu,
         .block_thread_start = confine_block,
+        .io_thread_start = confine_io,
 };
 
 static void on_signal(void *opaque, int signo) {

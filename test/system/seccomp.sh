@@ -48,9 +48,11 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 for m in virtio_pci virtio_blk virtio_net virtio_console virtio-rng; do modprobe $m; done
 stty -F /dev/ttyS0 -echo 2>/dev/null
 sleep 1
-dd if=/dev/vda of=/dev/null bs=64k count=16 2>/dev/null
-dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null
-blkdiscard /dev/vda 2>/dev/null
+for d in /dev/vda /dev/vdb; do
+        dd if=$d of=/dev/null bs=64k count=16 2>/dev/null
+        dd if=/dev/zero of=$d bs=64k count=16 conv=fsync 2>/dev/null
+        blkdiscard $d 2>/dev/null
+done
 ip link set eth0 up && arping -c 2 -w 3 -I eth0 10.99.0.1 >/dev/null 2>&1
 [ -e /dev/hwrng ] && head -c 4 /dev/hwrng >/dev/null
 echo READY

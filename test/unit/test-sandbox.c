@@ -224,6 +224,11 @@ static void test_roles_differ(void **state) {
         expect_allowed(SANDBOX_ROLE_BLOCK, call_pwritev, "pwritev");
         expect_forbidden(SANDBOX_ROLE_VCPU, call_pwritev, "pwritev");
         expect_forbidden(SANDBOX_ROLE_BLOCK, call_irq_line, "raise an interrupt");
+        expect_allowed(SANDBOX_ROLE_IO, call_epoll_wait, "epoll_wait");
+        expect_forbidden(SANDBOX_ROLE_IO, call_pwritev, "pwritev");
+        expect_forbidden(SANDBOX_ROLE_IO, call_run, "run");
+        expect_forbidden(SANDBOX_ROLE_IO, call_accept, "accept");
+        expect_forbidden(SANDBOX_ROLE_IO, call_set_regs, "set registers");
 }
 
 /* What every thread needs must work, or a machine ends at the first log line or allocation. */

@@ -19,7 +19,12 @@ struct device_class {
         const char *name;
         /* Make the @index-th instance for @machine->config. 0 with *ret_device, -ENOENT when there are no more, or an error. */
         int (*create)(struct machine *machine, unsigned int index, struct device **ret_device, struct error *e);
-        void (*reset)(struct device *device);        /* back to power-on; may be NULL */
+        void (*reset)(struct device *device); /* back to power-on; may be NULL */
+        /* After reset(): not there yet. machine_reset_ready() is called when it may be. May be NULL: never. */
+        bool (*busy)(struct device *device);
+        /* The vCPUs are parked: end what is in flight, begin nothing. -errno: can't, and goes on. Both may be NULL. */
+        int (*pause)(struct device *device);
+        void (*resume)(struct device *device);
         void (*power_button)(struct device *device); /* may be NULL */
         void (*destroy)(struct device *device);      /* releases all, removes its bus regions */
 };
@@ -28,6 +33,10 @@ struct device_class {
 int devices_create(struct machine *machine, struct error *e);
 void devices_reset(struct machine *machine);
 void devices_power_button(struct machine *machine);
+/** devices_busy() - is a device's reset not over? devices_pause() - all of them or, with -errno, none; devices_resume(). */
+bool devices_busy(struct machine *machine);
+int devices_pause(struct machine *machine);
+void devices_resume(struct machine *machine);
 void devices_destroy(struct machine *machine);
 
 /* The classes, one per file of this folder; registry.c lists them. */

@@ -52,6 +52,36 @@ void devices_reset(struct machine *machine) {
                         d->class->reset(d);
 }
 
+bool devices_busy(struct machine *machine) {
+        bool busy = false;
+
+        for (struct device *d = machine->devices; d && !busy; d = d->next)
+                busy = d->class->busy && d->class->busy(d);
+        return busy;
+}
+
+static void resume_until(struct machine *machine, const struct device *end) {
+        for (struct device *d = machine->devices; d != end; d = d->next)
+                if (d->class->resume)
+                        d->class->resume(d);
+}
+
+int devices_pause(struct machine *machine) {
+        for (struct device *d = machine->devices; d; d = d->next) {
+                int r = d->class->pause ? d->class->pause(d) : 0;
+
+                if (r < 0) {
+                        resume_until(machine, d);
+                        return r;
+                }
+        }
+        return 0;
+}
+
+void devices_resume(struct machine *machine) {
+        resume_until(machine, NULL);
+}
+
 void devices_power_button(struct machine *machine) {
         for (struct device *d = machine->devices; d; d = d->next)
                 if (d->class->power_button)

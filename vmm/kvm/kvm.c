@@ -21,8 +21,8 @@
 #include "vmm/kvm/internal.h"
 
 /* seccomp: main,vcpu: ioctl arg1=KVM_IRQ_LINE */
-/* seccomp: main: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
-/* seccomp: main: ioctl arg1=KVM_SET_GSI_ROUTING */
+/* seccomp: main,io: ioctl arg1=KVM_IRQFD -- MSI-X vectors come and go as the guest asks */
+/* seccomp: main,io: ioctl arg1=KVM_SET_GSI_ROUTING */
 /* seccomp: vcpu: ioctl arg1=KVM_IRQFD (rare) -- a message that waited goes out when the guest unmasks its vector */
 /* seccomp: vcpu: ioctl arg1=KVM_SET_GSI_ROUTING (rare) */
 /* seccomp: main,vcpu: ioctl arg1=KVM_IOEVENTFD -- BARs move */

@@ -213,6 +213,11 @@ void machine_request_reset(struct machine *machine) {
         post_requests(machine);
 }
 
+void machine_reset_ready(struct machine *machine) {
+        if (machine->requests.reset)
+                post_requests(machine);
+}
+
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status) {
         if (machine->requests.shutdown)
                 return; /* the first reason stands */
@@ -227,12 +232,25 @@ void machine_report_panic(struct machine *machine) {
         post_requests(machine);
 }
 
+/* Unless something waits that needs them parked. */
+static void let_go(struct machine *machine) {
+        if (!machine->requests.posted && !machine->requests.reset)
+                cpus_unpark(machine->cpus);
+}
+
 int machine_pause(struct machine *machine) {
+        int r;
+
         if (machine->state == MACHINE_PAUSED)
                 return 0;
         if (machine->state != MACHINE_RUNNING)
                 return -EINVAL;
         cpus_park(machine->cpus);
+        r = machine->hooks->pause_devices(machine);
+        if (r < 0) {
+                let_go(machine);
+                return r;
+        }
         if (kvm_clock_get(machine->kvm, &machine->paused_clock) < 0)
                 machine->paused_clock.clock = 0;
         machine->state = MACHINE_PAUSED;
@@ -251,10 +269,10 @@ int machine_resume(struct machine *machine) {
                 (void)kvm_clock_set(machine->kvm, &clock);
         }
         cpus_resumed(machine->cpus);
+        machine->hooks->resume_devices(machine);
         machine->state = MACHINE_RUNNING;
         emit(machine, MACHINE_EVENT_RESUME, 0);
-        if (!machine->requests.posted)
-                cpus_unpark(machine->cpus);
+        let_go(machine);
         return 0;
 }
 
@@ -265,8 +283,10 @@ int machine_reset(struct machine *machine) {
         if (machine->state != MACHINE_RUNNING && machine->state != MACHINE_PAUSED)
                 return -EINVAL;
         cpus_park(machine->cpus);
-        machine->requests.reset = false;
         machine->hooks->reset_devices(machine);
+        machine->requests.reset = machine->hooks->devices_busy(machine);
+        if (machine->requests.reset)
+                return 0; /* machine_reset_ready() brings us back */
         pci_bus_reset(machine->pci);
         r = kvm_irqchip_reset(machine->kvm);
         if (r < 0)

@@ -4,11 +4,12 @@
  *
  * Threads and locks. The main thread runs the event loop; each vCPU has a thread. One lock, the machine lock, guards all
  * device state: a vCPU thread takes it to dispatch a PIO or MMIO exit, the main loop holds it while callbacks run (see
- * loop_set_guard()). So device code never locks, and never blocks. The only lock taken inside it is vmm/kvm's routing lock.
+ * loop_set_guard()). So device code never locks, and never blocks. A device may give a queue an I/O thread (io-thread.h), whose loop has a
+ * lock of its own for that queue's state. Lock order: machine, I/O thread, then those of msix and of vmm/kvm's routes.
  *
  * Life. machine_new() -> devices -> cpus -> machine_start() -> pause, resume, reset -> machine_free(). A reset (triple fault, port
  * 0xcf9, i8042, ACPI reset register, QMP) parks the vCPUs, resets the interrupt controllers and every device, runs the loader again, and
- * lets them go; a power-off (ACPI S5), a debug exit, a panic or QMP quit ends the loop with the process's exit status.
+ * lets them go (while a device still waits for its storage, the vCPUs stay parked and the loop runs); a power-off (ACPI S5), a debug exit, a panic or QMP quit ends the loop with the process's exit status.
  */
 #pragma once
 
@@ -64,6 +65,9 @@ typedef void (*machine_event_fn)(void *opaque, enum machine_event event, enum sh
 /* What a machine asks of the rooms above it; main.c ties them together. */
 struct machine_hooks {
         void (*reset_devices)(struct machine *machine);
+        bool (*devices_busy)(struct machine *machine); /* is that still going on? */
+        int (*pause_devices)(struct machine *machine); /* nothing is in flight afterwards; or -errno, and they go on */
+        void (*resume_devices)(struct machine *machine);
         void (*power_button)(struct machine *machine);
         /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
         int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
@@ -71,6 +75,8 @@ struct machine_hooks {
         int (*vcpu_thread_start)(struct machine *machine);
         /* First thing on each thread that does a disk's I/O; a failure fails the disk. May be NULL. */
         int (*block_thread_start)(struct machine *machine);
+        /* First thing on each I/O thread (io-thread.h). May be NULL. */
+        int (*io_thread_start)(struct machine *machine);
 };
 
 #define MACHINE_LISTENERS_MAX 8
@@ -78,6 +84,7 @@ struct machine_hooks {
 struct machine {
         const struct vmm_config *config;
         const struct machine_hooks *hooks;
+        const struct sys *sys; /* for the files of disks; NULL: the real one */
         struct loop *loop;
         struct kvm *kvm;
         struct memory *memory;
@@ -129,7 +136,11 @@ void machine_request_reset(struct machine *machine);
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status);
 void machine_report_panic(struct machine *machine);
 
+/** machine_reset_ready() - a device that kept a reset of the machine waiting is done with its own. */
+void machine_reset_ready(struct machine *machine);
+
 /* What control asks for, on the main thread, under the machine lock. -EINVAL in a state that doesn't allow it. */
+/* machine_pause(): also -ETIMEDOUT when a disk's storage does not answer; the machine then runs on. */
 int machine_pause(struct machine *machine);
 int machine_resume(struct machine *machine);
 int machine_reset(struct machine *machine);

@@ -11,11 +11,11 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/pci.h"
 
-/* seccomp: main: eventfd2 -- a vector's first message */
+/* seccomp: main,io: eventfd2 -- a vector's first message */
 /* seccomp: vcpu: eventfd2 (rare) -- and when the guest unmasks a vector whose first message waited */
-/* seccomp: main: write -- messages */
+/* seccomp: main,io: write -- messages */
 /* seccomp: vcpu: write (rare) -- messages that waited */
-/* seccomp: main,vcpu: close (rare) -- a vector for which KVM has no GSI left */
+/* seccomp: main,vcpu,io: close (rare) -- a vector for which KVM has no GSI left */
 
 _Static_assert(MSIX_TABLE + PCI_MSIX_MAX * 16 <= MSIX_PBA, "the table ends before the pending bits");
 _Static_assert(PCI_MSIX_MAX <= 64, "pending bits are one word");

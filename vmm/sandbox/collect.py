@@ -6,7 +6,7 @@ A comment on a line of its own, in any .c file of base/ or vmm/:
 
         /* seccomp: ROLES: CALLS [CONDITION] [(rare)] [-- why] */
 
-ROLES      roles of sandbox.h in lower case, separated by commas: main, vcpu, block
+ROLES      roles of sandbox.h in lower case, separated by commas: main, vcpu, block, io
 CALLS      names of system calls, separated by commas
 CONDITION  argN=CONSTANT or argN&MASK=CONSTANT, joined by `and`; N is 0..5; the constants are C constants of the headers
            that compile-filters.c includes, or PID, the process's own id
@@ -23,7 +23,7 @@ import pathlib
 import re
 import sys
 
-ROLES = ("main", "vcpu", "block")
+ROLES = ("main", "vcpu", "block", "io")
 RULE = re.compile(
     r"^\s*/\*\s*seccomp:\s*(?P<roles>[a-z]+(?:\s*,\s*[a-z]+)*)\s*:"
     r"\s*(?P<calls>[a-z0-9_]+(?:\s*,\s*[a-z0-9_]+)*)"

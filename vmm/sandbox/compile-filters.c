@@ -47,6 +47,7 @@ static const char *const role_names[] = {
         [SANDBOX_ROLE_MAIN] = "main",
         [SANDBOX_ROLE_VCPU] = "vcpu",
         [SANDBOX_ROLE_BLOCK] = "block",
+        [SANDBOX_ROLE_IO] = "io",
 };
 _Static_assert(sizeof(role_names) / sizeof(role_names[0]) == SANDBOX_ROLE_COUNT, "each role has a name");
 

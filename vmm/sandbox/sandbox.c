@@ -29,24 +29,24 @@
 #include "vmm/sandbox/filters.h"
 #include "vmm/sandbox/internal.h"
 
-/* seccomp: main,vcpu,block: futex -- mutexes, conditions, joining threads */
-/* seccomp: main,vcpu,block: write -- log lines, errors */
-/* seccomp: main,vcpu,block: exit_group (rare) -- the end, also from the SIGSYS handler */
-/* seccomp: vcpu,block: exit, madvise, rt_sigprocmask -- the end of a thread gives its stack back */
+/* seccomp: main,vcpu,block,io: futex -- mutexes, conditions, joining threads */
+/* seccomp: main,vcpu,block,io: write -- log lines, errors */
+/* seccomp: main,vcpu,block,io: exit_group (rare) -- the end, also from the SIGSYS handler */
+/* seccomp: vcpu,block,io: exit, madvise, rt_sigprocmask -- the end of a thread gives its stack back */
 /* seccomp: main: exit_group -- the end */
 /* seccomp: main: munmap -- joining a thread, giving back large blocks */
-/* seccomp: main,vcpu: brk (rare) -- malloc */
-/* seccomp: main,vcpu: mmap arg2&PROT_EXEC=0 (rare) -- malloc of large blocks, arenas */
-/* seccomp: main,vcpu: mprotect arg2&PROT_EXEC=0 (rare) -- growing an arena */
-/* seccomp: vcpu: munmap (rare) -- malloc of large blocks */
-/* seccomp: main,vcpu: mremap (rare) -- realloc of large blocks */
+/* seccomp: main,vcpu,io: brk (rare) -- malloc */
+/* seccomp: main,vcpu,io: mmap arg2&PROT_EXEC=0 (rare) -- malloc of large blocks, arenas */
+/* seccomp: main,vcpu,io: mprotect arg2&PROT_EXEC=0 (rare) -- growing an arena */
+/* seccomp: vcpu,io: munmap (rare) -- malloc of large blocks */
+/* seccomp: main,vcpu,io: mremap (rare) -- realloc of large blocks */
 /* seccomp: main: madvise (rare) -- malloc trims its heaps */
-/* seccomp: main,vcpu,block: rt_sigreturn (rare) -- back from a kick */
-/* seccomp: main,vcpu,block: restart_syscall (rare) -- a wait that was stopped and continued (SIGSTOP, a debugger) */
-/* seccomp: main,vcpu: clock_gettime (rare) -- where the vDSO has no clock that works */
+/* seccomp: main,vcpu,block,io: rt_sigreturn (rare) -- back from a kick */
+/* seccomp: main,vcpu,block,io: restart_syscall (rare) -- a wait that was stopped and continued (SIGSTOP, a debugger) */
+/* seccomp: main,vcpu,io: clock_gettime (rare) -- where the vDSO has no clock that works */
 /* seccomp: main: close -- what devices and control hold */
-/* seccomp: main,vcpu: gettid, getpid (rare) -- abort(), pthread_kill() */
-/* seccomp: main,vcpu,block: tgkill arg0=PID (rare) -- abort() */
+/* seccomp: main,vcpu,io: gettid, getpid (rare) -- abort(), pthread_kill() */
+/* seccomp: main,vcpu,block,io: tgkill arg0=PID (rare) -- abort() */
 
 static const struct {
         const char *name;
@@ -56,12 +56,13 @@ static const struct {
         [SANDBOX_ROLE_MAIN] = { "main", filter_main, ELEMENTSOF(filter_main) },
         [SANDBOX_ROLE_VCPU] = { "vcpu", filter_vcpu, ELEMENTSOF(filter_vcpu) },
         [SANDBOX_ROLE_BLOCK] = { "block", filter_block, ELEMENTSOF(filter_block) },
+        [SANDBOX_ROLE_IO] = { "io", filter_io, ELEMENTSOF(filter_io) },
 };
 _Static_assert(ELEMENTSOF(roles) == SANDBOX_ROLE_COUNT, "each role has a filter");
 
 #define FILTER_MAX 1024 /* instructions */
 _Static_assert(ELEMENTSOF(filter_main) <= FILTER_MAX && ELEMENTSOF(filter_vcpu) <= FILTER_MAX &&
-                       ELEMENTSOF(filter_block) <= FILTER_MAX,
+                       ELEMENTSOF(filter_block) <= FILTER_MAX && ELEMENTSOF(filter_io) <= FILTER_MAX,
                "a filter fits the loader's buffer");
 
 static __thread enum sandbox_role thread_role; /* for the handler's message only */

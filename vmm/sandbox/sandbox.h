@@ -18,10 +18,11 @@ enum sandbox_role {
         SANDBOX_ROLE_MAIN,  /* the event loop: devices, control */
         SANDBOX_ROLE_VCPU,  /* KVM_RUN and the exits' device work */
         SANDBOX_ROLE_BLOCK, /* block/pool.c */
+        SANDBOX_ROLE_IO,    /* machine/io-thread.c */
         SANDBOX_ROLE_COUNT,
 };
 
-/** sandbox_role_name() - "main", "vcpu", "block". */
+/** sandbox_role_name() - "main", "vcpu", "block", "io". */
 const char *sandbox_role_name(enum sandbox_role role);
 
 /**

@@ -12,7 +12,7 @@
  * The common configuration is a table of fields. A read takes its bytes from an image made for it; a write replaces bytes of the fields
  * that it touches and applies each in turn. Odd access widths thus do what a memory would do, and no width is special.
  *
- * Doorbells. Each queue has an eventfd on the main loop; a KVM doorbell is attached to it while the queue is enabled and the BAR is
+ * Doorbells. Each queue has an eventfd on the main loop, or on a loop of the queue's own; a KVM doorbell is attached to it while the queue is enabled and the BAR is
  * mapped, so queues that the driver leaves alone cost no ioctl. Where the kernel refuses one, and for writes through the window, the write reaches us as
  * an access and goes to the same eventfd. A doorbell that is still in an eventfd when the device is reset finds no enabled queue.
  */
@@ -31,7 +31,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/pci.h"
 
-/* seccomp: main: read -- doorbells */
+/* seccomp: main,io: read -- doorbells */
 /* seccomp: vcpu: write (rare) -- doorbells that KVM does not take */
 
 #define BAR_REGISTERS   0
@@ -427,6 +427,8 @@ static int add_links(struct virtio_pci *p) {
         if (!p->links)
                 return -ENOMEM;
         for (unsigned int i = 0; i < p->device->n_queues; i++) {
+                const struct virtio_device_ops *ops = p->device->ops;
+                struct loop *own = ops->queue_loop ? ops->queue_loop(p->device, i) : NULL;
                 struct queue_link *link = &p->links[i];
                 int r;
 
@@ -435,7 +437,7 @@ static int add_links(struct virtio_pci *p) {
                 link->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
                 if (link->event_fd < 0)
                         return -errno;
-                r = loop_add_fd(p->machine->loop, link->event_fd, EPOLLIN, on_doorbell, link, &link->source);
+                r = loop_add_fd(own ?: p->machine->loop, link->event_fd, EPOLLIN, on_doorbell, link, &link->source);
                 if (r < 0)
                         return r;
         }

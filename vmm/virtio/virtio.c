@@ -85,16 +85,28 @@ void virtio_device_needs_reset(struct virtio_device *device) {
         notify_config(device);
 }
 
-static void reset(struct virtio_device *device) {
-        device->running = false;
-        if (device->ops->reset)
-                device->ops->reset(device); /* before the queues go: it ends the I/O that uses them */
+static void finish_reset(struct virtio_device *device) {
+        device->resetting = false;
         for (unsigned int i = 0; i < device->n_queues; i++)
                 virtq_reset(&device->queues[i]);
         device->driver_features = 0;
         device->status = 0;
         if (device->transport && device->transport->reset)
                 device->transport->reset(device);
+}
+
+static void reset(struct virtio_device *device) {
+        device->running = false;
+        if (device->ops->reset)
+                device->ops->reset(device); /* before the queues go: it ends the I/O that uses them */
+        device->resetting = device->ops->busy && device->ops->busy(device);
+        if (!device->resetting)
+                finish_reset(device);
+}
+
+void virtio_device_reset_done(struct virtio_device *device) {
+        if (device->resetting)
+                finish_reset(device);
 }
 
 static bool features_fit(const struct virtio_device *device) {
@@ -105,6 +117,8 @@ static bool features_fit(const struct virtio_device *device) {
 void virtio_device_set_status(struct virtio_device *device, uint8_t status) {
         uint8_t added = status & STATUS_DRIVER & ~device->status;
 
+        if (device->resetting)
+                return;
         if (status == 0) {
                 reset(device);
                 return;
@@ -137,7 +151,7 @@ void virtio_device_set_status(struct virtio_device *device, uint8_t status) {
 void virtio_device_set_features(struct virtio_device *device, unsigned int word, uint32_t bits) {
         unsigned int shift = word * 32;
 
-        if (word > 1 || (device->status & VIRTIO_CONFIG_S_FEATURES_OK))
+        if (word > 1 || device->resetting || (device->status & VIRTIO_CONFIG_S_FEATURES_OK))
                 return;
         device->driver_features = (device->driver_features & ~((uint64_t)UINT32_MAX << shift)) | (uint64_t)bits
                                                                                                          << shift;
@@ -146,7 +160,7 @@ void virtio_device_set_features(struct virtio_device *device, unsigned int word,
 int virtio_device_enable_queue(struct virtio_device *device, unsigned int index) {
         int r;
 
-        if (index >= device->n_queues)
+        if (index >= device->n_queues || device->resetting)
                 return -EINVAL;
         if (device->queues[index].enabled)
                 return 0;
@@ -163,7 +177,12 @@ int virtio_device_enable_queue(struct virtio_device *device, unsigned int index)
 }
 
 void virtio_device_kick(struct virtio_device *device, unsigned int index) {
-        if (device->running && index < device->n_queues && device->queues[index].enabled && device->ops->notify)
+        bool own;
+
+        if (index >= device->n_queues || !device->ops->notify)
+                return;
+        own = device->ops->queue_loop && device->ops->queue_loop(device, index);
+        if (own || (device->running && device->queues[index].enabled))
                 device->ops->notify(device, index);
 }
 
@@ -181,7 +200,8 @@ void virtio_device_read_config(struct virtio_device *device, uint64_t offset, vo
 }
 
 void virtio_device_write_config(struct virtio_device *device, uint64_t offset, const void *buf, unsigned int size) {
-        if (!device->ops->config_write || size > device->config_size || offset > device->config_size - size)
+        if (!device->ops->config_write || device->resetting || size > device->config_size ||
+            offset > device->config_size - size)
                 return;
         device->ops->config_write(device, (unsigned int)offset, buf, size);
 }

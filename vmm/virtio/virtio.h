@@ -12,7 +12,8 @@
  * virtio_device_set_status(device, 0).
  *
  * Threads. All of it runs under the machine lock (vmm/machine/machine.h): doorbells arrive as eventfds on the main loop, other
- * accesses from vCPU threads. virtio_device_notify_queue() may be called from any thread.
+ * accesses from vCPU threads. virtio_device_notify_queue() may be called from any thread. A queue with a loop of its own (ops->queue_loop)
+ * gets its doorbells on that loop's thread, without the machine lock; when its rings may be touched is then the device's business.
  */
 #pragma once
 
@@ -25,6 +26,7 @@
 
 #define VIRTIO_QUEUES_MAX 64
 
+struct loop;
 struct virtio_device;
 
 struct virtio_device_ops {
@@ -35,8 +37,12 @@ struct virtio_device_ops {
 
         /* The driver set DRIVER_OK: queues are enabled, @device->driver_features is final. */
         void (*activate)(struct virtio_device *device);
-        /* Back to power-on: forget negotiated state, cancel I/O in flight (after this returns no guest memory is touched for it). */
+        /* Back to power-on: forget negotiated state, cancel I/O in flight (after this returns no guest memory is touched for it, unless busy()). */
         void (*reset)(struct virtio_device *device);
+        /* After reset(): is I/O still in flight? The reset then goes on, and is over with virtio_device_reset_done(). NULL: never. */
+        bool (*busy)(struct virtio_device *device);
+        /* The loop of a thread of its own that queue @index belongs to: its doorbells ring there, whether the device runs or not. NULL: the machine's. */
+        struct loop *(*queue_loop)(struct virtio_device *device, unsigned int index);
         /* The driver rang the doorbell of queue @index. */
         void (*notify)(struct virtio_device *device, unsigned int index);
         /* Configuration space: @offset + @size lie inside device->config_size. NULL write: read-only. The default read (NULL) copies from device->config. */
@@ -63,7 +69,8 @@ struct virtio_device {
         uint64_t driver_features; /* negotiated */
         uint8_t status;           /* VIRTIO_CONFIG_S_* */
         uint8_t config_generation;
-        bool running; /* DRIVER_OK and not broken: ops->notify may be called */
+        bool running;   /* DRIVER_OK and not broken: ops->notify may be called */
+        bool resetting; /* until the I/O in flight has ended: the driver sees the old status and waits (§4.1.4.3.2) */
 
         const void *config; /* the device's configuration space for the default config_read */
         unsigned int config_size;
@@ -95,12 +102,15 @@ void virtio_device_config_changed(struct virtio_device *device);
 /** virtio_device_needs_reset() - the driver broke a rule (§2.1.2): stop the queues, tell the driver, count. Calling it again is fine. */
 void virtio_device_needs_reset(struct virtio_device *device);
 
+/** virtio_device_reset_done() - ops->busy() no longer: the reset that was begun is over. */
+void virtio_device_reset_done(struct virtio_device *device);
+
 /* The rest is for transports. */
 
 /**
  * virtio_device_set_status() - the driver wrote the status byte: transitions of §3.1.1, 0 resets
  *
- * Bits are only ever added. FEATURES_OK stays clear when the features don't fit (unknown bits, no VERSION_1) or the driver has not
+ * Bits are only ever added, and nothing is while a reset goes on. FEATURES_OK stays clear when the features don't fit (unknown bits, no VERSION_1) or the driver has not
  * said DRIVER before; DRIVER_OK without FEATURES_OK breaks a rule. DEVICE_NEEDS_RESET is ours and ignored here.
  */
 void virtio_device_set_status(struct virtio_device *device, uint8_t status);

@@ -77,9 +77,18 @@ static void store32(void *base, size_t offset, uint32_t value) {
 #define USED_AVAIL_EVENT(q) USED_RING((q)->size)
 #define USED_BYTES(q)       (USED_AVAIL_EVENT(q) + 2)
 
+/* Broken from any thread (needs reset), looked at on the queue's. */
+static bool is_broken(const struct virtq *q) {
+        return __atomic_load_n(&q->broken, __ATOMIC_RELAXED);
+}
+
+static void set_broken(struct virtq *q, bool broken) {
+        __atomic_store_n(&q->broken, broken, __ATOMIC_RELAXED);
+}
+
 static int broken_rule(struct virtq *q) {
         q->n_bad++;
-        q->broken = true;
+        set_broken(q, true);
         return -EPROTO;
 }
 
@@ -102,7 +111,7 @@ int virtq_enable(struct virtq *q) {
         q->next_avail = q->next_used = q->signalled_used = 0;
         q->signalled_used_valid = true;
         q->doorbells_off = false;
-        q->broken = false;
+        set_broken(q, false);
         q->enabled = true;
         return 0;
 }
@@ -118,7 +127,7 @@ void virtq_reset(struct virtq *q) {
 }
 
 void virtq_break(struct virtq *q) {
-        q->broken = true;
+        set_broken(q, true);
 }
 
 /* The one place where descriptors leave guest memory: each field is loaded once. */
@@ -214,7 +223,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *ret_chain) {
 
         if (!q->enabled)
                 return 0;
-        if (q->broken)
+        if (is_broken(q))
                 return -EPROTO;
         r = available(q);
         if (r == 0 && q->event_idx && !q->doorbells_off && virtq_enable_notify(q))
@@ -236,14 +245,14 @@ int virtq_pop(struct virtq *q, struct virtq_chain *ret_chain) {
 }
 
 void virtq_unpop(struct virtq *q) {
-        if (q->enabled && !q->broken)
+        if (q->enabled && !is_broken(q))
                 q->next_avail--;
 }
 
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written) {
         size_t slot;
 
-        if (!q->enabled || q->broken)
+        if (!q->enabled || is_broken(q))
                 return;
         slot = USED_RING(q->next_used & (q->size - 1));
         store32(q->used, slot, head);
@@ -255,7 +264,7 @@ bool virtq_flush(struct virtq *q) {
         uint16_t before = q->signalled_used, now = q->next_used, event;
         bool valid = q->signalled_used_valid;
 
-        if (!q->enabled || q->broken || (before == now && valid))
+        if (!q->enabled || is_broken(q) || (before == now && valid))
                 return false;
         q->signalled_used = now;
         q->signalled_used_valid = true;
@@ -268,7 +277,7 @@ bool virtq_flush(struct virtq *q) {
 }
 
 void virtq_disable_notify(struct virtq *q) {
-        if (!q->enabled || q->broken)
+        if (!q->enabled || is_broken(q))
                 return;
         q->doorbells_off = true;
         if (!q->event_idx)
@@ -276,7 +285,7 @@ void virtq_disable_notify(struct virtq *q) {
 }
 
 bool virtq_enable_notify(struct virtq *q) {
-        if (!q->enabled || q->broken)
+        if (!q->enabled || is_broken(q))
                 return false;
         q->doorbells_off = false;
         if (q->event_idx)

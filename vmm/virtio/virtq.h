@@ -52,7 +52,8 @@ struct virtq {
         bool indirect, event_idx; /* negotiated features */
 
         /* owned by virtq.c */
-        bool enabled, broken;
+        bool enabled;
+        bool broken;        /* atomic */
         bool doorbells_off; /* virtq_disable_notify() */
         uint16_t next_avail, next_used, signalled_used;
         bool signalled_used_valid; /* false: signal at the next flush whatever the event index says */
