@@ -29,6 +29,7 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 d->fd = p->disks[i].fd;
                 d->format = format_of(p->disks[i].format);
                 d->readonly = p->disks[i].readonly;
+                d->iothreads = p->disks[i].iothreads;
                 if (p->disks[i].serial[0])
                         d->serial = copy(p->disks[i].serial);
                 for (size_t k = 0; k < p->disks[i].n_backing; k++) {

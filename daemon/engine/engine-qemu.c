@@ -175,7 +175,11 @@ static void add_disks(struct args *a, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 const struct part_disk *d = &p->disks[i];
                 const char *readonly = d->readonly ? "on" : "off";
+                _cleanup_free_ char *serial = quote(d->serial);
+                char queues[32] = "";
 
+                if (d->iothreads > 0)
+                        snprintf(queues, sizeof(queues), ",num-queues=%u", d->iothreads);
                 add(a, "-add-fd");
                 add(a, "fd=%d,set=%zu", d->fd, i + 1);
                 add(a, "-blockdev");
@@ -187,14 +191,8 @@ static void add_disks(struct args *a, const struct parts *p) {
                 add(a, "driver=%s,node-name=disk%zu,file=file%zu,read-only=%s,discard=unmap",
                     machine_disk_format_to_string(d->format), i, i, readonly);
                 add(a, "-device");
-                if (d->serial[0]) {
-                        _cleanup_free_ char *serial = quote(d->serial);
-
-                        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,serial=%s", i,
-                            LAYOUT_SLOT_DISK + i, serial ?: "");
-                } else
-                        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx", i,
-                            LAYOUT_SLOT_DISK + i);
+                add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx%s%s%s", i,
+                    LAYOUT_SLOT_DISK + i, d->serial[0] ? ",serial=" : "", serial ?: "", queues);
         }
 }
 

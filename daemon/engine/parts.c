@@ -198,6 +198,7 @@ static int open_disk(const struct machine_disk_config *c, struct part_disk *d, s
         io_set_nonblock(d->fd, false);
         d->readonly = c->readonly;
         d->format = c->format;
+        d->iothreads = (uint32_t)c->iothreads;
         r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
                 r = open_backing(d, c->path, e);

@@ -38,6 +38,7 @@ struct part_disk {
         bool readonly;
         enum machine_disk_format format;
         char serial[21];
+        uint32_t iothreads;
         struct part_backing backing[PART_BACKING_MAX]; /* the nearest first */
         size_t n_backing;
 };

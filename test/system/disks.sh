@@ -100,7 +100,7 @@ sync
 three_disks() { # DISK [COMMAND...]
         local blocks
         blocks=$(stat -c %b "${1%%,*}")
-        check "a guest with three disks ends well" guest "$script" --memory 768M --disk "$work/ro,readonly=on,serial=lodge-ro" \
+        check "a guest with three disks ends well" guest "$script" --memory 768M --cpus 2 --disk "$work/ro,readonly=on,serial=lodge-ro" \
                 --disk "$1,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools"
         [ $# = 1 ] || check "${*:2}" "${@:2}"
         check "serial numbers" said "serial vda lodge-ro"
@@ -126,13 +126,13 @@ three_disks() { # DISK [COMMAND...]
 }
 three_disks "$work/rw"
 
-# The same on a qcow2 disk that stands on another one.
+# The same on a qcow2 disk that stands on another one, through two queues.
 qcow2() { qemu-img check -q "$work/top.qcow2" && qemu-img convert -O raw "$work/top.qcow2" "$work/rw"; }
 truncate -s 0 "$work/rw" && truncate -s 96M "$work/rw"
 dd if="$work/noise" of="$work/rw" bs=1M seek=64 conv=notrunc status=none
 cp --sparse=always -- "$work/rw" "$work/base.raw"
 if qemu-img create -q -f qcow2 -F raw -b "$work/base.raw" "$work/middle.qcow2" && qemu-img create -q -f qcow2 -F qcow2 -b "$work/middle.qcow2" "$work/top.qcow2"; then
-        three_disks "$work/top.qcow2,format=qcow2" qcow2
+        three_disks "$work/top.qcow2,format=qcow2,iothreads=2" qcow2
 else
         echo "# qemu-img is not installed: no qcow2 disk"
 fi

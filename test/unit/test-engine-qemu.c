@@ -87,10 +87,13 @@ static void test_values_arrive_as_they_are(void **state) {
         c->cpus = 3;
         fill(&p, c);
         p.disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
+        p.disks[4].iothreads = 3;
         assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
         assert_true(has(argv, "console=ttyS0 quiet,odd"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk2,", ",serial=a,,b"));
         assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,", "read-only=off"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk4,", ",num-queues=3"));
+        assert_false(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",num-queues"));
         assert_true(has_parts(argv, "driver=raw,node-name=disk1,", "read-only=on"));
         assert_true(has(argv, "tap,id=net1,fd=71"));
         assert_true(has_parts(argv, "q35,accel=kvm,", ""));

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* virtio-blk: the guest's sectors land in the file, every request gets one status, and no driver can do harm */
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/sys.h"
 #include "test/unit/virtio-harness.h"
 
 #define DISK   (4u << 20)
@@ -21,10 +24,49 @@
 
 struct disk {
         struct harness h;
+        struct sys sys;
         int fd;
 };
 
-static struct disk *disk_new(bool readonly, uint64_t features) {
+/* Storage that can be made to hang; one disk at a time has it. */
+static struct {
+        pthread_mutex_t lock;
+        pthread_cond_t changed;
+        bool hangs;
+        unsigned int waiting;
+} storage = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static void storage_set(bool hangs) {
+        pthread_mutex_lock(&storage.lock);
+        storage.hangs = hangs;
+        pthread_cond_broadcast(&storage.changed);
+        pthread_mutex_unlock(&storage.lock);
+}
+
+static ssize_t storage_preadv(int fd, const struct iovec *iov, int n, off_t offset) {
+        pthread_mutex_lock(&storage.lock);
+        storage.waiting++;
+        pthread_cond_broadcast(&storage.changed);
+        while (storage.hangs)
+                pthread_cond_wait(&storage.changed, &storage.lock);
+        storage.waiting--;
+        pthread_mutex_unlock(&storage.lock);
+        return preadv(fd, iov, n, offset);
+}
+
+static void storage_wait(unsigned int n) {
+        pthread_mutex_lock(&storage.lock);
+        while (storage.waiting < n)
+                pthread_cond_wait(&storage.changed, &storage.lock);
+        pthread_mutex_unlock(&storage.lock);
+}
+
+static int no_uring(unsigned int entries, struct io_uring_params *params) {
+        errno = EPERM;
+        return -1;
+}
+
+static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int io_threads, bool hangable) {
         struct disk *d = calloc(1, sizeof(*d));
         struct vmm_config *config;
         struct vmm_disk_config *c;
@@ -37,10 +79,21 @@ static struct disk *disk_new(bool readonly, uint64_t features) {
         c->fd = d->fd;
         c->readonly = readonly;
         c->serial = strdup("LODGE-0123456789abcdef"); /* longer than the 20 bytes that fit */
+        c->iothreads = io_threads;
         harness_init(&d->h, config);
+        if (hangable) {
+                d->sys = sys_real;
+                d->sys.preadv = storage_preadv;
+                d->sys.io_uring_setup = no_uring;
+                d->h.machine.sys = &d->sys;
+        }
         harness_create(&d->h, &virtio_blk_class, 0);
-        harness_start(&d->h, features, 1);
+        harness_start(&d->h, features, MAX(io_threads, 1u));
         return d;
+}
+
+static struct disk *disk_new(bool readonly, uint64_t features) {
+        return disk_new_with(readonly, features, 0, false);
 }
 
 static void disk_free(struct disk *d) {
@@ -341,6 +394,186 @@ static void test_reset_ends_what_is_in_flight(void **state) {
         disk_free(d);
 }
 
+#define Q_HEADER(q) (HARNESS_DATA + 0x1000 + (q)*0x1000ull) /* and the status behind it, one for each chain in flight */
+#define Q_BUF(q)    (HARNESS_DATA + 0x100000 + (q)*0x80000ull)
+
+/* A request through queue @q with a header, a buffer and a status of the queue's own, not kicked; returns where its status will be. */
+static uint8_t *offer_on(struct disk *d, unsigned int q, uint32_t type, uint64_t sector, uint32_t len) {
+        const struct virtio_blk_outhdr header = { .type = type, .sector = sector };
+        uint64_t at = Q_HEADER(q) + d->h.next_desc[q] * 32ull;
+        const struct segment s[] = { { at, 16, false },
+                                     { Q_BUF(q), len, type == VIRTIO_BLK_T_IN },
+                                     { at + 16, 1, true } };
+        uint8_t *status = harness_at(&d->h, at + 16);
+
+        memcpy(harness_at(&d->h, at), &header, sizeof(header));
+        __atomic_store_n(status, 0xee, __ATOMIC_RELAXED);
+        harness_offer(&d->h, q, s, 3);
+        return status;
+}
+
+/* Queues with threads of their own: each does its own guest's requests, to one disk, and none another's. */
+static void test_queues_with_threads(void **state) {
+        enum { QUEUES = 4, LEN = 65536 };
+        struct disk *d = disk_new_with(false, ALL | BIT(VIRTIO_BLK_F_MQ), QUEUES, false);
+        uint8_t *status[QUEUES], *buf, *got = malloc(LEN);
+        uint16_t n_queues;
+
+        virtio_device_read_config(d->h.virtio, offsetof(struct virtio_blk_config, num_queues), &n_queues, 2);
+        assert_int_equal(n_queues, QUEUES);
+        for (unsigned int round = 0; round < 50; round++) {
+                for (unsigned int q = 0; q < QUEUES; q++) {
+                        memset(harness_at(&d->h, Q_BUF(q)), (int)(round * QUEUES + q), LEN);
+                        status[q] = offer_on(d, q, VIRTIO_BLK_T_OUT, (uint64_t)q * (LEN / 512), LEN);
+                        harness_kick(&d->h, q);
+                }
+                for (unsigned int q = 0; q < QUEUES; q++) {
+                        harness_used(&d->h, q, NULL, NULL);
+                        assert_int_equal(*status[q], VIRTIO_BLK_S_OK);
+                        assert_int_equal(pread(d->fd, got, LEN, (off_t)q * LEN), LEN);
+                        buf = harness_at(&d->h, Q_BUF(q));
+                        assert_memory_equal(got, buf, LEN);
+                }
+        }
+        for (unsigned int q = 0; q < QUEUES; q++)
+                assert_true(__atomic_load_n(&d->h.interrupts[q], __ATOMIC_RELAXED) > 0);
+        free(got);
+        disk_free(d);
+}
+
+/* A rule broken in one queue stops the device, from whatever thread it was seen, and a reset revives it. */
+static void test_a_broken_queue_stops_all(void **state) {
+        struct disk *d = disk_new_with(false, ALL | BIT(VIRTIO_BLK_F_MQ), 2, false);
+        const struct segment short_header[] = { { HEADER, 15, false }, { STATUS, 1, true } };
+
+        for (unsigned int round = 0; round < 20; round++) {
+                harness_offer(&d->h, 1, short_header, 2);
+                for (unsigned int i = 0; i < 8; i++)
+                        offer_on(d, 0, VIRTIO_BLK_T_IN, i, 4096);
+                harness_kick(&d->h, 0);
+                harness_kick(&d->h, 1);
+                for (int i = 0; i < 5000 && !harness_broken(&d->h); i++)
+                        assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+                assert_true(harness_broken(&d->h));
+                harness_start(&d->h, ALL | BIT(VIRTIO_BLK_F_MQ), 2);
+                harness_settle(&d->h);
+                assert_false(harness_broken(&d->h));
+                offer_on(d, 0, VIRTIO_BLK_T_IN, 0, 4096);
+                harness_kick(&d->h, 0);
+                harness_used(&d->h, 0, NULL, NULL);
+        }
+        disk_free(d);
+}
+
+/* Resets race with threads that are at work: what is in guest memory afterwards is the next kernel's. */
+static void test_reset_stops_the_threads(void **state) {
+        enum { QUEUES = 3, LEN = 0x80000 };
+        struct disk *d = disk_new_with(false, ALL | BIT(VIRTIO_BLK_F_MQ), QUEUES, false);
+
+        for (int round = 0; round < 30; round++) {
+                for (unsigned int q = 0; q < QUEUES; q++) {
+                        memset(harness_at(&d->h, Q_BUF(q)), 0xaa, LEN);
+                        for (unsigned int i = 0; i < 6; i++)
+                                offer_on(d, q, VIRTIO_BLK_T_IN, 0, LEN);
+                        harness_kick(&d->h, q);
+                }
+                usleep((unsigned int)round * 50);
+                d->h.device->class->reset(d->h.device);
+                for (int i = 0; i < 5000 && d->h.virtio->resetting; i++)
+                        assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+                assert_int_equal(d->h.virtio->status, 0);
+                for (unsigned int q = 0; q < QUEUES; q++) {
+                        uint8_t *buf = harness_at(&d->h, Q_BUF(q));
+
+                        memset(buf, 0xbb, LEN);
+                        usleep(500);
+                        for (unsigned int i = 0; i < LEN; i++)
+                                if (buf[i] != 0xbb)
+                                        fail_msg("byte %u of queue %u was written after the reset", i, q);
+                }
+                harness_start(&d->h, ALL | BIT(VIRTIO_BLK_F_MQ), QUEUES);
+        }
+        assert_int_equal(d->h.shutdowns, 0);
+        disk_free(d);
+}
+
+static void hung_reset(unsigned int io_threads) {
+        struct disk *d = disk_new_with(false, ALL, io_threads, true);
+        struct virtio_device *v = d->h.virtio;
+        uint8_t status = v->status, *answer;
+
+        storage_set(true);
+        answer = offer_on(d, 0, VIRTIO_BLK_T_IN, 0, 4096);
+        harness_kick(&d->h, 0);
+        storage_wait(1);
+        virtio_device_set_status(v, 0);
+        assert_true(v->resetting && d->h.device->class->busy(d->h.device));
+        assert_int_equal(v->status, status);                      /* the driver waits for 0 */
+        virtio_device_set_status(v, VIRTIO_CONFIG_S_ACKNOWLEDGE); /* or does not: then nothing comes of it */
+        virtio_device_set_features(v, 0, 0);
+        assert_int_equal(virtio_device_enable_queue(v, 0), -EINVAL);
+        d->h.device->class->reset(d->h.device);
+        harness_settle(&d->h);
+        assert_int_equal(v->status, status);
+        assert_int_equal(d->h.resets_ready, 0);
+
+        storage_set(false);
+        for (int i = 0; i < 5000 && v->resetting; i++)
+                assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+        assert_int_equal(v->status, 0);
+        assert_false(d->h.device->class->busy(d->h.device));
+        assert_int_equal(d->h.resets_ready, 1);
+        assert_int_equal(*answer, 0xee); /* no answer to a kernel that is gone */
+        harness_start(&d->h, ALL, 1);
+        offer_on(d, 0, VIRTIO_BLK_T_IN, 0, 4096);
+        harness_kick(&d->h, 0);
+        harness_used(&d->h, 0, NULL, NULL);
+        assert_int_equal(d->h.shutdowns, 0);
+        disk_free(d);
+}
+
+/* Storage that hangs must not hang the machine: the reset goes on in the background, and the driver waits for its end (§4.1.4.3.2). */
+static void test_reset_of_hung_storage_waits_aside(void **state) {
+        hung_reset(0);
+        hung_reset(1);
+}
+
+static void *release_soon(void *opaque) {
+        usleep(200000);
+        storage_set(false);
+        return NULL;
+}
+
+static void pause_and_resume(unsigned int io_threads) {
+        struct disk *d = disk_new_with(false, ALL, io_threads, true);
+        const struct device_class *class = d->h.device->class;
+        pthread_t thread;
+
+        storage_set(true);
+        offer_on(d, 0, VIRTIO_BLK_T_IN, 0, 4096);
+        harness_kick(&d->h, 0);
+        storage_wait(1);
+        assert_int_equal(pthread_create(&thread, NULL, release_soon, NULL), 0);
+        assert_int_equal(class->pause(d->h.device), 0);
+        pthread_join(thread, NULL);
+        assert_true(harness_take(&d->h, 0, NULL, NULL)); /* it has ended, before the pause began */
+
+        offer_on(d, 0, VIRTIO_BLK_T_IN, 0, 4096);
+        harness_kick(&d->h, 0);
+        harness_settle(&d->h);
+        usleep(50000);
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+        class->resume(d->h.device);
+        harness_used(&d->h, 0, NULL, NULL);
+        disk_free(d);
+}
+
+/* A paused machine's disk is still: what was begun has ended, and nothing begins. */
+static void test_pause_drains(void **state) {
+        pause_and_resume(0);
+        pause_and_resume(1);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_sectors_land_in_the_file),
@@ -354,6 +587,11 @@ int main(void) {
                 cmocka_unit_test(test_batches),
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),
+                cmocka_unit_test(test_queues_with_threads),
+                cmocka_unit_test(test_a_broken_queue_stops_all),
+                cmocka_unit_test(test_reset_stops_the_threads),
+                cmocka_unit_test(test_reset_of_hung_storage_waits_aside),
+                cmocka_unit_test(test_pause_drains),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -49,8 +52,10 @@ struct harness {
         struct driver queue[HARNESS_QUEUES];
         uint16_t seen[HARNESS_QUEUES];      /* used entries taken */
         uint16_t next_desc[HARNESS_QUEUES]; /* descriptors go round */
-        unsigned int interrupts[HARNESS_QUEUES], config_interrupts;
-        unsigned int shutdowns;
+        int doorbells[HARNESS_QUEUES];      /* eventfds of queues with a loop of their own */
+        struct loop_source *sources[HARNESS_QUEUES];
+        unsigned int interrupts[HARNESS_QUEUES], config_interrupts; /* from any thread: atomic */
+        unsigned int shutdowns, resets_ready;
 };
 
 struct segment {
@@ -60,7 +65,7 @@ struct segment {
 };
 
 static inline void harness_notify_queue(struct virtio_device *device, unsigned int index) {
-        ((struct harness *)device->transport_data)->interrupts[index]++;
+        __atomic_fetch_add(&((struct harness *)device->transport_data)->interrupts[index], 1, __ATOMIC_RELAXED);
 }
 
 static inline void harness_notify_config(struct virtio_device *device) {
@@ -72,6 +77,16 @@ static const struct virtio_transport_ops harness_transport = {
         .notify_config = harness_notify_config,
 };
 
+static inline void harness_doorbell(void *opaque, int fd, uint32_t events) {
+        struct harness *h = opaque;
+        uint64_t n;
+
+        assert_int_equal(read(fd, &n, sizeof(n)), sizeof(n));
+        for (unsigned int i = 0; i < HARNESS_QUEUES; i++)
+                if (h->sources[i] && h->doorbells[i] == fd)
+                        virtio_device_kick(h->virtio, i);
+}
+
 int virtio_pci_new(struct machine *machine, struct virtio_device *device, unsigned int slot,
                    struct virtio_pci **ret_proxy, struct error *e) {
         struct harness *h = CONTAINER_OF(machine, struct harness, machine);
@@ -79,11 +94,30 @@ int virtio_pci_new(struct machine *machine, struct virtio_device *device, unsign
         h->virtio = device;
         device->transport = &harness_transport;
         device->transport_data = h;
-        *ret_proxy = NULL;
+        for (unsigned int i = 0; i < MIN(device->n_queues, HARNESS_QUEUES); i++) {
+                struct loop *loop = device->ops->queue_loop ? device->ops->queue_loop(device, i) : NULL;
+
+                if (!loop)
+                        continue;
+                h->doorbells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+                assert_int_equal(loop_add_fd(loop, h->doorbells[i], EPOLLIN, harness_doorbell, h, &h->sources[i]), 0);
+        }
+        *ret_proxy = (struct virtio_pci *)h;
         return 0;
 }
 
 void virtio_pci_free(struct virtio_pci *proxy) {
+        struct harness *h = (struct harness *)proxy;
+
+        for (unsigned int i = 0; h && i < HARNESS_QUEUES; i++)
+                if (h->sources[i]) {
+                        loop_source_free(h->sources[i]);
+                        close(h->doorbells[i]);
+                }
+}
+
+void machine_reset_ready(struct machine *machine) {
+        CONTAINER_OF(machine, struct harness, machine)->resets_ready++;
 }
 
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status) {
@@ -180,7 +214,12 @@ static inline uint16_t harness_offer(struct harness *h, unsigned int q, const st
 }
 
 static inline void harness_kick(struct harness *h, unsigned int q) {
-        virtio_device_kick(h->virtio, q);
+        uint64_t one = 1;
+
+        if (h->sources[q])
+                assert_int_equal(write(h->doorbells[q], &one, sizeof(one)), sizeof(one));
+        else
+                virtio_device_kick(h->virtio, q);
 }
 
 /* The next used entry of queue @q, if there is one. */
@@ -188,7 +227,7 @@ static inline bool harness_take(struct harness *h, unsigned int q, uint16_t *ret
         struct vring_used *used = driver_used(&h->queue[q]);
         const struct vring_used_elem *e = &used->ring[h->seen[q] % HARNESS_SIZE];
 
-        if (used->idx == h->seen[q])
+        if (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) == h->seen[q])
                 return false;
         h->seen[q]++;
         if (ret_head)
@@ -200,10 +239,12 @@ static inline bool harness_take(struct harness *h, unsigned int q, uint16_t *ret
 
 /* Runs the loop until queue @q has a used entry; fails the test after some seconds. */
 static inline void harness_used(struct harness *h, unsigned int q, uint16_t *ret_head, uint32_t *ret_len) {
-        for (int i = 0; i < 50; i++) {
+        int rounds = h->sources[q] ? 10000 : 50; /* a queue with a loop of its own doesn't wake ours */
+
+        for (int i = 0; i < rounds; i++) {
                 if (harness_take(h, q, ret_head, ret_len))
                         return;
-                assert_true(loop_run_once(h->machine.loop, 100) >= 0);
+                assert_true(loop_run_once(h->machine.loop, h->sources[q] ? 1 : 100) >= 0);
         }
         fail_msg("queue %u: nothing was used", q);
 }

@@ -57,6 +57,6 @@ static inline void driver_set(const struct driver *d, unsigned int i, uint64_t a
 
 /* Make chain @head available. */
 static inline void driver_offer(struct driver *d, uint16_t head) {
-        driver_avail(d)->ring[d->next++ % d->size] = head;
-        driver_avail(d)->idx = d->next;
+        __atomic_store_n(&driver_avail(d)->ring[d->next++ % d->size], head, __ATOMIC_RELAXED);
+        __atomic_store_n(&driver_avail(d)->idx, d->next, __ATOMIC_RELEASE);
 }

@@ -21,8 +21,18 @@
  * The write cache (§5.2.6.2). The host's page cache is volatile, so the disk says it has a cache that FLUSH empties. A driver that did not
  * negotiate FLUSH, or switched the cache off by CONFIG_WCE, gets writes that are durable when they complete.
  *
+ * Queues. There is one, on the machine's loop, or there are as many as the disk was given I/O threads, each queue with a thread of its own:
+ * doorbells, requests and completions of a queue all happen on its thread, under that thread's lock, and queues share nothing but the
+ * image. Whoever else wants at a queue (activation, reset, pause: on the machine's side) takes its lock. The rings are touched only
+ * between DRIVER_OK and reset (`active`), so neither side ever looks at the other's. A rule that the driver broke is noted by the queue
+ * and told by the machine's loop, since the device's status is the machine's.
+ *
  * Reset. Requests in flight are cancelled or waited for: after it, nothing may write into guest memory that now belongs to another
- * kernel. Storage that hangs for longer than RESET_TIMEOUT_MS ends the machine rather than breaking that promise.
+ * kernel. A moment (RESET_PATIENCE_MS) we wait on the spot; with slower storage the reset goes on while the driver waits, as it has to
+ * (§4.1.4.3.2), and is over when the last queue has drained. Storage that hangs for longer than RESET_TIMEOUT_MS ends the machine
+ * rather than breaking that promise.
+ *
+ * Pause. Queues drain and take nothing more, and the image is flushed, so that its file is whole and still while the machine is paused.
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -37,24 +47,45 @@
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/qcow2/qcow2.h"
 #include "vmm/device/device.h"
+#include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
 
-#define BIT(n)           (1ull << (n))
+#define BIT(n)            (1ull << (n))
 
-#define BLK_QUEUE_SIZE   128u
-#define BLK_SEG_MAX      (BLK_QUEUE_SIZE - 2) /* header and status take a descriptor each */
-#define BLK_RANGE_MAX    (1u << 22)           /* sectors of one discard or write zeroes: 2 GiB */
-#define RESET_TIMEOUT_MS 30000
+#define BLK_QUEUE_SIZE    128u
+#define BLK_SEG_MAX       (BLK_QUEUE_SIZE - 2) /* header and status take a descriptor each */
+#define BLK_RANGE_MAX     (1u << 22)           /* sectors of one discard or write zeroes: 2 GiB */
+#define RESET_PATIENCE_MS 100
+#define RESET_TIMEOUT_MS  30000
+#define PAUSE_TIMEOUT_MS  5000
 
 struct blk_request {
         struct block_request io; /* first: io.done() finds the rest */
-        struct blk *blk;
+        struct blk_queue *queue;
         struct blk_request *next; /* free */
         uint8_t *status;          /* in guest memory */
         uint32_t written;         /* bytes of the writable part, the status byte included */
         uint16_t head;
         struct iovec iov[BLK_QUEUE_SIZE];
+};
+
+struct blk_queue {
+        struct blk *blk;
+        struct virtq *ring;
+        unsigned int index;
+        struct io_thread *thread; /* whose lock guards what follows; NULL: on the machine's loop, under its lock */
+        struct block_queue *io;
+        struct loop_source *again; /* timer: more work is left in the ring */
+
+        struct blk_request *requests; /* BLK_QUEUE_SIZE of them; pages that were never used cost nothing */
+        struct blk_request *free;
+        unsigned int n_used; /* requests[n_used...] were never taken */
+        bool active;         /* enabled, between DRIVER_OK and reset: the ring may be touched */
+        bool paused;         /* takes nothing from the ring */
+        bool stalled;        /* chains wait for a free request */
+        bool broken;         /* the driver broke a rule, and the machine's side has yet to say so */
+        bool draining;       /* a reset waits for the end of what is in flight */
 };
 
 struct blk {
@@ -63,50 +94,57 @@ struct blk {
         struct virtio_pci *proxy;
         struct machine *machine;
         struct block *block;
-        struct block_queue *io;
-        struct loop_source *again; /* timer: more work is left in the queue */
+        struct loop_source *hung;   /* timer: a reset takes too long */
+        struct block_request flush; /* of a pause */
 
-        struct virtio_blk_config config;
+        struct virtio_blk_config config; /* wce: atomic */
         char serial[VIRTIO_BLK_ID_BYTES];
 
-        struct blk_request *requests; /* BLK_QUEUE_SIZE of them; pages that were never used cost nothing */
-        struct blk_request *free;
-        unsigned int n_used; /* requests[n_used...] were never taken */
-        bool stalled;        /* chains wait for a free request */
-        bool resetting;
+        struct blk_queue *queues;
+        unsigned int n_queues;
 };
 
 static struct blk *blk_of(struct virtio_device *virtio) {
         return CONTAINER_OF(virtio, struct blk, virtio);
 }
 
-static struct blk_request *blk_take(struct blk *b) {
-        struct blk_request *r = b->free;
+static void lock(struct blk_queue *q) {
+        if (q->thread)
+                io_thread_lock(q->thread);
+}
+
+static void unlock(struct blk_queue *q) {
+        if (q->thread)
+                io_thread_unlock(q->thread);
+}
+
+static struct blk_request *blk_take(struct blk_queue *q) {
+        struct blk_request *r = q->free;
 
         if (r)
-                b->free = r->next;
-        else if (b->n_used < BLK_QUEUE_SIZE)
-                r = &b->requests[b->n_used++];
+                q->free = r->next;
+        else if (q->n_used < BLK_QUEUE_SIZE)
+                r = &q->requests[q->n_used++];
         return r;
 }
 
-static void blk_give(struct blk *b, struct blk_request *r) {
-        r->next = b->free;
-        b->free = r;
+static void blk_give(struct blk_queue *q, struct blk_request *r) {
+        r->next = q->free;
+        q->free = r;
 }
 
-static void blk_answer(struct blk *b, struct blk_request *r, uint8_t status) {
-        if (!b->resetting) {
+static void blk_answer(struct blk_queue *q, struct blk_request *r, uint8_t status) {
+        if (q->active) {
                 __atomic_store_n(r->status, status, __ATOMIC_RELAXED);
-                virtq_push(&b->virtio.queues[0], r->head, r->written);
+                virtq_push(q->ring, r->head, r->written);
         }
-        blk_give(b, r);
+        blk_give(q, r);
 }
 
 static void blk_done(struct block_request *io, int result) {
         struct blk_request *r = CONTAINER_OF(io, struct blk_request, io);
 
-        blk_answer(r->blk, r, result < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+        blk_answer(r->queue, r, result < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
 }
 
 /* Buffers of [@skip, @skip + @len) of @in; the caller knows that so much is there. Returns how many. */
@@ -131,7 +169,7 @@ static unsigned int slice(const struct iovec *in, uint64_t skip, uint64_t len, s
 /* Writes are durable at once unless the driver knows of the cache (§5.2.6.2). */
 static bool blk_write_through(const struct blk *b) {
         if (virtio_device_has(&b->virtio, VIRTIO_BLK_F_CONFIG_WCE))
-                return !b->config.wce;
+                return !__atomic_load_n(&b->config.wce, __ATOMIC_RELAXED);
         return !virtio_device_has(&b->virtio, VIRTIO_BLK_F_FLUSH);
 }
 
@@ -174,18 +212,19 @@ static uint8_t blk_transfer(struct blk *b, struct blk_request *r, const struct v
 }
 
 /* Start the request in @chain, or answer it. -EPROTO when it has no place for an answer. */
-static int blk_start(struct blk *b, struct blk_request *r, struct virtq_chain *chain) {
+static int blk_start(struct blk_queue *q, struct blk_request *r, struct virtq_chain *chain) {
+        struct blk *b = q->blk;
         struct virtio_blk_outhdr header;
         const struct iovec *last;
         uint8_t status;
 
         if (chain->writable == 0 || chain->n_readable + chain->n_writable > BLK_QUEUE_SIZE ||
             virtq_chain_read(chain, 0, &header, sizeof(header)) < sizeof(header)) {
-                blk_give(b, r);
+                blk_give(q, r);
                 return -EPROTO;
         }
         last = &chain->iov[chain->n_readable + chain->n_writable - 1];
-        r->blk = b;
+        r->queue = q;
         r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
         r->head = chain->head;
         r->written = (uint32_t)chain->writable;
@@ -206,90 +245,178 @@ static int blk_start(struct blk *b, struct blk_request *r, struct virtq_chain *c
                 break;
         case VIRTIO_BLK_T_GET_ID:
                 virtq_chain_write(chain, 0, b->serial, MIN(sizeof(b->serial), (size_t)chain->writable - 1));
-                blk_answer(b, r, VIRTIO_BLK_S_OK);
+                blk_answer(q, r, VIRTIO_BLK_S_OK);
                 return 0;
         default:
                 status = VIRTIO_BLK_S_UNSUPP;
                 break;
         }
         if (status == VIRTIO_BLK_S_OK)
-                block_queue_submit(b->io, &r->io);
+                block_queue_submit(q->io, &r->io);
         else
-                blk_answer(b, r, status);
+                blk_answer(q, r, status);
         return 0;
 }
 
-static void blk_process(struct blk *b) {
-        struct virtq *q = &b->virtio.queues[0];
+/* On the machine's loop: a queue has found that the driver broke a rule. */
+static void blk_tell_broken(void *opaque) {
+        struct blk *b = opaque;
+        bool broken = false;
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                broken |= q->broken;
+                q->broken = false;
+                unlock(q);
+        }
+        for (unsigned int i = 0; i < b->n_queues && broken; i++) {
+                lock(&b->queues[i]);
+                b->queues[i].active = false;
+                unlock(&b->queues[i]);
+        }
+        if (broken)
+                virtio_device_needs_reset(&b->virtio);
+}
+
+static void blk_broken(struct blk_queue *q) {
+        q->active = false;
+        q->broken = true;
+        if (q->thread)
+                (void)loop_post(q->blk->machine->loop, blk_tell_broken, q->blk);
+        else
+                blk_tell_broken(q->blk);
+}
+
+/* On the queue's thread. */
+static void blk_process(struct blk_queue *q) {
         struct virtq_chain chain;
         unsigned int budget = BLK_QUEUE_SIZE;
 
-        while (b->virtio.running) {
+        while (q->active && !q->paused) {
                 struct blk_request *r;
                 int k;
 
                 if (budget-- == 0) {
-                        loop_timer_set(b->again, 0);
+                        loop_timer_set(q->again, 0);
                         break;
                 }
-                r = blk_take(b);
+                r = blk_take(q);
                 if (!r) {
-                        b->stalled = true;
+                        q->stalled = true;
                         break;
                 }
-                k = virtq_pop(q, &chain);
+                k = virtq_pop(q->ring, &chain);
                 if (k <= 0)
-                        blk_give(b, r);
+                        blk_give(q, r);
                 if (k == 0)
                         break;
-                if (k < 0 || blk_start(b, r, &chain) < 0)
-                        virtio_device_needs_reset(&b->virtio);
+                if (k < 0 || blk_start(q, r, &chain) < 0)
+                        blk_broken(q);
         }
-        block_queue_kick(b->io);
-        virtio_device_notify_queue(&b->virtio, 0);
+        block_queue_kick(q->io);
+        if (q->active)
+                virtio_device_notify_queue(&q->blk->virtio, q->index);
 }
 
 static void blk_notify(struct virtio_device *virtio, unsigned int index) {
-        struct blk *b = blk_of(virtio);
+        struct blk_queue *q = &blk_of(virtio)->queues[index];
 
-        if (!b->stalled)
-                blk_process(b);
+        if (!q->stalled)
+                blk_process(q);
 }
 
 static void blk_again(void *opaque) {
-        struct blk *b = opaque;
+        struct blk_queue *q = opaque;
 
-        if (b->virtio.running)
-                blk_notify(&b->virtio, 0);
+        if (!q->stalled)
+                blk_process(q);
 }
 
-/* The end of a round of completions. */
-static void blk_batch(void *opaque) {
+static bool blk_busy(struct virtio_device *virtio) {
+        struct blk *b = blk_of(virtio);
+        bool busy = false;
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                busy |= b->queues[i].draining;
+                unlock(&b->queues[i]);
+        }
+        return busy;
+}
+
+/* On the machine's loop: a queue has drained that a reset waits for. */
+static void blk_drained(void *opaque) {
         struct blk *b = opaque;
 
-        if (b->resetting)
+        if (!b->virtio.resetting || blk_busy(&b->virtio))
                 return;
-        virtio_device_notify_queue(&b->virtio, 0);
-        if (b->stalled) {
-                b->stalled = false;
-                loop_timer_set(b->again, 0);
+        loop_timer_set(b->hung, UINT64_MAX);
+        virtio_device_reset_done(&b->virtio);
+        machine_reset_ready(b->machine);
+}
+
+/* The end of a round of completions, on the queue's thread. */
+static void blk_batch(void *opaque) {
+        struct blk_queue *q = opaque;
+
+        if (q->draining && block_queue_in_flight(q->io) == 0) {
+                q->draining = false;
+                (void)loop_post(q->blk->machine->loop, blk_drained, q->blk);
+        }
+        if (!q->active)
+                return;
+        virtio_device_notify_queue(&q->blk->virtio, q->index);
+        if (q->stalled) {
+                q->stalled = false;
+                loop_timer_set(q->again, 0);
+        }
+}
+
+static void blk_activate(struct virtio_device *virtio) {
+        struct blk *b = blk_of(virtio);
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                b->queues[i].active = virtio->queues[i].enabled;
+                unlock(&b->queues[i]);
         }
 }
 
 static void blk_reset(struct virtio_device *virtio) {
         struct blk *b = blk_of(virtio);
+        unsigned int patience = RESET_PATIENCE_MS;
 
-        b->stalled = false;
-        loop_timer_set(b->again, UINT64_MAX);
-        b->resetting = true;
-        if (block_queue_drain(b->io, true, RESET_TIMEOUT_MS) < 0) {
-                log_error("disk %.*s: its storage does not answer, so the machine has to end", VIRTIO_BLK_ID_BYTES,
-                          b->serial);
-                machine_request_shutdown(b->machine, SHUTDOWN_ERROR, 2);
-        } else {
-                b->resetting = false;
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                q->active = q->stalled = q->broken = false;
+                loop_timer_set(q->again, UINT64_MAX);
+                q->draining = block_queue_drain(q->io, true, patience) < 0;
+                if (q->draining)
+                        patience = 0;
+                unlock(q);
         }
-        b->config.wce = 1;
+        if (patience == 0)
+                loop_timer_set(b->hung, RESET_TIMEOUT_MS * 1000ull);
+        __atomic_store_n(&b->config.wce, 1, __ATOMIC_RELAXED);
+}
+
+static void blk_hung(void *opaque) {
+        struct blk *b = opaque;
+
+        if (!b->virtio.resetting)
+                return;
+        log_error("disk %.*s: its storage does not answer, so the machine has to end", VIRTIO_BLK_ID_BYTES, b->serial);
+        machine_request_shutdown(b->machine, SHUTDOWN_ERROR, 2);
+}
+
+static struct loop *blk_queue_loop(struct virtio_device *virtio, unsigned int index) {
+        struct io_thread *thread = blk_of(virtio)->queues[index].thread;
+
+        return thread ? io_thread_loop(thread) : NULL;
 }
 
 static void blk_config_write(struct virtio_device *virtio, unsigned int offset, const void *buf, unsigned int size) {
@@ -297,7 +424,7 @@ static void blk_config_write(struct virtio_device *virtio, unsigned int offset, 
         unsigned int at = offsetof(struct virtio_blk_config, wce);
 
         if (offset <= at && at < offset + size && virtio_device_has(virtio, VIRTIO_BLK_F_CONFIG_WCE))
-                b->config.wce = ((const uint8_t *)buf)[at - offset] & 1;
+                __atomic_store_n(&b->config.wce, ((const uint8_t *)buf)[at - offset] & 1, __ATOMIC_RELAXED);
 }
 
 static const struct virtio_device_ops blk_ops = {
@@ -305,7 +432,10 @@ static const struct virtio_device_ops blk_ops = {
         .name = "virtio-blk",
         .class_code = 0x018000, /* mass storage, other */
         .queue_size = BLK_QUEUE_SIZE,
+        .activate = blk_activate,
         .reset = blk_reset,
+        .busy = blk_busy,
+        .queue_loop = blk_queue_loop,
         .notify = blk_notify,
         .config_write = blk_config_write,
 };
@@ -324,8 +454,10 @@ static uint64_t blk_describe(struct blk *b) {
                 .physical_block_exp = (uint8_t)__builtin_ctz(MAX(l->physical_block / l->logical_block, 1u)),
                 .min_io_size = 1,
                 .wce = 1,
-                .num_queues = 1,
+                .num_queues = (uint16_t)b->n_queues,
         };
+        if (b->n_queues > 1)
+                features |= BIT(VIRTIO_BLK_F_MQ);
         if (l->readonly)
                 features |= BIT(VIRTIO_BLK_F_RO);
         if (l->discard) {
@@ -346,14 +478,23 @@ static uint64_t blk_describe(struct blk *b) {
 static void blk_destroy(struct device *device) {
         struct blk *b = CONTAINER_OF(device, struct blk, device);
 
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                io_thread_stop(b->queues[i].thread);
+                b->queues[i].active = b->queues[i].draining = false; /* guest memory is left alone from here on */
+        }
         virtio_pci_free(b->proxy);
-        b->virtio.running = false;
-        b->resetting = true; /* guest memory is left alone from here on */
-        block_queue_free(b->io);
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                block_queue_free(q->io);
+                loop_source_free(q->again);
+                io_thread_free(q->thread);
+                free(q->requests);
+        }
         block_close(b->block);
-        loop_source_free(b->again);
+        loop_source_free(b->hung);
         virtio_device_destroy(&b->virtio);
-        free(b->requests);
+        free(b->queues);
         free(b);
 }
 
@@ -363,9 +504,9 @@ static int blk_thread_start(void *opaque) {
         return machine->hooks && machine->hooks->block_thread_start ? machine->hooks->block_thread_start(machine) : 0;
 }
 
-static int open_layer(int fd, enum vmm_disk_format format, bool readonly, bool direct, struct layer **ret,
-                      struct error *e) {
-        const struct file_options options = { .fd = fd, .readonly = readonly, .direct = direct };
+static int open_layer(const struct sys *sys, int fd, enum vmm_disk_format format, bool readonly, bool direct,
+                      struct layer **ret, struct error *e) {
+        const struct file_options options = { .sys = sys, .fd = fd, .readonly = readonly, .direct = direct };
         const struct qcow2_options qcow2 = { .readonly = readonly, .repair = true };
         struct file *file;
         int r = file_open(&options, &file, e);
@@ -379,13 +520,14 @@ static int open_layer(int fd, enum vmm_disk_format format, bool readonly, bool d
 }
 
 /* The disk's image on top of the images that it stands on. On error *@ret_top is what was open by then. */
-static int open_layers(const struct vmm_disk_config *config, struct layer **ret_top, struct error *e) {
+static int open_layers(const struct sys *sys, const struct vmm_disk_config *config, struct layer **ret_top,
+                       struct error *e) {
         struct layer *layer;
         int r;
 
         for (size_t i = config->n_backing; i > 0; i--) {
                 const struct vmm_backing_config *c = &config->backing[i - 1];
-                r = open_layer(c->fd, c->format, true, config->direct, &layer, e);
+                r = open_layer(sys, c->fd, c->format, true, config->direct, &layer, e);
 
                 if (r < 0) {
                         error_prefix(e, "backing image %zu", i);
@@ -394,7 +536,7 @@ static int open_layers(const struct vmm_disk_config *config, struct layer **ret_
                 layer->backing = *ret_top;
                 *ret_top = layer;
         }
-        r = open_layer(config->fd, config->format, config->readonly, config->direct, &layer, e);
+        r = open_layer(sys, config->fd, config->format, config->readonly, config->direct, &layer, e);
         if (r < 0)
                 return r;
         layer->backing = *ret_top;
@@ -405,7 +547,7 @@ static int open_layers(const struct vmm_disk_config *config, struct layer **ret_
 static int open_block(struct machine *machine, const struct vmm_disk_config *config, struct block **ret_block,
                       struct error *e) {
         struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = machine };
-        int r = open_layers(config, &options.top, e);
+        int r = open_layers(machine->sys, config, &options.top, e);
 
         if (r == 0)
                 r = block_open(&options, ret_block, e);
@@ -414,14 +556,50 @@ static int open_block(struct machine *machine, const struct vmm_disk_config *con
         return r;
 }
 
+static int add_queue(struct blk *b, bool own_thread, struct error *e) {
+        struct blk_queue *q = &b->queues[b->n_queues];
+        struct block_queue_options options = { .depth = BLK_QUEUE_SIZE, .batch = blk_batch, .opaque = q };
+        int r = 0;
+
+        *q = (struct blk_queue){ .blk = b, .index = b->n_queues };
+        b->n_queues++;
+        if (own_thread)
+                r = io_thread_new(b->machine, &q->thread);
+        options.loop = q->thread ? io_thread_loop(q->thread) : b->machine->loop;
+        q->requests = calloc(BLK_QUEUE_SIZE, sizeof(*q->requests));
+        if (r == 0)
+                r = q->requests ? loop_add_timer(options.loop, blk_again, q, &q->again) : -ENOMEM;
+        if (r < 0)
+                return error_set(e, r, "device-create", NULL, "cannot make a disk's queue");
+        return block_queue_new(b->block, &options, &q->io, e);
+}
+
+static int add_queues(struct blk *b, unsigned int n_threads, struct error *e) {
+        unsigned int n = MAX(n_threads, 1u);
+
+        b->queues = calloc(n, sizeof(*b->queues));
+        if (!b->queues)
+                return error_set(e, -ENOMEM, "device-create", NULL, "no memory for a disk");
+        for (unsigned int i = 0; i < n; i++) {
+                int r = add_queue(b, n_threads > 0, e);
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int start_threads(struct blk *b, struct error *e) {
+        int r = 0;
+
+        for (unsigned int i = 0; i < b->n_queues && r == 0; i++)
+                if (b->queues[i].thread)
+                        r = io_thread_start(b->queues[i].thread);
+        return r < 0 ? error_set(e, r, "device-create", "allow more threads", "cannot start a disk's I/O threads") : 0;
+}
+
 static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_disk_config *config, unsigned int slot,
                      struct error *e) {
-        const struct block_queue_options options = {
-                .depth = BLK_QUEUE_SIZE,
-                .loop = machine->loop,
-                .batch = blk_batch,
-                .opaque = b,
-        };
         uint64_t features;
         int r;
 
@@ -429,18 +607,20 @@ static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_di
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
         r = open_block(machine, config, &b->block, e);
         if (r == 0)
-                r = block_queue_new(b->block, &options, &b->io, e);
+                r = add_queues(b, (unsigned int)config->iothreads, e);
         if (r < 0)
                 return r;
         features = blk_describe(b);
-        b->requests = calloc(BLK_QUEUE_SIZE, sizeof(*b->requests));
-        r = b->requests ? loop_add_timer(machine->loop, blk_again, b, &b->again) : -ENOMEM;
+        r = loop_add_timer(machine->loop, blk_hung, b, &b->hung);
         if (r >= 0)
-                r = virtio_device_init(&b->virtio, &blk_ops, machine->memory, 1, features, &b->config,
+                r = virtio_device_init(&b->virtio, &blk_ops, machine->memory, b->n_queues, features, &b->config,
                                        offsetof(struct virtio_blk_config, max_secure_erase_sectors));
         if (r < 0)
                 return error_set(e, r, "device-create", NULL, "cannot make a disk");
-        return virtio_pci_new(machine, &b->virtio, slot, &b->proxy, e);
+        for (unsigned int i = 0; i < b->n_queues; i++)
+                b->queues[i].ring = &b->virtio.queues[i];
+        r = virtio_pci_new(machine, &b->virtio, slot, &b->proxy, e);
+        return r < 0 ? r : start_threads(b, e);
 }
 
 static int blk_create(struct machine *machine, unsigned int index, struct device **ret_device, struct error *e) {
@@ -466,13 +646,73 @@ static int blk_create(struct machine *machine, unsigned int index, struct device
         return 0;
 }
 
+static struct blk *blk_of_device(struct device *device) {
+        return CONTAINER_OF(device, struct blk, device);
+}
+
 static void blk_class_reset(struct device *device) {
-        virtio_device_set_status(&CONTAINER_OF(device, struct blk, device)->virtio, 0);
+        virtio_device_set_status(&blk_of_device(device)->virtio, 0);
+}
+
+static bool blk_class_busy(struct device *device) {
+        return blk_of_device(device)->virtio.resetting;
+}
+
+static void blk_resume(struct device *device) {
+        struct blk *b = blk_of_device(device);
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                q->paused = false;
+                if (q->active)
+                        loop_timer_set(q->again, 0); /* what was offered meanwhile */
+                unlock(q);
+        }
+}
+
+static void blk_flushed(struct block_request *request, int result) {
+        struct blk *b = CONTAINER_OF(request, struct blk, flush);
+
+        /* The guest learns of it by its next flush: no reason not to pause. */
+        if (result < 0 && result != -ECANCELED)
+                log_warning("disk %.*s: cannot be flushed for the pause: %s", VIRTIO_BLK_ID_BYTES, b->serial,
+                            strerror(-result));
+}
+
+static int blk_pause(struct device *device) {
+        struct blk *b = blk_of_device(device);
+        int r = 0;
+
+        for (unsigned int i = 0; i < b->n_queues && r == 0; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                q->paused = true;
+                r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
+                unlock(q);
+        }
+        if (r == 0 && !block_limits(b->block)->readonly) {
+                struct blk_queue *q = &b->queues[0];
+
+                lock(q);
+                b->flush = (struct block_request){ .op = BLOCK_FLUSH, .done = blk_flushed };
+                block_queue_submit(q->io, &b->flush);
+                r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
+                unlock(q);
+        }
+        if (r < 0)
+                blk_resume(device);
+        return r;
 }
 
 const struct device_class virtio_blk_class = {
         .name = "virtio-blk",
         .create = blk_create,
         .reset = blk_class_reset,
+        .busy = blk_class_busy,
+        .pause = blk_pause,
+        .resume = blk_resume,
         .destroy = blk_destroy,
 };
