@@ -125,9 +125,11 @@ static int open_backing(struct part_disk *d, const char *path, struct error *e) 
                 if (r == 0)
                         r = qcow2_peek(file, &info, &strings, e);
                 if (r < 0) {
-                        if (e && e->id && streq(e->id, "qcow2-magic"))
+                        if (e && e->id && streq(e->id, "qcow2-magic")) {
+                                error_clear(e);
                                 error_set(e, -EINVAL, "disk-format", "say what it is: --disk FILE,format=raw",
                                           "disk %s is no qcow2 image", image);
+                        }
                         return r;
                 }
                 if (!info.backing_file)

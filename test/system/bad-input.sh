@@ -237,7 +237,8 @@ mount -t tmpfs -o size=12M lodge-full "$1" && mkdir "$1/data" "$1/cache" || exit
 export XDG_DATA_HOME=$1/data XDG_CACHE_HOME=$1/cache
 head -c 8M /dev/urandom >"$1/../big"
 "$2" image import "$1/../big" --name big --disk-format raw >/dev/null || exit 91
-TMPDIR=$1 "$2" run big --kernel "$3" --memory 64M --net none </dev/null
+head -c 64M /dev/zero >"$1/fill" 2>/dev/null
+TMPDIR=$1 timeout 60 "$2" run big --kernel "$3" --memory 64M --net none </dev/null
 status=$?
 rm "$1/../big"
 [ -z "$(find "$1" -name 'run-*' -o -name '.tmp-*')" ] || exit 92
