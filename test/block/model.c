@@ -56,7 +56,7 @@ static struct {
         struct layer_user user;
         bool cut_before;               /* version 2 has no dirty bit: leaks stay until somebody looks for them */
         uint64_t maybe_sizes[OPS + 1]; /* by operation: what a resize that failed or was cut off may have left */
-        bool verbose;
+        bool verbose, large;
         unsigned int qemu;
         uint64_t cuts, kills, failures, checks, qemu_checks, ops;
 } t;
@@ -358,7 +358,7 @@ static void resize(void) {
         uint64_t size = (1 + below(SIZE_MAX_G / SECTOR / (below(8) ? 8 : 1))) * SECTOR, old = t.n_sectors * SECTOR;
         int r;
 
-        size = MIN(size, 400ull * t.shape.cluster);
+        size = MIN(size, (t.large ? 12000ull : 400ull) * t.shape.cluster);
         t.maybe_sizes[MIN(t.op, (uint64_t)OPS)] = size;
         r = t.layer->ops->resize(t.layer, size, &e);
         say("resize", size, 0, r);
@@ -384,6 +384,8 @@ static void one_op(void) {
         uint64_t length = (1 + below(MIN(3 * cluster, size - offset) / SECTOR ?: 1)) * SECTOR;
         int r;
 
+        if (t.large && below(4) == 0)
+                length = (1 + below(4096)) * SECTOR;
         length = MIN(length, size - offset);
         if (below(3) == 0) { /* whole clusters */
                 offset &= ~(cluster - 1);
@@ -481,6 +483,12 @@ static void make_shape(void) {
         }
         c->preallocate_metadata = below(8) == 0;
         c->size = (1 + below(MIN(SIZE_MAX_G, 300ull * c->cluster) / SECTOR)) * SECTOR;
+        t.large = c->version == 3 && c->cluster == 512 && below(4) == 0;
+        if (t.large) { /* the refcount table has to grow: one cluster of it counts 2 MiB */
+                c->refcount_bits = 64;
+                c->size = (3ull << 20) + below(8192) * SECTOR;
+                c->preallocate_metadata = false;
+        }
 }
 
 static void sequence(uint64_t number) {
