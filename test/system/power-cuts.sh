@@ -60,7 +60,7 @@ make_disk() {
                 qemu-img convert -O "$format" "$file.raw" "$file" && rm -f -- "$file.raw" || return
         fi
         names+=("$name") files+=("$file") kinds+=("$format $fs")
-        disks+=(--disk "$file,format=$format")
+        disks+=(--disk "$file,format=$format,iothreads=$((${#names[@]} % 3))")
         last[$name]=0
 }
 
