@@ -278,15 +278,8 @@ static void end_image(bool cut, bool kill) {
         verify(0, t.n_sectors * SECTOR, true);
 }
 
-static void write_some(uint64_t offset, uint64_t length, bool compressed) {
-        uint64_t first;
-        uint8_t *buf = new_data(length, &first);
-        int r = compressed ? t.layer->ops->write_compressed(t.layer, buf, offset, length)
-                           : layer_write(t.layer, buf, offset, length);
-
-        if (t.verbose)
-                printf("    stamps from %ju\n", (uintmax_t)first);
-        say(compressed ? "compressed" : "write", offset, length, r);
+/* Stamps from @first on were written, with result @r: what failed may have arrived all the same. */
+static void wrote(uint64_t offset, uint64_t length, uint64_t first, int r) {
         for (uint64_t i = 0; i < length / SECTOR; i++) {
                 struct sector *s = &t.sectors[offset / SECTOR + i];
 
@@ -296,6 +289,18 @@ static void write_some(uint64_t offset, uint64_t length, bool compressed) {
                         add(&s->now, first + i);
                 add(&s->past, first + i);
         }
+}
+
+static void write_some(uint64_t offset, uint64_t length, bool compressed) {
+        uint64_t first;
+        uint8_t *buf = new_data(length, &first);
+        int r = compressed ? t.layer->ops->write_compressed(t.layer, buf, offset, length)
+                           : layer_write(t.layer, buf, offset, length);
+
+        if (t.verbose)
+                printf("    stamps from %ju\n", (uintmax_t)first);
+        say(compressed ? "compressed" : "write", offset, length, r);
+        wrote(offset, length, first, r);
         free(buf);
 }
 
@@ -319,15 +324,7 @@ static void write_mapped(uint64_t offset, uint64_t length) {
                 if (t.verbose)
                         printf("    stamps from %ju\n", (uintmax_t)first);
                 say("map+write", offset, length, r);
-                for (uint64_t i = 0; i < length / SECTOR; i++) {
-                        struct sector *s = &t.sectors[offset / SECTOR + i];
-
-                        if (r == 0)
-                                set(&s->now, first + i);
-                        else
-                                add(&s->now, first + i);
-                        add(&s->past, first + i);
-                }
+                wrote(offset, length, first, r);
                 free(buf);
                 layer_leave(&t.user, token);
                 return;

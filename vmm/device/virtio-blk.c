@@ -44,8 +44,7 @@
 #include "base/log.h"
 #include "schema/lodge-schema.h"
 #include "vmm/block/block.h"
-#include "vmm/block/layer/layer.h"
-#include "vmm/block/qcow2/qcow2.h"
+#include "vmm/block/chain/chain.h"
 #include "vmm/device/device.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
@@ -507,16 +506,8 @@ static int blk_thread_start(void *opaque) {
 static int open_layer(const struct sys *sys, int fd, enum vmm_disk_format format, bool readonly, bool direct,
                       struct layer **ret, struct error *e) {
         const struct file_options options = { .sys = sys, .fd = fd, .readonly = readonly, .direct = direct };
-        const struct qcow2_options qcow2 = { .readonly = readonly, .repair = true };
-        struct file *file;
-        int r = file_open(&options, &file, e);
 
-        if (r < 0)
-                return r;
-        r = format == VMM_DISK_FORMAT_QCOW2 ? qcow2_open(file, &qcow2, ret, e) : raw_open(file, ret, e);
-        if (r < 0)
-                file_close(file);
-        return r;
+        return chain_open_layer(&options, vmm_disk_format_to_string(format), true, ret, e);
 }
 
 /* The disk's image on top of the images that it stands on. On error *@ret_top is what was open by then. */

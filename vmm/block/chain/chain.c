@@ -76,18 +76,24 @@ static int check_loop(const struct chain *c, const struct chain_image *above, co
                          "the chain of backing images comes back to %s", path);
 }
 
-static int open_layer(struct chain_image *image, const struct chain_options *o, bool readonly, struct error *e) {
-        struct file_options options = { .fd = image->fd, .readonly = readonly, .direct = o->direct };
-        struct qcow2_options qcow2 = { .readonly = readonly, .repair = o->repair };
+int chain_open_layer(const struct file_options *options, const char *format, bool repair, struct layer **ret_layer,
+                     struct error *e) {
+        const struct qcow2_options qcow2 = { .readonly = options->readonly, .repair = repair };
         _cleanup_(file_freep) struct file *file = NULL;
-        int r = file_open(&options, &file, e);
+        int r = file_open(options, &file, e);
 
         if (r == 0)
-                r = streq(image->format, "raw") ? raw_open(file, &image->layer, e)
-                                                : qcow2_open(file, &qcow2, &image->layer, e);
+                r = streq(format, "raw") ? raw_open(file, ret_layer, e) : qcow2_open(file, &qcow2, ret_layer, e);
         if (r == 0)
                 TAKE_PTR(file);
-        else
+        return r;
+}
+
+static int open_layer(struct chain_image *image, const struct chain_options *o, bool readonly, struct error *e) {
+        const struct file_options options = { .fd = image->fd, .readonly = readonly, .direct = o->direct };
+        int r = chain_open_layer(&options, image->format, o->repair, &image->layer, e);
+
+        if (r < 0)
                 error_prefix(e, "%s: ", image->path);
         return r;
 }

@@ -57,6 +57,15 @@ struct chain_options {
 int chain_open(const char *path, const char *format, const struct chain_options *options, struct chain **ret_chain,
                struct error *e);
 
+/**
+ * chain_open_layer() - one image, by its descriptor, without what is below it
+ * @options: of the image's file; the descriptor is borrowed
+ * @format:  "raw" or "qcow2"
+ * @repair:  mend it when it is to be written and was not closed in order
+ */
+int chain_open_layer(const struct file_options *options, const char *format, bool repair, struct layer **ret_layer,
+                     struct error *e);
+
 /** chain_close() - writes back what is cached, closes all; flush before, to know whether it worked. NULL is fine. */
 void chain_close(struct chain *chain);
 DEFINE_CLEANUP(chain, chain_close);

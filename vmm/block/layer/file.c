@@ -324,6 +324,33 @@ int file_writev(struct file *file, const struct iovec *iov, unsigned int n_iov, 
         return move(file, iov, n_iov, offset, iov_length(iov, n_iov), true);
 }
 
+static int move_part(struct file *f, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
+                     uint64_t offset, bool write) {
+        while (len > 0) {
+                struct iovec part[FILE_IOVS];
+                unsigned int n_part;
+                uint64_t n = iov_slice(iov, n_iov, skip, len, part, FILE_IOVS, &n_part);
+                int r = n > 0 ? move(f, part, n_part, offset, n, write) : -EINVAL;
+
+                if (r < 0)
+                        return r;
+                skip += n;
+                offset += n;
+                len -= n;
+        }
+        return 0;
+}
+
+int file_read_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
+                   uint64_t offset) {
+        return move_part(file, iov, n_iov, skip, len, offset, false);
+}
+
+int file_write_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
+                    uint64_t offset) {
+        return move_part(file, iov, n_iov, skip, len, offset, true);
+}
+
 static int call_fallocate(struct file *f, int mode, uint64_t offset, uint64_t len) {
         unsigned int retries = 0;
 

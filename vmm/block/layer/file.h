@@ -56,6 +56,12 @@ int file_write(struct file *file, const void *buf, uint64_t len, uint64_t offset
 int file_readv(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset);
 int file_writev(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset);
 
+/** file_read_part(), file_write_part() - @len bytes of @iov, from its byte @skip on; -EINVAL when it has fewer. */
+int file_read_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
+                   uint64_t offset);
+int file_write_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
+                    uint64_t offset);
+
 /**
  * file_zero() - make [@offset, @offset + @len) read as zeroes
  * @unmap: the space may be given back. Falls back from fallocate() to writing zeroes.

@@ -21,8 +21,6 @@
 
 #include "base/iov.h"
 
-#define LAYER_IOVS 64
-
 void layer_init(struct layer *layer, const struct layer_ops *ops, struct file *file) {
         layer->ops = ops;
         layer->file = file;
@@ -193,26 +191,6 @@ int layer_find(struct layer *layer, struct layer_user *user, const struct layer 
         return 0;
 }
 
-static int read_data(struct layer *layer, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t length,
-                     uint64_t host) {
-        while (length > 0) {
-                struct iovec part[LAYER_IOVS];
-                unsigned int n_part;
-                uint64_t n = iov_slice(iov, n_iov, skip, length, part, LAYER_IOVS, &n_part);
-                int r;
-
-                if (n == 0)
-                        return -EINVAL;
-                r = file_readv(layer->file, part, n_part, host);
-                if (r < 0)
-                        return r;
-                skip += n;
-                host += n;
-                length -= n;
-        }
-        return 0;
-}
-
 static int read_compressed(struct layer *layer, const struct iovec *iov, unsigned int n_iov, uint64_t skip,
                            uint64_t offset, uint64_t length) {
         _cleanup_free_ void *buf = NULL;
@@ -245,7 +223,7 @@ static int read_chain(struct layer *layer, struct layer_user *user, const struct
                 if (r < 0)
                         return r;
                 if (extent.kind == EXTENT_DATA) {
-                        r = read_data(owner, iov, n_iov, done, extent.length, extent.host);
+                        r = file_read_part(owner->file, iov, n_iov, done, extent.length, extent.host);
                 } else if (extent.kind == EXTENT_COMPRESSED) {
                         /* within one cluster */
                         uint64_t cluster = owner->cluster;

@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 
-#include "base/iov.h"
 #include "vmm/block/layer/layer.h"
 
 static int raw_map(struct layer *layer, struct layer_user *user, uint64_t offset, uint64_t length, unsigned int flags,
@@ -30,19 +29,7 @@ static int raw_map(struct layer *layer, struct layer_user *user, uint64_t offset
 
 static int raw_write(struct layer *layer, const struct iovec *iov, unsigned int n_iov, uint64_t offset,
                      uint64_t length) {
-        if (iov_length(iov, n_iov) == length)
-                return file_writev(layer->file, iov, n_iov, offset);
-        for (uint64_t done = 0; done < length;) {
-                struct iovec part[64];
-                unsigned int n_part;
-                uint64_t n = iov_slice(iov, n_iov, done, length - done, part, ELEMENTSOF(part), &n_part);
-                int r = n > 0 ? file_writev(layer->file, part, n_part, offset + done) : -EINVAL;
-
-                if (r < 0)
-                        return r;
-                done += n;
-        }
-        return 0;
+        return file_write_part(layer->file, iov, n_iov, 0, length, offset);
 }
 
 static int raw_zero(struct layer *layer, uint64_t offset, uint64_t length, bool unmap) {

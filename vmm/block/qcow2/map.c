@@ -14,7 +14,8 @@
 
 #define LOCK_TRIES 64
 
-static bool is_data_end(const struct place *p) {
+/* Does its host offset mean anything? */
+static bool has_place(const struct place *p) {
         return p->kind == EXTENT_DATA || (p->kind == EXTENT_ZERO && p->allocated);
 }
 
@@ -136,7 +137,7 @@ static uint64_t follow(const struct qcow2 *q, const struct table *t, uint64_t of
                     0)
                         return at - (offset & (span - 1));
                 if (next.kind != p->kind || next.allocated != p->allocated || next.copied != p->copied ||
-                    (is_data_end(p) && next.host != host))
+                    (has_place(p) && next.host != host))
                         return at - (offset & (span - 1));
         }
         return last - (offset & (span - 1));
@@ -152,7 +153,7 @@ static void fill(const struct qcow2 *q, const struct table *t, uint64_t offset, 
                 return;
         }
         ret->length = follow(q, t, offset, length, p);
-        if (!is_data_end(p))
+        if (!has_place(p))
                 return;
         ret->host = p->host + in;
         ret->allocated = p->kind == EXTENT_ZERO;

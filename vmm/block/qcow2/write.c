@@ -74,23 +74,6 @@ static int make_room(struct qcow2 *q) {
         return full ? qcow2_flush(&q->layer) : 0;
 }
 
-static int write_iov(struct qcow2 *q, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t length,
-                     uint64_t host) {
-        while (length > 0) {
-                struct iovec part[64];
-                unsigned int n_part;
-                uint64_t n = iov_slice(iov, n_iov, skip, length, part, ELEMENTSOF(part), &n_part);
-                int r = n > 0 ? file_writev(q->layer.file, part, n_part, host) : -EINVAL;
-
-                if (r < 0)
-                        return r;
-                skip += n;
-                host += n;
-                length -= n;
-        }
-        return 0;
-}
-
 static void free_compressed(struct qcow2 *q, uint64_t entry) {
         uint64_t at, end;
 
@@ -188,7 +171,7 @@ static int move_data(struct target *t, const struct copy *c) {
         int r;
 
         if (c->from == c->in && c->to == behind)
-                return write_iov(q, c->iov, c->n_iov, c->skip, c->n, c->host + c->in);
+                return file_write_part(q->layer.file, c->iov, c->n_iov, c->skip, c->n, c->host + c->in);
         buf = aligned_alloc(4096, (c->to - c->from + 4095) & ~4095ull);
         if (!buf)
                 return -ENOMEM;
@@ -269,7 +252,9 @@ static int write_once(struct target *t, struct copy *c) {
         if (r == 0 && !ready)
                 return copy_on_write(t, c);
         pthread_mutex_unlock(&q->lock);
-        return r < 0 ? r : write_iov(q, c->iov, c->n_iov, c->skip, c->n, (t->place.host & ~(q->cluster - 1)) + c->in);
+        return r < 0 ? r
+                     : file_write_part(q->layer.file, c->iov, c->n_iov, c->skip, c->n,
+                                       (t->place.host & ~(q->cluster - 1)) + c->in);
 }
 
 static int write_cluster(struct qcow2 *q, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t offset,
