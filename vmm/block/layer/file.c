@@ -316,14 +316,6 @@ int file_write(struct file *file, const void *buf, uint64_t len, uint64_t offset
         return move(file, &v, 1, offset, len, true);
 }
 
-int file_readv(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset) {
-        return move(file, iov, n_iov, offset, iov_length(iov, n_iov), false);
-}
-
-int file_writev(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset) {
-        return move(file, iov, n_iov, offset, iov_length(iov, n_iov), true);
-}
-
 static int move_part(struct file *f, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
                      uint64_t offset, bool write) {
         while (len > 0) {

@@ -52,11 +52,7 @@ bool file_is_readonly(const struct file *file);
 int file_read(struct file *file, void *buf, uint64_t len, uint64_t offset);
 int file_write(struct file *file, const void *buf, uint64_t len, uint64_t offset);
 
-/** file_readv(), file_writev() - as above; @iov has exactly the bytes wanted, is not changed, any @n_iov. */
-int file_readv(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset);
-int file_writev(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t offset);
-
-/** file_read_part(), file_write_part() - @len bytes of @iov, from its byte @skip on; -EINVAL when it has fewer. */
+/** file_read_part(), file_write_part() - as above, @len bytes of @iov from its byte @skip on; @iov is not changed, any @n_iov; -EINVAL: too few */
 int file_read_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,
                    uint64_t offset);
 int file_write_part(struct file *file, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t len,

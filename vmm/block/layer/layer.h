@@ -96,7 +96,6 @@ struct layer {
         uint32_t cluster;       /* bytes: the unit of allocation; raw: the file's physical block */
         uint32_t logical_block; /* bytes: what a guest should take for its sector; raw: the file's; else 512 */
         bool readonly;
-        bool compressed_ok; /* for information */
 
         pthread_mutex_t users_lock; /* the list */
         struct layer_user *users[LAYER_USERS_MAX];

@@ -377,7 +377,6 @@ static void init(struct qcow2 *q, struct file *file, const struct qcow2_options 
         layer_init(&q->layer, &qcow2_ops, file);
         q->layer.readonly |= o->readonly;
         q->layer.cluster = (uint32_t)qcow2_cluster(&q->h);
-        q->layer.compressed_ok = true;
         atomic_init(&q->layer.size, q->h.size);
         q->keep_discard = o->keep_discard;
         q->bits = q->h.cluster_bits;
