@@ -120,6 +120,7 @@ static int open_backing(struct part_disk *d, const char *path, struct error *e) 
                 _cleanup_(file_freep) struct file *file = NULL;
                 _cleanup_free_ char *strings = NULL, *next = NULL;
                 struct qcow2_info info;
+                struct stat st;
 
                 r = file_open(&options, &file, e);
                 if (r == 0)
@@ -150,10 +151,9 @@ static int open_backing(struct part_disk *d, const char *path, struct error *e) 
                 r = chain_resolve(image, info.backing_file, &next, e);
                 if (r < 0)
                         return r;
-                fd = open(next, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+                fd = chain_open_file(next, true, false, &st, e);
                 if (fd < 0)
-                        return error_set(e, -errno, "disk-open", "check the file: lodge image info DISK names it",
-                                         "cannot open %s, the backing image of %s", next, image);
+                        return fd;
                 io_set_nonblock(fd, false);
                 d->backing[d->n_backing++] = (struct part_backing){ .fd = fd, .format = format };
                 r = disk_lock(fd, true, next, e);

@@ -132,6 +132,10 @@ refuse 1 disk-size "a size that is no multiple of a sector" "${run[@]}" --disk "
 refuse 1 disk-size "an empty disk" "${run[@]}" --disk "$work/empty"
 refuse 1 disk-type "a directory as disk" "${run[@]}" --disk "$work,readonly=on"
 refuse 1 disk-format "a raw file said to be qcow2" "${run[@]}" --disk "$work/disk,format=qcow2"
+if command -v qemu-img >/dev/null; then
+        qemu-img create -q -f qcow2 -u -F raw -b /dev/zero "$work/hostile.qcow2" 1M
+        refuse 1 disk-type "an image that names a device of another kind below it" "${run[@]}" --disk "$work/hostile.qcow2,format=qcow2"
+fi
 kernel=$(find "${HOME:-/root}/.cache/lodge/lab" /boot -name 'vmlinuz*' -type f -size +1M 2>/dev/null | head -1)
 if [ -n "$kernel" ]; then
         head -c 3000000 "$kernel" >"$work/truncated"

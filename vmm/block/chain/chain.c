@@ -42,7 +42,7 @@ int chain_resolve(const char *image, const char *name, char **ret_path, struct e
 }
 
 /* Neither the path itself nor what it leads to is known to be harmless: look before opening. */
-static int open_path(const char *path, bool readonly, bool top, struct stat *ret_st, struct error *e) {
+int chain_open_file(const char *path, bool readonly, bool top, struct stat *ret_st, struct error *e) {
         _cleanup_close_ int fd = -EBADF;
         struct stat st;
 
@@ -113,7 +113,7 @@ static int add(struct chain *c, char *path, const char *format, const struct cha
                 return r;
         }
         *image = (struct chain_image){ .path = path, .format = format, .fd = -EBADF };
-        image->fd = open_path(path, readonly, c->n == 0 && !o->above, &st, e);
+        image->fd = chain_open_file(path, readonly, c->n == 0 && !o->above, &st, e);
         r = image->fd < 0 ? image->fd : check_loop(c, o->above, &st, path, e);
         if (r == 0 && o->lock)
                 r = o->lock(image->fd, readonly, path, e);

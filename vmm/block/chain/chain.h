@@ -18,6 +18,7 @@
  */
 #pragma once
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "vmm/block/layer/layer.h"
@@ -56,6 +57,15 @@ struct chain_options {
  */
 int chain_open(const char *path, const char *format, const struct chain_options *options, struct chain **ret_chain,
                struct error *e);
+
+/**
+ * chain_open_file() - open the file of an image, after a look at what it is
+ * @top:    somebody asked for it by its name; else an image did
+ * @ret_st: of what was opened
+ *
+ * Return: the descriptor, or -errno with "disk-type" (neither file nor block device), "disk-open" (@top) or "chain-open".
+ */
+int chain_open_file(const char *path, bool readonly, bool top, struct stat *ret_st, struct error *e);
 
 /**
  * chain_open_layer() - one image, by its descriptor, without what is below it
