@@ -40,7 +40,7 @@ int image_make_overlay(const struct image *image, const char *dir, char **ret_pa
                 r = qcow2_create(file, &create, error);
         if (r < 0) {
                 unlinkat(dir_fd, "disk.qcow2", 0);
-                error_prefix(error, "the machine's disk %s: ", path);
+                error_prefix(error, "the machine's disk %s", path);
                 return r;
         }
         *ret_path = TAKE_PTR(path);

@@ -41,6 +41,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/iov.h"
 #include "base/log.h"
 #include "schema/lodge-schema.h"
 #include "vmm/block/block.h"
@@ -146,25 +147,6 @@ static void blk_done(struct block_request *io, int result) {
         blk_answer(r->queue, r, result < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
 }
 
-/* Buffers of [@skip, @skip + @len) of @in; the caller knows that so much is there. Returns how many. */
-static unsigned int slice(const struct iovec *in, uint64_t skip, uint64_t len, struct iovec *out) {
-        unsigned int n = 0;
-
-        for (; len > 0; in++) {
-                size_t part;
-
-                if (skip >= in->iov_len) {
-                        skip -= in->iov_len;
-                        continue;
-                }
-                part = (size_t)MIN((uint64_t)in->iov_len - skip, len);
-                out[n++] = (struct iovec){ .iov_base = (uint8_t *)in->iov_base + skip, .iov_len = part };
-                len -= part;
-                skip = 0;
-        }
-        return n;
-}
-
 /* Writes are durable at once unless the driver knows of the cache (§5.2.6.2). */
 static bool blk_write_through(const struct blk *b) {
         if (virtio_device_has(&b->virtio, VIRTIO_BLK_F_CONFIG_WCE))
@@ -205,8 +187,12 @@ static uint8_t blk_transfer(struct blk *b, struct blk_request *r, const struct v
         r->io.offset = sector * BLOCK_SECTOR;
         r->io.length = out ? chain->readable - sizeof(struct virtio_blk_outhdr) : chain->writable - 1;
         r->io.iov = r->iov;
-        r->io.n_iov = out ? slice(chain->iov, sizeof(struct virtio_blk_outhdr), r->io.length, r->iov)
-                          : slice(chain->iov + chain->n_readable, 0, r->io.length, r->iov);
+        if (out)
+                iov_slice(chain->iov, chain->n_readable, sizeof(struct virtio_blk_outhdr), r->io.length, r->iov,
+                          BLK_QUEUE_SIZE, &r->io.n_iov);
+        else
+                iov_slice(chain->iov + chain->n_readable, chain->n_writable, 0, r->io.length, r->iov, BLK_QUEUE_SIZE,
+                          &r->io.n_iov);
         return VIRTIO_BLK_S_OK;
 }
 

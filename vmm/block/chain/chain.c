@@ -94,7 +94,7 @@ static int open_layer(struct chain_image *image, const struct chain_options *o, 
         int r = chain_open_layer(&options, image->format, o->repair, &image->layer, e);
 
         if (r < 0)
-                error_prefix(e, "%s: ", image->path);
+                error_prefix(e, "%s", image->path);
         return r;
 }
 
@@ -144,7 +144,7 @@ static int next(const struct chain *c, char **ret_path, const char **ret_format,
                 return 0;
         r = qcow2_peek(image->layer->file, &info, &strings, e);
         if (r < 0)
-                error_prefix(e, "%s: ", image->path);
+                error_prefix(e, "%s", image->path);
         if (r < 0 || !info.backing_file)
                 return r;
         *ret_format = info.backing_format ? format_of(info.backing_format) : NULL;
