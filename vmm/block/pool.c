@@ -9,9 +9,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+
+#include "base/thread.h"
 
 /* seccomp: block: preadv, pwritev, fdatasync, fallocate */
 /* seccomp: block: ftruncate (rare) -- an image's end is cut when it is closed */
@@ -73,26 +74,17 @@ static void *worker_main(void *opaque) {
 }
 
 static int start(struct pool *p, unsigned int n_threads) {
-        pthread_attr_t attr;
-        sigset_t all, saved;
         int k = 0;
 
-        pthread_attr_init(&attr);
-        pthread_attr_setstacksize(&attr, POOL_STACK);
-        sigfillset(&all);
-        sigdelset(&all, SIGSYS); /* the sandbox says what was forbidden */
-        pthread_sigmask(SIG_BLOCK, &all, &saved);
         while (p->n_threads < n_threads && k == 0) {
                 struct worker *w = &p->workers[p->n_threads];
 
                 *w = (struct worker){ .pool = p, .index = p->n_threads };
-                k = pthread_create(&w->id, &attr, worker_main, w);
+                k = thread_spawn(&w->id, POOL_STACK, worker_main, w);
                 p->n_threads += k == 0;
         }
-        pthread_sigmask(SIG_SETMASK, &saved, NULL);
-        pthread_attr_destroy(&attr);
         if (p->n_threads == 0)
-                return -k;
+                return k;
         pthread_mutex_lock(&p->lock);
         while (p->n_started < p->n_threads)
                 pthread_cond_wait(&p->started, &p->lock);

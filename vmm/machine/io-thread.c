@@ -4,10 +4,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "base/thread.h"
 #include "vmm/machine/machine.h"
 
 #define STACK (256 * 1024)
@@ -59,18 +59,7 @@ int io_thread_new(struct machine *machine, struct io_thread **ret_thread) {
 }
 
 int io_thread_start(struct io_thread *t) {
-        pthread_attr_t attr;
-        sigset_t all, saved;
-        int r;
-
-        pthread_attr_init(&attr);
-        pthread_attr_setstacksize(&attr, STACK);
-        sigfillset(&all);
-        sigdelset(&all, SIGSYS); /* the sandbox says what was forbidden */
-        pthread_sigmask(SIG_BLOCK, &all, &saved);
-        r = -pthread_create(&t->id, &attr, thread_main, t);
-        pthread_sigmask(SIG_SETMASK, &saved, NULL);
-        pthread_attr_destroy(&attr);
+        int r = thread_spawn(&t->id, STACK, thread_main, t);
         if (r < 0)
                 return r;
         t->running = true;
