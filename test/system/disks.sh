@@ -22,26 +22,8 @@ cleanup() {
         rm -rf -- "$work"
 }
 trap cleanup EXIT
-count=0 failed=0
-
-check() { # NAME COMMAND...
-        local name=$1
-        shift
-        count=$((count + 1))
-        if "$@" >"$work/check" 2>&1; then
-                echo "ok $count - $name"
-        else
-                echo "not ok $count - $name"
-                sed 's/^/# /' "$work/check" | tail -5
-                failed=$((failed + 1))
-        fi
-}
-
-said() { # LINE: the guest printed exactly this line
-        grep -qxF -- "$1" "$work/out" && return
-        echo "not in the guest's output: $1"
-        return 1
-}
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
 
 digest() { # FILE BYTES
         head -c "$2" "$1" | sha256sum | cut -d' ' -f1
@@ -166,5 +148,4 @@ if [ ${#taps[@]} = 8 ]; then
 else
         echo "# no tap devices here: 8 interfaces not tried"
 fi
-echo "1..$count"
-[ "$failed" = 0 ]
+tap_end

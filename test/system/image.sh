@@ -14,21 +14,8 @@ lodge=${LODGE_BUILD:-$top/build}/lodge
 work=$(mktemp -d "${TMPDIR:-/tmp}/image.XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
 export PATH=$PATH:/usr/sbin:/sbin
-count=0 failed=0
-
-# check NAME COMMAND...: its output is shown when it fails
-check() {
-        local name=$1 out
-        shift
-        count=$((count + 1))
-        if out=$("$@" 2>&1 </dev/null); then
-                echo "ok $count - $name"
-        else
-                failed=$((failed + 1))
-                echo "not ok $count - $name"
-                tail -n 20 <<<"$out" | sed 's/^/# /'
-        fi
-}
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
 
 field() { # NAME FIELD: of `lodge image show`
         "$lodge" image show "$1" --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$2"
@@ -164,5 +151,4 @@ check "owners and modes are kept" ownership_is_kept
 check "it boots, and every machine gets an identity of its own" says "Linux debian" "$top/test/system/image-boot" "$debian" 300 \
         'uname -a; test -s /etc/machine-id; for i in $(seq 600); do ls /etc/ssh/ssh_host_ed25519_key && break; sleep 0.2; done'
 
-echo "1..$count"
-[ "$failed" = 0 ]
+tap_end

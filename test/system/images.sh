@@ -22,20 +22,8 @@ fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/images.XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
 cd "$work" || exit 1
-count=0 failed=0
-
-check() { # NAME COMMAND...: its output is shown when it fails
-        local name=$1 out
-        shift
-        count=$((count + 1))
-        if out=$("$@" 2>&1 </dev/null); then
-                echo "ok $count - $name"
-        else
-                failed=$((failed + 1))
-                echo "not ok $count - $name"
-                tail -n 20 <<<"$out" | sed 's/^/# /'
-        fi
-}
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
 
 refuses() { # STATUS ID COMMAND...: it fails with that status, that id, and a fix
         local status=$1 id=$2 out
@@ -335,5 +323,4 @@ check "a backing image needs a format" refuses 1 backing-format "$lodge" image c
 check "and has to be there" refuses 2 disk-open "$lodge" image create new.qcow2 --backing gone.qcow2 --backing-format qcow2
 check "there is nothing to commit into" refuses 1 chain-none "$lodge" image commit damaged.qcow2
 check "nothing was made" test ! -e new.qcow2
-echo "1..$count"
-[ "$failed" = 0 ]
+tap_end

@@ -15,20 +15,8 @@ top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 lodge=${LODGE_BUILD:-$top/build}/lodge
 work=$(mktemp -d "${TMPDIR:-/tmp}/machine.XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
-count=0 failed=0
-
-check() { # NAME COMMAND...
-        local name=$1
-        shift
-        count=$((count + 1))
-        if "$@" >"$work/check" 2>&1; then
-                echo "ok $count - $name"
-        else
-                echo "not ok $count - $name"
-                sed 's/^/# /' "$work/check" | tail -15
-                failed=$((failed + 1))
-        fi
-}
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
 
 # ends STATUS COMMAND...: the command ends with that status; its stdout is kept in $work/out
 ends() {
@@ -122,5 +110,4 @@ check "a panic ends debian/12 with a failure" \
         ends 2 "$lodge" run debian/12 --exec 'modprobe pvpanic-mmio; sync; echo c >/proc/sysrq-trigger; sleep 60'
 check "and is called a panic" grep -qi panic "$work/err"
 
-echo "1..$count"
-[ "$failed" = 0 ]
+tap_end

@@ -24,26 +24,8 @@ cleanup() {
         rm -rf -- "$work"
 }
 trap cleanup EXIT
-count=0 failed=0
-
-check() { # NAME COMMAND...
-        local name=$1
-        shift
-        count=$((count + 1))
-        if "$@" >"$work/check" 2>&1; then
-                echo "ok $count - $name"
-        else
-                echo "not ok $count - $name"
-                sed 's/^/# /' "$work/check" | tail -15
-                failed=$((failed + 1))
-        fi
-}
-
-said() { # LINE: the guest printed exactly this line
-        grep -qxF -- "$1" "$work/out" && return
-        echo "not in the guest's output: $1"
-        return 1
-}
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
 
 # Port 8000 gives the file; port 9000 takes one, until its end, and answers with its digest.
 cat >"$work/server.py" <<'PYTHON'
@@ -116,5 +98,4 @@ check "upload through passt" said "passt up"
 check "download through a tap" said "tap down $digest"
 check "upload through a tap" said "tap up"
 [ "$failed" = 0 ] || sed 's/^/# /' "$work/out" "$work/err"
-echo "1..$count"
-[ "$failed" = 0 ]
+tap_end
