@@ -222,11 +222,16 @@ static void obey(int signo) {
 
 /* Starts a program again that has ended, but not more than once in a second. */
 static void reap(pid_t *agent, pid_t *shell) {
+        int status;
         pid_t pid;
 
-        while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
-                if (pid == *agent)
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+                if (pid == *agent) {
                         *agent = 0;
+                        /* Its commands are lost, and the host will wonder. */
+                        fprintf(stderr, "init: the agent ended with %s %d\n", WIFSIGNALED(status) ? "signal" : "status",
+                                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+                }
                 if (pid == *shell)
                         *shell = 0;
         }
