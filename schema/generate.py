@@ -168,13 +168,13 @@ class Option:
             self.sub = [f for f in item.fields if f not in (self.head, self.head_value)]
         self.arg = None if field.type == "bool" else raw.get("arg") or "|".join(field.values or ["VALUE"])
         if self.sub:
-            self.arg += "".join(f"[,{f.name}={self.sub_arg(f)}]" for f in self.sub)
+            self.arg += "".join(f"[,{f.name}{self.sub_arg(f)}]" for f in self.sub)
 
     @staticmethod
     def sub_arg(field):
         if field.values:
-            return "|".join(field.values)
-        return {"bool": "on|off", "size": "SIZE", "int": "N"}.get(field.type, "TEXT")
+            return "=" + "|".join(field.values)
+        return {"bool": "=on|off", "size": "=SIZE", "int": "=N", "object": ".KEY=N"}.get(field.type, "=TEXT")
 
 
 class Command:
@@ -434,6 +434,8 @@ def roff_options(schema, command, out):
             out(".RS")
             for field in [f for f in (option.head, option.head_value) if f] + option.sub:
                 out(f".TP\n\\fB{roff(field.name)}\\fR\n{roff(describe(field))}.")
+                for part in schema.objects[field.ref].fields if field.type == "object" else []:
+                    out(f".TP\n\\fB{roff(field.name)}.{roff(part.name)}\\fR\n{roff(describe(part))}.")
             out(".RE")
 
 

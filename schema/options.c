@@ -193,32 +193,49 @@ static int parse_head(const struct schema_option *o, char *text, void *item, con
                            &(const struct schema_path){ .up = path, .name = o->head_value->name, .index = -1 }, e);
 }
 
+/* KEY=VALUE; the key of a field in an object of the item's is OBJECT.KEY. */
 static int parse_pair(const struct schema_object *object, char *pair, void *item, const struct schema_path *path,
                       struct error *e) {
-        char *equals = strchr(pair, '=');
+        char *equals = strchr(pair, '='), *dot;
         const struct schema_path at = { .up = path, .name = pair, .index = -1 };
         const struct schema_field *f;
 
         if (equals)
-                *equals++ = '\0';
+                *equals = '\0';
+        dot = strchr(pair, '.');
+        if (dot) {
+                *dot = '\0';
+                f = find_field(object, pair);
+                if (f && f->kind == SCHEMA_OBJECT) {
+                        if (equals)
+                                *equals = '=';
+                        return parse_pair(f->object, dot + 1, schema_at(item, f->offset), &at, e);
+                }
+                *dot = '.';
+        }
         f = find_field(object, pair);
         if (!f)
                 return schema_unknown_key(object, pair, path, e);
+        if (f->kind == SCHEMA_OBJECT)
+                return schema_fail(e, &at, "option-argument", NULL, "is set by its parts: %s.%s=...", pair,
+                                   f->object->fields[0].name);
         if (!equals && f->kind != SCHEMA_BOOL)
                 return schema_fail(e, &at, "option-argument", NULL, "needs a value: %s=...", pair);
-        return parse_value(f, equals ?: "on", item, &at, e);
+        return parse_value(f, equals ? equals + 1 : "on", item, &at, e);
 }
 
 /* Is the first pair "key=value" of a known key, rather than the head's own text? */
 static bool names_a_key(const struct schema_option *o, const char *pair) {
-        const char *equals = strchr(pair, '=');
+        size_t n = strcspn(pair, "=.");
+        const struct schema_field *f;
         char key[64];
 
-        if (!equals || (size_t)(equals - pair) >= sizeof(key))
+        if (!strchr(pair, '=') || n >= sizeof(key))
                 return false;
-        memcpy(key, pair, (size_t)(equals - pair));
-        key[equals - pair] = '\0';
-        return find_field(o->field->object, key) != NULL;
+        memcpy(key, pair, n);
+        key[n] = '\0';
+        f = find_field(o->field->object, key);
+        return f && (pair[n] == '=' || f->kind == SCHEMA_OBJECT);
 }
 
 static int parse_item(const struct schema_option *o, const char *text, void *value, const struct schema_path *path,

@@ -28,6 +28,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/control/qmp.h"
 #include "vmm/device/device.h"
+#include "vmm/device/disk-limits.h"
 #include "vmm/machine/acpi.h"
 #include "vmm/machine/cpus.h"
 #include "vmm/machine/machine.h"
@@ -91,6 +92,7 @@ static const struct machine_hooks hooks = {
         .pause_devices = devices_pause,
         .resume_devices = devices_resume,
         .power_button = devices_power_button,
+        .set_disk_limits = disk_limits_set,
         .load = load,
         .vcpu_thread_start = confine_vcpu,
         .block_thread_start = confine_block,

@@ -20,6 +20,12 @@ static enum vmm_disk_format format_of(enum machine_disk_format format) {
         return format == MACHINE_DISK_FORMAT_QCOW2 ? VMM_DISK_FORMAT_QCOW2 : VMM_DISK_FORMAT_RAW;
 }
 
+static int copy_throttle(struct throttle_config *to, const struct throttle_config *from) {
+        *to = *from;
+        to->group = copy(from->group);
+        return from->group && !to->group ? -ENOMEM : 0;
+}
+
 static int add_disks(struct vmm_config *v, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 struct vmm_disk_config *d;
@@ -32,6 +38,8 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 d->iothreads = p->disks[i].iothreads;
                 if (p->disks[i].serial[0])
                         d->serial = copy(p->disks[i].serial);
+                if (p->disks[i].throttle && copy_throttle(&d->throttle, p->disks[i].throttle) < 0)
+                        return -ENOMEM;
                 for (size_t k = 0; k < p->disks[i].n_backing; k++) {
                         struct vmm_backing_config *b;
 

@@ -9,6 +9,7 @@
  *
  * Locks were taken by parts.h on the same open files, so QEMU's own locking is off: it would only find us.
  */
+#include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -171,11 +172,71 @@ static void add_consoles(struct args *a, const struct engine_ends *ends) {
         add(a, "virtio-rng-pci-non-transitional,rng=entropy,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_RNG);
 }
 
+static bool is_limited(const struct throttle_config *t) {
+        return t && (t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write);
+}
+
+static bool same_group(const struct throttle_config *a, const struct throttle_config *b) {
+        return a == b || (a && b && a->group && b->group && streq(a->group, b->group));
+}
+
+/* The first disk of the group that disk @index is in: itself, when it is alone. */
+static size_t group_of(const struct parts *p, size_t index) {
+        size_t i = 0;
+
+        while (!same_group(p->disks[i].throttle, p->disks[index].throttle))
+                i++;
+        return i;
+}
+
+/* The limits of a group whose first disk is @index: those of the first disk in it that has any. */
+static const struct throttle_config *group_limits(const struct parts *p, size_t index) {
+        const struct throttle_config *t = p->disks[index].throttle;
+
+        for (size_t i = index; i < p->n_disks && !is_limited(t); i++)
+                if (same_group(p->disks[i].throttle, p->disks[index].throttle))
+                        t = p->disks[i].throttle;
+        return t;
+}
+
+/* The group whose first disk is @index, under QEMU's names. */
+static void add_throttle(struct args *a, const struct parts *p, size_t index) {
+        const struct throttle_config *t = group_limits(p, index);
+        const struct {
+                const char *name;
+                uint64_t rate, burst;
+        } limits[] = {
+                { "bps-total", t->bps, t->bps_burst },
+                { "bps-read", t->bps_read, t->bps_read_burst },
+                { "bps-write", t->bps_write, t->bps_write_burst },
+                { "iops-total", t->iops, t->iops_burst },
+                { "iops-read", t->iops_read, t->iops_read_burst },
+                { "iops-write", t->iops_write, t->iops_write_burst },
+        };
+        char text[1024];
+        size_t n = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(limits); i++) {
+                if (limits[i].rate > 0)
+                        n += (size_t)snprintf(text + n, sizeof(text) - n, ",x-%s=%" PRIu64, limits[i].name,
+                                              limits[i].rate);
+                if (limits[i].burst > 0)
+                        n += (size_t)snprintf(text + n, sizeof(text) - n,
+                                              ",x-%s-max=%" PRIu64 ",x-%s-max-length=%" PRIu32, limits[i].name,
+                                              limits[i].burst, limits[i].name, t->burst_seconds);
+        }
+        if (t->iops_size > 0)
+                n += (size_t)snprintf(text + n, sizeof(text) - n, ",x-iops-size=%" PRIu64, t->iops_size);
+        add(a, "-object");
+        add(a, "throttle-group,id=throttle%zu%.*s", index, (int)n, text);
+}
+
 static void add_disks(struct args *a, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 const struct part_disk *d = &p->disks[i];
                 const char *readonly = d->readonly ? "on" : "off";
                 _cleanup_free_ char *serial = quote(d->serial);
+                bool throttled = is_limited(d->throttle) || (d->throttle && d->throttle->group);
                 char queues[32] = "";
 
                 if (d->iothreads > 0)
@@ -188,8 +249,15 @@ static void add_disks(struct args *a, const struct parts *p) {
                     "%zu,locking=off,read-only=%s,discard=unmap,aio=threads",
                     i, i + 1, readonly);
                 add(a, "-blockdev");
-                add(a, "driver=%s,node-name=disk%zu,file=file%zu,read-only=%s,discard=unmap",
-                    machine_disk_format_to_string(d->format), i, i, readonly);
+                add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=unmap",
+                    machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly);
+                if (throttled) {
+                        if (group_of(p, i) == i)
+                                add_throttle(a, p, i);
+                        add(a, "-blockdev");
+                        add(a, "driver=throttle,node-name=disk%zu,throttle-group=throttle%zu,file=format%zu", i,
+                            group_of(p, i), i);
+                }
                 add(a, "-device");
                 add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx%s%s%s", i,
                     LAYOUT_SLOT_DISK + i, d->serial[0] ? ",serial=" : "", serial ?: "", queues);

@@ -201,6 +201,7 @@ static int open_disk(const struct machine_disk_config *c, struct part_disk *d, s
         d->readonly = c->readonly;
         d->format = c->format;
         d->iothreads = (uint32_t)c->iothreads;
+        d->throttle = &c->throttle;
         r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
                 r = open_backing(d, c->path, e);

@@ -39,6 +39,7 @@ struct part_disk {
         enum machine_disk_format format;
         char serial[21];
         uint32_t iothreads;
+        const struct throttle_config *throttle;        /* borrowed; NULL: no limits */
         struct part_backing backing[PART_BACKING_MAX]; /* the nearest first */
         size_t n_backing;
 };

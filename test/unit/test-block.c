@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +19,7 @@
 #include "vmm/block/block.h"
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/qcow2/qcow2.h"
+#include "vmm/block/throttle.h"
 
 #define SIZE (4u << 20)
 
@@ -695,6 +697,102 @@ static void test_two_queues(void **state) {
         fixture_free(f);
 }
 
+static void limit(struct fixture *f, enum throttle_bucket i, uint64_t rate) {
+        struct throttle_group *g = throttle_disk_group(block_throttle(f->block));
+        struct throttle_limits limits = { 0 };
+
+        limits.v[i].rate = rate;
+        throttle_group_set(g, &limits);
+        throttle_group_unref(g);
+}
+
+static uint64_t now_ms(void) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+#define N_LIMITED 12
+static void submit_sectors(struct fixture *f, struct call *calls, enum block_op op) {
+        for (unsigned int i = 0; i < N_LIMITED; i++) {
+                calls[i] = (struct call){ .request = { .op = op, .length = 512, .n_iov = 1, .done = on_done } };
+                calls[i].request.offset = (uint64_t)i * 512;
+                calls[i].iov[0] = (struct iovec){ f->shadow + i * 512, 512 };
+                calls[i].request.iov = calls[i].iov;
+                block_queue_submit(f->queue, &calls[i].request);
+        }
+        block_queue_kick(f->queue);
+}
+
+static unsigned int count_done(const struct call *calls, int result) {
+        unsigned int n = 0;
+
+        for (unsigned int i = 0; i < N_LIMITED; i++)
+                n += calls[i].done == 1 && calls[i].result == result;
+        return n;
+}
+
+/* A limit that can be outrun, that loses requests, or that also slows down what it is not about, is none. */
+static void test_limits_hold_requests_back(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
+        struct call calls[N_LIMITED];
+        uint8_t buf[512];
+        uint64_t start = now_ms();
+
+        fill(f->shadow, N_LIMITED * 512, 31);
+        limit(f, THROTTLE_OPS_WRITE, 20);
+        submit_sectors(f, calls, BLOCK_WRITE);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 1 << 20, 512, 1), 0); /* reads have no limit */
+        assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), 0);
+        assert_true(count_done(calls, 0) < N_LIMITED);
+        for (unsigned int i = 0; i < N_LIMITED; i++) {
+                wait_for(f, &calls[i].done, 1);
+                assert_int_equal(calls[i].result, 0);
+        }
+        /* Of twelve, a tenth of a second's worth (2, and the one that fills the bucket) may go at once. */
+        assert_true(now_ms() - start >= (N_LIMITED - 3) * 50);
+        assert_true(block_queue_metrics(f->queue)->throttled >= N_LIMITED - 3);
+        limit(f, THROTTLE_OPS_WRITE, 0);
+        check_all(f);
+        fixture_free(f);
+}
+
+/* Limits that go up must set free at once what waited for hours; a pause must not wait for them, and a reset drops what waits. */
+static void test_limits_change_and_end(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
+        struct call calls[N_LIMITED];
+
+        fill(f->shadow, N_LIMITED * 512, 32);
+        limit(f, THROTTLE_BYTES, 1);
+        submit_sectors(f, calls, BLOCK_WRITE);
+        assert_true(count_done(calls, 0) <= 1);
+        limit(f, THROTTLE_BYTES, 0);
+        for (unsigned int i = 0; i < N_LIMITED; i++)
+                wait_for(f, &calls[i].done, 1);
+        assert_int_equal(count_done(calls, 0), N_LIMITED);
+
+        limit(f, THROTTLE_OPS, 1);
+        fill(f->shadow, N_LIMITED * 512, 33);
+        submit_sectors(f, calls, BLOCK_WRITE);
+        assert_int_equal(block_queue_drain(f->queue, false, 10000), 0);
+        assert_int_equal(count_done(calls, 0), N_LIMITED);
+
+        submit_sectors(f, calls, BLOCK_READ);
+        assert_int_equal(block_queue_drain(f->queue, true, 10000), 0);
+        assert_true(count_done(calls, -ECANCELED) >= N_LIMITED - 2);
+        limit(f, THROTTLE_OPS, 0);
+        fill(f->shadow, N_LIMITED * 512, 33);
+        check_all(f);
+
+        limit(f, THROTTLE_OPS, 1);
+        submit_sectors(f, calls, BLOCK_READ); /* freed while they wait: each still ends, once */
+        close_disk(f);
+        for (unsigned int i = 0; i < N_LIMITED; i++)
+                assert_int_equal(calls[i].done, 1);
+        fixture_free(f);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_ring_moves_bytes),
@@ -714,6 +812,8 @@ int main(void) {
                 cmocka_unit_test(test_threads_serve_a_chain),
                 cmocka_unit_test(test_errors_in_a_chain_come_through),
                 cmocka_unit_test(test_two_queues),
+                cmocka_unit_test(test_limits_hold_requests_back),
+                cmocka_unit_test(test_limits_change_and_end),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

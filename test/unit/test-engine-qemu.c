@@ -88,7 +88,21 @@ static void test_values_arrive_as_they_are(void **state) {
         fill(&p, c);
         p.disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
         p.disks[4].iothreads = 3;
+        p.disks[5].throttle = &(struct throttle_config){ .group = (char *)"g" };
+        p.disks[6].throttle = &(struct throttle_config){
+                .group = (char *)"g", .iops = 50, .bps_write = 4096, .bps_write_burst = 8192, .burst_seconds = 3
+        };
+        p.disks[7].throttle = &(struct throttle_config){ .iops_read = 9, .burst_seconds = 1 };
+        p.disks[8].throttle = &(struct throttle_config){ .burst_seconds = 1 };
         assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has(argv, "throttle-group,id=throttle5,x-bps-write=4096,x-bps-write-max=8192,"
+                              "x-bps-write-max-length=3,x-iops-total=50"));
+        assert_true(has(argv, "throttle-group,id=throttle7,x-iops-read=9"));
+        assert_true(has(argv, "driver=throttle,node-name=disk5,throttle-group=throttle5,file=format5"));
+        assert_true(has(argv, "driver=throttle,node-name=disk6,throttle-group=throttle5,file=format6"));
+        assert_true(has_parts(argv, "driver=raw,node-name=format6,", "file=file6"));
+        assert_true(has_parts(argv, "driver=raw,node-name=disk8,", "file=file8"));
+        assert_false(has_parts(argv, "throttle-group,id=throttle6", ""));
         assert_true(has(argv, "console=ttyS0 quiet,odd"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk2,", ",serial=a,,b"));
         assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,", "read-only=off"));

@@ -30,6 +30,9 @@ struct env {
         struct qmp *qmp;
         int client;
         unsigned int pauses, resets, buttons, shutdowns;
+        unsigned int limited; /* the disk whose limits were set last */
+        struct throttle_config limits;
+        char group[64];
         char last[16384];
         size_t n_last;
 };
@@ -99,6 +102,20 @@ int cpus_thread_id(const struct cpus *cpus, unsigned int index) {
         return 1000 + (int)index;
 }
 
+static int set_disk_limits(struct machine *machine, unsigned int disk, const struct throttle_config *limits,
+                           struct error *e) {
+        struct env *env = env_of(machine);
+
+        if (disk > 3)
+                return error_set(e, -ENOENT, "disk-unknown", NULL, "there is no disk %u", disk);
+        env->limited = disk;
+        env->limits = *limits;
+        snprintf(env->group, sizeof(env->group), "%s", limits->group ?: "-");
+        return 0;
+}
+
+static const struct machine_hooks hooks = { .set_disk_limits = set_disk_limits };
+
 static int setup(void **state) {
         static struct env env;
         _cleanup_error_ struct error e = ERROR_INIT;
@@ -106,6 +123,7 @@ static int setup(void **state) {
 
         env = (struct env){ .config = { .name = (char *)"web" } };
         env.machine.config = &env.config;
+        env.machine.hooks = &hooks;
         env.machine.state = MACHINE_RUNNING;
         env.machine.cpus = (void *)&env;
         assert_int_equal(loop_new(&env.machine.loop), 0);
@@ -288,6 +306,65 @@ static void test_commands_and_events(void **state) {
 }
 
 /* A stream has no message borders: every way to cut it must give the same answers. */
+#define SET      "{\"execute\":\"block_set_io_throttle\",\"arguments\":{"
+#define ALL_ZERO "\"bps\":0,\"bps_rd\":0,\"bps_wr\":0,\"iops\":0,\"iops_rd\":0,\"iops_wr\":0"
+
+/* Who manages QEMU's limits manages ours: each name must reach its own limit, and nothing wrong may change any. */
+static void test_disk_limits(void **state) {
+        static const char *const bad[] = {
+                SET "\"id\":\"disk4\"," ALL_ZERO "}}",
+                SET "\"id\":\"disk\"," ALL_ZERO "}}",
+                SET "\"id\":\"disk0x\"," ALL_ZERO "}}",
+                SET "\"id\":7," ALL_ZERO "}}",
+                SET ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"bps\":5}}",
+                SET "\"id\":\"disk0\",\"speed\":5," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"iops_max\":-1," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"iops_max\":1.5," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"iops_max\":1000000000000001," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"iops_max_length\":2,\"bps_max_length\":3," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"group\":\"\"," ALL_ZERO "}}",
+                SET "\"id\":\"disk0\",\"group\":"
+                    "\"0123456789012345678901234567890123456789012345678901234567890123\"," ALL_ZERO "}}",
+        };
+        struct env *env = *state;
+
+        negotiate(env);
+        env->limited = 99;
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                say(env, bad[i]);
+                expect_error(env, "GenericError");
+        }
+        assert_int_equal(env->limited, 99);
+        say(env, SET "\"id\":\"disk3\",\"bps\":1,\"bps_rd\":2,\"bps_wr\":3,\"iops\":4,\"iops_rd\":5,\"iops_wr\":6,"
+                     "\"bps_max\":11,\"bps_rd_max\":12,\"bps_wr_max\":13,\"iops_max\":14,\"iops_rd_max\":15,"
+                     "\"iops_wr_max\":16,\"iops_size\":17,\"iops_wr_max_length\":18,\"group\":\"g\"}}");
+        expect(env, "{\"return\":{}}");
+        assert_int_equal(env->limited, 3);
+        env->limits.group = NULL;
+        assert_memory_equal(&env->limits,
+                            &((struct throttle_config){ .bps = 1,
+                                                        .bps_read = 2,
+                                                        .bps_write = 3,
+                                                        .iops = 4,
+                                                        .iops_read = 5,
+                                                        .iops_write = 6,
+                                                        .bps_burst = 11,
+                                                        .bps_read_burst = 12,
+                                                        .bps_write_burst = 13,
+                                                        .iops_burst = 14,
+                                                        .iops_read_burst = 15,
+                                                        .iops_write_burst = 16,
+                                                        .iops_size = 17,
+                                                        .burst_seconds = 18 }),
+                            sizeof(env->limits));
+        assert_string_equal(env->group, "g");
+        say(env, SET "\"device\":\"disk0\"," ALL_ZERO "}}");
+        expect(env, "{\"return\":{}}");
+        assert_int_equal(env->limited, 0);
+        assert_string_equal(env->group, "-");
+}
+
 static void test_split_and_pipelined(void **state) {
         static const char text[] = " \r\n{\"execute\" : \"query-name\", \"id\":\"}{\\\"]\"}\n"
                                    "{\"execute\":\"query-name\",\"id\":2}{\"execute\":\"query-name\",\"id\":3}";
@@ -501,6 +578,7 @@ int main(void) {
                 TEST(test_greeting_and_negotiation),
                 TEST(test_queries),
                 TEST(test_commands_and_events),
+                TEST(test_disk_limits),
                 TEST(test_split_and_pipelined),
                 TEST(test_errors_are_answered),
                 TEST(test_too_long),

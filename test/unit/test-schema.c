@@ -231,6 +231,7 @@ static void test_run_options(void **state) {
         assert_int_equal(run_options_new(&run), 0);
         assert_int_equal(run_parse(m, run, NULL,
                                    "debian/12 --cpus=4 --memory 1.5G --disk a,,b,format=qcow2,readonly --disk c "
+                                   "--disk a.b=c,throttle.iops=500,throttle.bps=100M,throttle.group=slow "
                                    "--net tap=tap0,mtu=9000 --net user --engine native --explain --format json "
                                    "--numa 0-1+3,memory=1G --numa cpus=2,memory=512M --append root=/dev/vda1"),
                          0);
@@ -238,11 +239,16 @@ static void test_run_options(void **state) {
         assert_string_equal(m->image, "debian/12");
         assert_int_equal(m->cpus, 4);
         assert_int_equal(m->memory, 3ull << 29);
-        assert_int_equal(m->n_disks, 2);
+        assert_int_equal(m->n_disks, 3);
         assert_string_equal(m->disks[0].path, "a,b");
         assert_int_equal(m->disks[0].format, MACHINE_DISK_FORMAT_QCOW2);
         assert_true(m->disks[0].readonly);
         assert_false(m->disks[1].readonly);
+        assert_string_equal(m->disks[2].path, "a.b=c");
+        assert_int_equal(m->disks[2].throttle.iops, 500);
+        assert_int_equal(m->disks[2].throttle.bps, 100 << 20);
+        assert_int_equal(m->disks[2].throttle.burst_seconds, 1);
+        assert_string_equal(m->disks[2].throttle.group, "slow");
         assert_int_equal(m->nets[0].type, MACHINE_NET_TYPE_TAP);
         assert_string_equal(m->nets[0].interface, "tap0");
         assert_int_equal(m->nets[0].mtu, 9000);
@@ -266,6 +272,14 @@ static void test_run_refusals(void **state) {
                   "--memory: \"5M5\" is no size (bytes, or a number with K, M, G or T)" },
                 { "tiny --disk a,formt=raw", "schema-unknown-key", "--disk.formt: unknown key, did you mean format?" },
                 { "tiny --disk a,readonly=maybe", "schema-type", "--disk.readonly: \"maybe\" is neither on nor off" },
+                { "tiny --disk a,throttle.iop=1", "schema-unknown-key",
+                  "--disk.throttle.iop: unknown key, did you mean iops?" },
+                { "tiny --disk a,throttle=1", "option-argument",
+                  "--disk.throttle: is set by its parts: throttle.group=..." },
+                { "tiny --disk a,throttle.iops=x", "schema-type",
+                  "--disk.throttle.iops: \"x\" is no size (bytes, or a number with K, M, G or T)" },
+                { "tiny --disk a,format.raw=1", "schema-unknown-key",
+                  "--disk.format.raw: unknown key; known are: path, format, readonly, serial, iothreads, throttle" },
                 { "tiny --disk readonly=on", "schema-required", "--disk.path: is missing" },
                 { "tiny --net tap", "schema-required", "--net.interface: a tap needs an interface" },
                 { "tiny --net user=x", "schema-conflict",

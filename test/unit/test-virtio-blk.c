@@ -12,6 +12,8 @@
 
 #include "base/sys.h"
 #include "test/unit/virtio-harness.h"
+#include "vmm/device/disk-limits.h"
+#include "vmm/device/virtio-blk.h"
 
 #define DISK   (4u << 20)
 #define HEADER HARNESS_DATA
@@ -497,6 +499,40 @@ static void test_reset_stops_the_threads(void **state) {
         disk_free(d);
 }
 
+/* Limits must reach the group that was named, at the start and later, and two disks can't tell one group different things. */
+static void test_limits_are_a_groups(void **state) {
+        struct disk *d = disk_new(false, ALL);
+        struct throttle_config c = { .iops = 5, .burst_seconds = 1 }, other = { .iops = 6, .burst_seconds = 1 };
+        struct throttle_group *g;
+        struct throttle_limits limits;
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(disk_limits_set(&d->h.machine, 1, &c, &e), -ENOENT);
+        assert_int_equal(disk_limits_set(&d->h.machine, 0, &c, NULL), 0);
+        g = throttle_disk_group(block_throttle(virtio_blk_block(&d->h.machine, 0)));
+        throttle_group_get(g, &limits);
+        assert_string_equal(throttle_group_name(g), "disk0");
+        assert_int_equal(limits.v[THROTTLE_OPS].rate, 5);
+        throttle_group_unref(g);
+
+        c.group = other.group = (char *)"g";
+        assert_int_equal(disk_limits_set(&d->h.machine, 0, &c, NULL), 0);
+        assert_int_equal(disk_limits_join(&d->h.machine, 1, &other, &g, NULL), -EINVAL);
+        assert_int_equal(disk_limits_join(&d->h.machine, 1, &c, &g, NULL), 0);
+        assert_string_equal(throttle_group_name(g), "g");
+        throttle_group_unref(g);
+        other.iops = 0;
+        assert_int_equal(disk_limits_join(&d->h.machine, 1, &other, &g, NULL), 0); /* takes the group's */
+        throttle_group_get(g, &limits);
+        assert_int_equal(limits.v[THROTTLE_OPS].rate, 5);
+        throttle_group_unref(g);
+        c.bps = 1;
+        c.bps_read = 1;
+        assert_int_equal(disk_limits_set(&d->h.machine, 0, &c, NULL), -EINVAL);
+        disk_free(d);
+}
+
 static void hung_reset(unsigned int io_threads) {
         struct disk *d = disk_new_with(false, ALL, io_threads, true);
         struct virtio_device *v = d->h.virtio;
@@ -579,6 +615,7 @@ int main(void) {
                 cmocka_unit_test(test_sectors_land_in_the_file),
                 cmocka_unit_test(test_any_framing),
                 cmocka_unit_test(test_bad_requests_get_a_status),
+                cmocka_unit_test(test_limits_are_a_groups),
                 cmocka_unit_test(test_unanswerable_requests_need_a_reset),
                 cmocka_unit_test(test_serial),
                 cmocka_unit_test(test_readonly),

@@ -51,7 +51,21 @@ static void remove_users(struct block *b) {
 /* Without the layers. */
 static void release(struct block *b) {
         pool_free(b->pool);
+        throttle_disk_destroy(&b->throttle);
         free(b);
+}
+
+static int join_group(struct block *b, struct throttle_group *group) {
+        _cleanup_(throttle_group_freep) struct throttle_group *own = NULL;
+        int r = group ? 0 : throttle_group_new("", &own);
+
+        if (r == 0)
+                throttle_disk_init(&b->throttle, group ?: own);
+        return r;
+}
+
+struct throttle_disk *block_throttle(struct block *b) {
+        return &b->throttle;
 }
 
 int block_open(const struct block_options *options, struct block **ret_block, struct error *e) {
@@ -68,6 +82,8 @@ int block_open(const struct block_options *options, struct block **ret_block, st
         r = pool_new(b->plain ? WORKERS_PLAIN : WORKERS, options->thread_start, options->thread_opaque, &b->pool);
         if (r == 0)
                 r = add_users(b);
+        if (r == 0)
+                r = join_group(b, options->throttle);
         if (r < 0) {
                 remove_users(b);
                 release(b);

@@ -38,6 +38,8 @@ struct block;
 struct block_queue;
 struct block_request;
 struct layer;
+struct throttle_disk;
+struct throttle_group;
 
 /* ---- the disk ---------------------------------------------------------------------------------------------------- */
 
@@ -51,6 +53,7 @@ struct block_options {
         struct layer *top; /* the chain, with every backing image in its place */
         bool borrowed; /* the chain stays open; else it is taken over on success, and closed by a worker in the end */
         enum block_engine engine;
+        struct throttle_group *throttle;   /* whose limits it keeps; NULL: none. The disk takes a reference */
         int (*thread_start)(void *opaque); /* first thing on each worker thread (the sandbox), -errno; may be NULL */
         void *thread_opaque;
 };
@@ -74,6 +77,9 @@ void block_close(struct block *block);
 DEFINE_CLEANUP(block, block_close);
 
 const struct block_limits *block_limits(const struct block *block);
+
+/** block_throttle() - its place in a group of throttle.h, which may be changed at any time. */
+struct throttle_disk *block_throttle(struct block *block);
 
 /* ---- a queue ----------------------------------------------------------------------------------------------------- */
 
@@ -109,6 +115,7 @@ struct block_request {
 
         /* vmm/block's, from submit to done */
         struct block_queue *queue;
+        struct block_request *next; /* while it waits for its turn */
         struct block_io io;
         struct iovec piece, *cut; /* the buffer that @io ends in, as it was */
         uint64_t progress;
@@ -128,6 +135,7 @@ struct block_metrics {
         uint64_t requests[BLOCK_OP_COUNT], bytes[BLOCK_OP_COUNT], errors;
         uint64_t continued; /* short transfers that were continued */
         uint64_t bounced;   /* copied for the sake of O_DIRECT's alignment */
+        uint64_t throttled; /* had to wait for the disk's limits */
         uint64_t
                 waited; /* reads and writes, in whole or in part, of worker threads: copy on write, compressed, tables */
 };
@@ -159,7 +167,7 @@ void block_queue_submit(struct block_queue *queue, struct block_request *request
 void block_queue_kick(struct block_queue *queue);
 
 /**
- * block_queue_drain() - wait until nothing is in flight; done() comes for all
+ * block_queue_drain() - wait until nothing is in flight; done() comes for all; what waits for the disk's limits waits no longer
  * @cancel:     what has not started yet fails with -ECANCELED
  * @timeout_ms: give up after this long
  *

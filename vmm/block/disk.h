@@ -6,6 +6,7 @@
 
 #include "vmm/block/block.h"
 #include "vmm/block/layer/layer.h"
+#include "vmm/block/throttle.h"
 
 struct block {
         struct layer *top;
@@ -13,6 +14,7 @@ struct block {
         bool plain; /* its bytes are a file's bytes: only discards and the like, and buffers that are not aligned, go to a worker */
         struct block_limits limits;
         enum block_engine engine;
+        struct throttle_disk throttle;
         struct pool *pool;
         unsigned int n_users;
         struct layer_user users[POOL_THREADS_MAX]; /* one for each worker */

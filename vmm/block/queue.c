@@ -29,6 +29,7 @@
 #include "base/log.h"
 #include "vmm/block/disk.h"
 #include "vmm/block/engine.h"
+#include "vmm/block/gate.h"
 
 #define RETRIES 32
 
@@ -41,6 +42,7 @@ struct block_queue {
         bool is_user;
         struct engine *engine;  /* moves data; may be @workers */
         struct engine *workers; /* does what may wait */
+        struct gate gate;       /* in front of both */
         bool cancelling;        /* requests in flight go no further */
 };
 
@@ -264,6 +266,17 @@ static int check(const struct block_limits *l, const struct block_request *reque
         return moves_data(request) ? check_iov(request) : 0;
 }
 
+static void start(struct block_request *request) {
+        struct block_queue *q = request->queue;
+
+        if (moves_data(request)) {
+                request->token = layer_enter(q->block->top, &q->user);
+                step(q, request);
+        } else {
+                give_to_worker(q, request);
+        }
+}
+
 void block_queue_submit(struct block_queue *q, struct block_request *request) {
         int r = check(&q->block->limits, request);
 
@@ -273,13 +286,12 @@ void block_queue_submit(struct block_queue *q, struct block_request *request) {
         request->syncing = false;
         if (r < 0 || (request->op != BLOCK_FLUSH && request->length == 0)) {
                 finish(q, request, r);
-        } else if (moves_data(request)) {
-                request->token = layer_enter(q->block->top, &q->user);
-                step(q, request);
         } else if (request->op == BLOCK_FLUSH) {
                 flush(q, request);
+        } else if (gate_enter(&q->gate, request)) {
+                start(request);
         } else {
-                give_to_worker(q, request);
+                q->metrics.throttled++;
         }
 }
 
@@ -305,8 +317,15 @@ static void round_done(void *opaque) {
 
 int block_queue_drain(struct block_queue *q, bool cancel, unsigned int timeout_ms) {
         uint64_t deadline_ms = engine_now_ms() + timeout_ms;
+        struct block_request *waiting;
         int r;
 
+        while ((waiting = gate_take(&q->gate))) {
+                if (cancel)
+                        finish(q, waiting, -ECANCELED);
+                else
+                        start(waiting);
+        }
         q->cancelling |= cancel;
         do {
                 r = engine_drain(q->engine, cancel, deadline_ms);
@@ -368,6 +387,9 @@ int block_queue_new(struct block *block, const struct block_queue_options *optio
         r = start_engines(q, options, e);
         if (r < 0)
                 return r;
+        r = gate_init(&q->gate, &block->throttle, options->loop, start, round_done, q);
+        if (r < 0)
+                return error_set(e, r, "disk-engine", NULL, "cannot make a disk's queue");
         r = layer_user_add(block->top, &q->user);
         if (r < 0)
                 return error_set(e, r, "disk-engine", NULL, "too many queues on a disk");
@@ -384,6 +406,8 @@ void block_queue_free(struct block_queue *q) {
                         ;
                 layer_user_remove(q->block->top, &q->user);
         }
+        if (q->gate.timer)
+                gate_destroy(&q->gate);
         if (q->engine != q->workers)
                 engine_free(q->engine);
         engine_free(q->workers);

@@ -426,7 +426,7 @@ uint64_t throttle_ask(struct throttle_waiter *w, uint64_t bytes, uint64_t now) {
         struct throttle_group *g;
         uint64_t at = 0;
 
-        if (!atomic_load_explicit(&disk->limited, memory_order_acquire))
+        if (!throttle_disk_limited(disk))
                 return 0; /* limits that went away have made this waiter idle */
         g = lock_both(disk);
         if (w->state == THROTTLE_IDLE && throttle_any(&g->limits)) {

@@ -120,6 +120,11 @@ void throttle_group_metrics(struct throttle_group *group, struct throttle_metric
 void throttle_disk_init(struct throttle_disk *disk, struct throttle_group *group);
 void throttle_disk_destroy(struct throttle_disk *disk);
 
+/** throttle_disk_limited() - is there any limit at this moment? Without one, throttle_ask() would say yes. */
+static inline bool throttle_disk_limited(const struct throttle_disk *disk) {
+        return atomic_load_explicit(&disk->limited, memory_order_acquire);
+}
+
 /** throttle_disk_move() - into another group, while it runs; who waits is woken. */
 void throttle_disk_move(struct throttle_disk *disk, struct throttle_group *group);
 

@@ -16,6 +16,22 @@ struct qmp_context {
         bool quitting;  /* quit was called */
 };
 
+#define QMP_GENERIC "GenericError"
+
+/* Why a command failed; all empty: no memory. */
+struct qmp_failure {
+        const char *class;
+        char desc[160];
+};
+
+/** qmp_fail() - fill @f; returns NULL, so that a command can end with it. */
+json_t *qmp_fail(struct qmp_failure *f, const char *class, const char *format, ...)
+        __attribute__((format(printf, 3, 4)));
+
+/** qmp_block_set_io_throttle() - a command (see qmp-commands.c), and the arguments that it knows. */
+json_t *qmp_block_set_io_throttle(struct qmp_context *context, json_t *arguments, struct qmp_failure *f);
+extern const char *const qmp_block_set_io_throttle_arguments[];
+
 /** qmp_greeting() - the first object on a connection; new reference, NULL without memory. */
 json_t *qmp_greeting(void);
 

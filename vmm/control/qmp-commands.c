@@ -15,13 +15,7 @@
 #include "vmm/control/internal.h"
 #include "vmm/machine/cpus.h"
 
-#define GENERIC   "GenericError"
 #define NOT_FOUND "CommandNotFound"
-
-struct qmp_failure {
-        const char *class;
-        char desc[160];
-};
 
 /* Return: the value of "return", a new reference; or NULL with @f filled (left empty: no memory). */
 typedef json_t *(*command_fn)(struct qmp_context *context, json_t *arguments, struct qmp_failure *f);
@@ -31,8 +25,7 @@ static void json_unref(json_t **json) {
 }
 #define _cleanup_json_ _cleanup_(json_unref)
 
-__attribute__((format(printf, 3, 4))) static json_t *fail(struct qmp_failure *f, const char *class, const char *format,
-                                                          ...) {
+json_t *qmp_fail(struct qmp_failure *f, const char *class, const char *format, ...) {
         va_list ap;
 
         f->class = class;
@@ -45,8 +38,8 @@ __attribute__((format(printf, 3, 4))) static json_t *fail(struct qmp_failure *f,
 /* For requests to the machine that succeed with nothing to say. */
 static json_t *done(struct qmp_context *context, int r, struct qmp_failure *f) {
         if (r < 0)
-                return fail(f, GENERIC, "not possible while the machine is in state '%s'",
-                            machine_state_name(context->machine->state));
+                return qmp_fail(f, QMP_GENERIC, "not possible while the machine is in state '%s'",
+                                machine_state_name(context->machine->state));
         return json_object();
 }
 
@@ -62,7 +55,7 @@ static json_t *capabilities(struct qmp_context *context, json_t *arguments, stru
         json_t *enable = json_object_get(arguments, "enable");
 
         if (enable && (!json_is_array(enable) || json_array_size(enable) > 0))
-                return fail(f, GENERIC, "no capability is on offer, so 'enable' has to be an empty list");
+                return qmp_fail(f, QMP_GENERIC, "no capability is on offer, so 'enable' has to be an empty list");
         return json_object();
 }
 
@@ -130,9 +123,10 @@ static json_t *query_commands(struct qmp_context *context, json_t *arguments, st
 static const struct command {
         const char *name;
         command_fn fn;
-        const char *argument; /* the one that it knows, or NULL */
+        const char *const *arguments; /* those that it knows, NULL at the end; or NULL */
 } commands[] = {
-        { "qmp_capabilities", capabilities, "enable" },
+        { "qmp_capabilities", capabilities, (const char *const[]){ "enable", NULL } },
+        { "block_set_io_throttle", qmp_block_set_io_throttle, qmp_block_set_io_throttle_arguments },
         { "query-commands", query_commands },
         { "query-cpus-fast", query_cpus_fast },
         { "query-name", query_name },
@@ -177,7 +171,7 @@ static bool take_apart(json_t *request, const char **ret_name, json_t **ret_argu
         json_t *value;
 
         if (!json_is_object(request)) {
-                fail(f, GENERIC, "QMP input must be a JSON object");
+                qmp_fail(f, QMP_GENERIC, "QMP input must be a JSON object");
                 return false;
         }
         *ret_name = NULL;
@@ -190,16 +184,16 @@ static bool take_apart(json_t *request, const char **ret_name, json_t **ret_argu
                 else if (streq(key, "arguments") && json_is_object(value))
                         *ret_arguments = value;
                 else if (streq(key, "execute") || streq(key, "arguments")) {
-                        fail(f, GENERIC, "QMP input member '%s' must be %s", key,
-                             streq(key, "execute") ? "a string" : "an object");
+                        qmp_fail(f, QMP_GENERIC, "QMP input member '%s' must be %s", key,
+                                 streq(key, "execute") ? "a string" : "an object");
                         return false;
                 } else {
-                        fail(f, GENERIC, "QMP input member " QUOTE " is unexpected", key);
+                        qmp_fail(f, QMP_GENERIC, "QMP input member " QUOTE " is unexpected", key);
                         return false;
                 }
         }
         if (!*ret_name)
-                fail(f, GENERIC, "QMP input lacks member 'execute'");
+                qmp_fail(f, QMP_GENERIC, "QMP input lacks member 'execute'");
         return *ret_name;
 }
 
@@ -207,18 +201,25 @@ static const struct command *find_command(const char *name, bool ready, struct q
         bool negotiation = streq(name, commands[0].name);
 
         if (!ready && !negotiation) {
-                fail(f, NOT_FOUND, "Expecting capabilities negotiation with 'qmp_capabilities'");
+                qmp_fail(f, NOT_FOUND, "Expecting capabilities negotiation with 'qmp_capabilities'");
                 return NULL;
         }
         if (ready && negotiation) {
-                fail(f, NOT_FOUND, "Capabilities negotiation is already complete, command ignored");
+                qmp_fail(f, NOT_FOUND, "Capabilities negotiation is already complete, command ignored");
                 return NULL;
         }
         for (size_t i = 0; i < ELEMENTSOF(commands); i++)
                 if (streq(name, commands[i].name))
                         return &commands[i];
-        fail(f, NOT_FOUND, "The command " QUOTE " has not been found", name);
+        qmp_fail(f, NOT_FOUND, "The command " QUOTE " has not been found", name);
         return NULL;
+}
+
+static bool knows(const struct command *command, const char *argument) {
+        for (const char *const *a = command->arguments; a && *a; a++)
+                if (streq(*a, argument))
+                        return true;
+        return false;
 }
 
 static json_t *run(struct qmp_context *context, bool *ready, json_t *request, struct qmp_failure *f) {
@@ -231,11 +232,10 @@ static json_t *run(struct qmp_context *context, bool *ready, json_t *request, st
         command = find_command(name, *ready, f);
         if (!command)
                 return NULL;
-        json_object_foreach(arguments, key, value) if (!command->argument ||
-                                                       !streq(key, command->argument)) return fail(f, GENERIC,
-                                                                                                   "Parameter " QUOTE
-                                                                                                   " is unexpected",
-                                                                                                   key);
+        json_object_foreach(arguments, key, value) {
+                if (!knows(command, key))
+                        return qmp_fail(f, QMP_GENERIC, "Parameter " QUOTE " is unexpected", key);
+        }
         result = command->fn(context, arguments, f);
         if (result && command == &commands[0])
                 *ready = true;
@@ -250,7 +250,7 @@ json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, 
 
         request = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
         if (!request)
-                return qmp_error_reply(GENERIC, "Invalid JSON syntax", NULL);
+                return qmp_error_reply(QMP_GENERIC, "Invalid JSON syntax", NULL);
         id = json_object_get(request, "id");
         result = run(context, ready, request, &f);
         if (!result)

@@ -34,6 +34,8 @@
  *
  * Pause. Queues drain and take nothing more, and the image is flushed, so that its file is whole and still while the machine is paused.
  */
+#include "vmm/device/virtio-blk.h"
+
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
@@ -44,9 +46,10 @@
 #include "base/iov.h"
 #include "base/log.h"
 #include "schema/lodge-schema.h"
-#include "vmm/block/block.h"
 #include "vmm/block/chain/chain.h"
+#include "vmm/block/throttle.h"
 #include "vmm/device/device.h"
+#include "vmm/device/disk-limits.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
@@ -521,11 +524,15 @@ static int open_layers(const struct sys *sys, const struct vmm_disk_config *conf
         return 0;
 }
 
-static int open_block(struct machine *machine, const struct vmm_disk_config *config, struct block **ret_block,
-                      struct error *e) {
+static int open_block(struct machine *machine, unsigned int index, struct block **ret_block, struct error *e) {
+        const struct vmm_disk_config *config = &machine->config->disks[index];
+        _cleanup_(throttle_group_freep) struct throttle_group *group = NULL;
         struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = machine };
-        int r = open_layers(machine->sys, config, &options.top, e);
+        int r = disk_limits_join(machine, index, &config->throttle, &group, e);
 
+        options.throttle = group;
+        if (r == 0)
+                r = open_layers(machine->sys, config, &options.top, e);
         if (r == 0)
                 r = block_open(&options, ret_block, e);
         if (r < 0)
@@ -575,14 +582,14 @@ static int start_threads(struct blk *b, struct error *e) {
         return r < 0 ? error_set(e, r, "device-create", "allow more threads", "cannot start a disk's I/O threads") : 0;
 }
 
-static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_disk_config *config, unsigned int slot,
-                     struct error *e) {
+static int blk_setup(struct blk *b, struct machine *machine, unsigned int index, struct error *e) {
+        const struct vmm_disk_config *config = &machine->config->disks[index];
         uint64_t features;
         int r;
 
         if (config->serial)
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
-        r = open_block(machine, config, &b->block, e);
+        r = open_block(machine, index, &b->block, e);
         if (r == 0)
                 r = add_queues(b, (unsigned int)config->iothreads, e);
         if (r < 0)
@@ -596,7 +603,7 @@ static int blk_setup(struct blk *b, struct machine *machine, const struct vmm_di
                 return error_set(e, r, "device-create", NULL, "cannot make a disk");
         for (unsigned int i = 0; i < b->n_queues; i++)
                 b->queues[i].ring = &b->virtio.queues[i];
-        r = virtio_pci_new(machine, &b->virtio, slot, &b->proxy, e);
+        r = virtio_pci_new(machine, &b->virtio, LAYOUT_SLOT_DISK + index, &b->proxy, e);
         return r < 0 ? r : start_threads(b, e);
 }
 
@@ -613,7 +620,7 @@ static int blk_create(struct machine *machine, unsigned int index, struct device
                 return error_set(e, -ENOMEM, "device-create", NULL, "no memory for a disk");
         b->device.class = &virtio_blk_class;
         b->machine = machine;
-        r = blk_setup(b, machine, &machine->config->disks[index], LAYOUT_SLOT_DISK + index, e);
+        r = blk_setup(b, machine, index, e);
         if (r < 0) {
                 error_prefix(e, "disk %u", index);
                 blk_destroy(&b->device);
@@ -625,6 +632,13 @@ static int blk_create(struct machine *machine, unsigned int index, struct device
 
 static struct blk *blk_of_device(struct device *device) {
         return CONTAINER_OF(device, struct blk, device);
+}
+
+struct block *virtio_blk_block(const struct machine *machine, unsigned int index) {
+        for (struct device *d = machine->devices; d; d = d->next)
+                if (d->class == &virtio_blk_class && index-- == 0)
+                        return blk_of_device(d)->block;
+        return NULL;
 }
 
 static void blk_class_reset(struct device *device) {

@@ -26,9 +26,10 @@
 #include "vmm/machine/pci.h"
 
 struct machine;
-struct vmm_config; /* schema: what the parent handed in */
-struct device;     /* device/device.h */
-struct cpus;       /* cpus.h: the vCPU threads */
+struct vmm_config;      /* schema: what the parent handed in */
+struct throttle_config; /* schema: a disk's limits */
+struct device;          /* device/device.h */
+struct cpus;            /* cpus.h: the vCPU threads */
 
 enum machine_state {
         MACHINE_PRELAUNCH,
@@ -69,6 +70,9 @@ struct machine_hooks {
         int (*pause_devices)(struct machine *machine); /* nothing is in flight afterwards; or -errno, and they go on */
         void (*resume_devices)(struct machine *machine);
         void (*power_button)(struct machine *machine);
+        /* Other limits for a disk; -errno with an error. */
+        int (*set_disk_limits)(struct machine *machine, unsigned int disk, const struct throttle_config *limits,
+                               struct error *e);
         /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
         int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
         /* First thing on each vCPU's thread (the sandbox); a failure ends the process. */

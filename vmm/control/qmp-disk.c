@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * qmp-disk: commands about disks
+ *
+ * A disk is called "disk0", "disk1", ... in the machine's order. Limits have the names and the meaning that QEMU's QMP gives them, except
+ * that all bursts of a disk have one length.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "schema/lodge-schema.h"
+#include "vmm/control/internal.h"
+
+#define VALUE_MAX 1000000000000000ll
+
+/* Behind the names: the limits, then the lengths of their bursts. */
+#define FIRST_LIMIT 3
+#define N_REQUIRED  6 /* of the limits, the first ones */
+
+const char *const qmp_block_set_io_throttle_arguments[] = {
+        "id",
+        "device",
+        "group",
+        "bps",
+        "bps_rd",
+        "bps_wr",
+        "iops",
+        "iops_rd",
+        "iops_wr",
+        "bps_max",
+        "bps_rd_max",
+        "bps_wr_max",
+        "iops_max",
+        "iops_rd_max",
+        "iops_wr_max",
+        "iops_size",
+        "bps_max_length",
+        "bps_rd_max_length",
+        "bps_wr_max_length",
+        "iops_max_length",
+        "iops_rd_max_length",
+        "iops_wr_max_length",
+        NULL,
+};
+
+/* Where each limit goes: uint64_t's. */
+#define AT(member) offsetof(struct throttle_config, member)
+static const size_t limit_offsets[] = {
+        AT(bps),        AT(bps_read),        AT(bps_write),
+        AT(iops),       AT(iops_read),       AT(iops_write),
+        AT(bps_burst),  AT(bps_read_burst),  AT(bps_write_burst),
+        AT(iops_burst), AT(iops_read_burst), AT(iops_write_burst),
+        AT(iops_size),
+};
+
+/* The number called @name, if it is there; false with @f filled when it is none, or too large. */
+static bool get_number(json_t *arguments, const char *name, uint64_t *v, struct qmp_failure *f) {
+        json_t *value = json_object_get(arguments, name);
+
+        if (!value)
+                return true;
+        if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > VALUE_MAX) {
+                qmp_fail(f, QMP_GENERIC, "Parameter '%s' expects a number from 0 to %lld", name, VALUE_MAX);
+                return false;
+        }
+        *v = (uint64_t)json_integer_value(value);
+        return true;
+}
+
+static bool get_limits(json_t *arguments, struct throttle_config *c, struct qmp_failure *f) {
+        const char *const *name = qmp_block_set_io_throttle_arguments + FIRST_LIMIT;
+        uint64_t seconds = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(limit_offsets); i++, name++) {
+                if (i < N_REQUIRED && !json_object_get(arguments, *name)) {
+                        qmp_fail(f, QMP_GENERIC, "Parameter '%s' is missing", *name);
+                        return false;
+                }
+                if (!get_number(arguments, *name, (uint64_t *)((char *)c + limit_offsets[i]), f))
+                        return false;
+        }
+        for (; *name; name++) {
+                uint64_t before = seconds;
+
+                if (!get_number(arguments, *name, &seconds, f))
+                        return false;
+                if (before > 0 && seconds != before) {
+                        qmp_fail(f, QMP_GENERIC, "Parameter '%s' differs from another burst's length", *name);
+                        return false;
+                }
+        }
+        c->burst_seconds = seconds > 0 ? (uint32_t)MIN(seconds, (uint64_t)UINT32_MAX) : 1;
+        return true;
+}
+
+static bool get_disk(json_t *arguments, unsigned int *ret_index, struct qmp_failure *f) {
+        json_t *value = json_object_get(arguments, "id") ?: json_object_get(arguments, "device");
+        const char *name = json_string_value(value);
+        int end = 0;
+
+        if (name && sscanf(name, "disk%2u%n", ret_index, &end) == 1 && name[end] == '\0' && end > 4)
+                return true;
+        if (!value)
+                qmp_fail(f, QMP_GENERIC, "Parameter 'id' is missing: a disk's name");
+        else
+                qmp_fail(f, QMP_GENERIC, "Device '%.40s' not found: disks are disk0, disk1, ...", name ?: "");
+        return false;
+}
+
+json_t *qmp_block_set_io_throttle(struct qmp_context *context, json_t *arguments, struct qmp_failure *f) {
+        struct machine *machine = context->machine;
+        struct throttle_config c = { 0 };
+        json_t *group = json_object_get(arguments, "group");
+        char name[64];
+        unsigned int index;
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        if (!get_disk(arguments, &index, f) || !get_limits(arguments, &c, f))
+                return NULL;
+        if (group && (!json_is_string(group) || json_string_length(group) - 1 >= sizeof(name) - 1))
+                return qmp_fail(f, QMP_GENERIC, "Parameter 'group' expects a name of at most %zu bytes",
+                                sizeof(name) - 1);
+        if (group) {
+                snprintf(name, sizeof(name), "%s", json_string_value(group));
+                c.group = name;
+        }
+        if (machine->hooks->set_disk_limits(machine, index, &c, &e) < 0)
+                return qmp_fail(f, QMP_GENERIC, "%.120s", e.message);
+        return json_object();
+}
