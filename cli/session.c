@@ -17,6 +17,9 @@
 
 /* The ladder: what is asked of the machine, one after the other, and how long each may take. */
 enum rung { RUNG_NONE, RUNG_AGENT, RUNG_BUTTON, RUNG_QUIT, RUNG_KILL, RUNG_COUNT };
+#define STORAGE_RETRY_US 5000000
+#define STORAGE_WELL_US  1000000 /* without an error, and it works again */
+
 static const uint64_t rung_us[RUNG_COUNT] = {
         [RUNG_AGENT] = 20000000, [RUNG_BUTTON] = 10000000, [RUNG_QUIT] = 3000000, [RUNG_KILL] = UINT64_MAX
 };
@@ -31,6 +34,8 @@ struct session {
         struct qmp_client *qmp;
         struct agent *agent;
         struct console *console;
+        struct loop_source *storage; /* timer: look whether the storage is well again */
+        enum { STORAGE_WELL, STORAGE_FAILED, STORAGE_TRIED } storage_state;
         struct loop_source *ladder, *agent_deadline, *process, *log, *passt[LAYOUT_NETS_MAX];
         struct tail log_tail;
         enum rung rung;
@@ -82,6 +87,37 @@ static void on_ladder(void *opaque) {
 
 /* ---- control socket ---------------------------------------------------------------------------------------------- */
 
+/* A machine that is paused because a disk failed goes on by itself when it can: nobody else is here to say so. */
+static void on_storage_timer(void *opaque) {
+        struct session *s = opaque;
+
+        if (s->storage_state == STORAGE_FAILED) {
+                s->storage_state = STORAGE_TRIED;
+                qmp_client_command(s->qmp, "cont", NULL, NULL, NULL);
+                loop_timer_set(s->storage, STORAGE_WELL_US);
+        } else {
+                s->storage_state = STORAGE_WELL;
+                console_message(s->console, "the machine's storage works again");
+        }
+}
+
+static void on_storage_error(struct session *s, json_t *data) {
+        const char *disk = json_string_value(json_object_get(data, "node-name"));
+        const char *operation = json_string_value(json_object_get(data, "operation"));
+        const char *reason = json_string_value(json_object_get(data, "reason"));
+        const char *action = json_string_value(json_object_get(data, "action"));
+
+        if (!action || !streq(action, "stop"))
+                return;
+        if (s->storage_state == STORAGE_WELL)
+                log_warning(
+                        "%.40s: the host cannot %.10s: %.80s: the machine waits, and tries again every %d s%s",
+                        disk ?: "a disk", operation ?: "do it", reason ?: "no reason given", STORAGE_RETRY_US / 1000000,
+                        json_is_true(json_object_get(data, "nospace")) ? "; make space where the disk's file is" : "");
+        s->storage_state = STORAGE_FAILED;
+        loop_timer_set(s->storage, STORAGE_RETRY_US);
+}
+
 static void on_event(void *opaque, const char *name, json_t *data) {
         struct session *s = opaque;
 
@@ -89,7 +125,9 @@ static void on_event(void *opaque, const char *name, json_t *data) {
         if (streq(name, "GUEST_PANICKED")) {
                 s->panicked = true;
                 climb(s, RUNG_QUIT);
-        } else if (streq(name, "SHUTDOWN"))
+        } else if (streq(name, "BLOCK_IO_ERROR"))
+                on_storage_error(s, data);
+        else if (streq(name, "SHUTDOWN"))
                 s->power_asked |= json_is_true(json_object_get(data, "guest"));
         else if (streq(name, "INTERNAL_ERROR") || streq(name, "STOP_ON_ERROR"))
                 climb(s, RUNG_QUIT);
@@ -275,6 +313,8 @@ static int watch(struct session *s) {
                 r = loop_add_signal(s->loop, signals[i], on_signal, s);
         if (r == 0)
                 r = loop_add_timer(s->loop, on_ladder, s, &s->ladder);
+        if (r >= 0)
+                r = loop_add_timer(s->loop, on_storage_timer, s, &s->storage);
         if (r == 0)
                 r = loop_add_timer(s->loop, on_agent_deadline, s, &s->agent_deadline);
         if (r == 0)

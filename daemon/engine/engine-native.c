@@ -36,6 +36,8 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 d->format = format_of(p->disks[i].format);
                 d->readonly = p->disks[i].readonly;
                 d->iothreads = p->disks[i].iothreads;
+                d->read_error = p->disks[i].read_error;
+                d->write_error = p->disks[i].write_error;
                 if (p->disks[i].serial[0])
                         d->serial = copy(p->disks[i].serial);
                 if (p->disks[i].throttle && copy_throttle(&d->throttle, p->disks[i].throttle) < 0)

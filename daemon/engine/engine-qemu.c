@@ -231,6 +231,10 @@ static void add_throttle(struct args *a, const struct parts *p, size_t index) {
         add(a, "throttle-group,id=throttle%zu%.*s", index, (int)n, text);
 }
 
+static const char *policy_name(const char *ours) {
+        return streq(ours, "pause") ? "stop" : ours;
+}
+
 static void add_disks(struct args *a, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 const struct part_disk *d = &p->disks[i];
@@ -259,8 +263,10 @@ static void add_disks(struct args *a, const struct parts *p) {
                             group_of(p, i), i);
                 }
                 add(a, "-device");
-                add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx%s%s%s", i,
-                    LAYOUT_SLOT_DISK + i, d->serial[0] ? ",serial=" : "", serial ?: "", queues);
+                add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s",
+                    i, LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
+                    policy_name(disk_write_error_to_string(d->write_error)), d->serial[0] ? ",serial=" : "",
+                    serial ?: "", queues);
         }
 }
 

@@ -202,6 +202,8 @@ static int open_disk(const struct machine_disk_config *c, struct part_disk *d, s
         d->format = c->format;
         d->iothreads = (uint32_t)c->iothreads;
         d->throttle = &c->throttle;
+        d->read_error = c->read_error;
+        d->write_error = c->write_error;
         r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
                 r = open_backing(d, c->path, e);

@@ -39,7 +39,9 @@ struct part_disk {
         enum machine_disk_format format;
         char serial[21];
         uint32_t iothreads;
-        const struct throttle_config *throttle;        /* borrowed; NULL: no limits */
+        const struct throttle_config *throttle; /* borrowed; NULL: no limits */
+        enum disk_read_error read_error;
+        enum disk_write_error write_error;
         struct part_backing backing[PART_BACKING_MAX]; /* the nearest first */
         size_t n_backing;
 };

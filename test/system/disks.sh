@@ -119,6 +119,31 @@ else
         echo "# qemu-img is not installed: no qcow2 disk"
 fi
 
+# The host's disk is full: the machine waits, and goes on when there is space; the guest notices nothing.
+mkdir "$work/small"
+# shellcheck disable=SC2016
+script='
+tr "\\0" x </dev/zero | dd of=/dev/vda bs=64k count=128 iflag=fullblock conv=fsync 2>/dev/null && echo "all written"
+echo "holds $(head -c 8388608 /dev/vda | sha256sum | cut -d" " -f1)"
+'
+if mount -t tmpfs -o size=4M small "$work/small" 2>/dev/null; then
+        truncate -s 16M "$work/small/disk"
+        : >"$work/err"
+        {
+                while ! grep -q "the machine waits" "$work/err"; do sleep 0.5; done
+                mount -o remount,size=32M "$work/small"
+        } &
+        waiter=$!
+        check "a guest whose disk is full on the host ends well" guest "$script" --memory 256M --disk "$work/small/disk"
+        kill $waiter 2>/dev/null
+        check "it wrote everything" said "all written"
+        check "and it is all there" said "holds $(head -c 8388608 /dev/zero | tr '\0' x | sha256sum | cut -d' ' -f1)"
+        check "we were told why it waited" grep -q "the host cannot write: No space left on device" "$work/err"
+        umount "$work/small"
+else
+        echo "# no tmpfs can be mounted here: a full host disk was not tried"
+fi
+
 disks=() nets=() want=()
 for i in $(seq 0 15); do
         printf 'disk %02d\n' "$i" >"$work/d$i"

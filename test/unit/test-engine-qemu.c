@@ -88,6 +88,8 @@ static void test_values_arrive_as_they_are(void **state) {
         fill(&p, c);
         p.disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
         p.disks[4].iothreads = 3;
+        p.disks[4].read_error = DISK_READ_ERROR_PAUSE;
+        p.disks[4].write_error = DISK_WRITE_ERROR_IGNORE;
         p.disks[5].throttle = &(struct throttle_config){ .group = (char *)"g" };
         p.disks[6].throttle = &(struct throttle_config){
                 .group = (char *)"g", .iops = 50, .bps_write = 4096, .bps_write_burst = 8192, .burst_seconds = 3
@@ -107,6 +109,8 @@ static void test_values_arrive_as_they_are(void **state) {
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk2,", ",serial=a,,b"));
         assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,", "read-only=off"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk4,", ",num-queues=3"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk4,", ",rerror=stop,werror=ignore"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",rerror=report,werror=enospc"));
         assert_false(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",num-queues"));
         assert_true(has_parts(argv, "driver=raw,node-name=disk1,", "read-only=on"));
         assert_true(has(argv, "tap,id=net1,fd=71"));

@@ -30,7 +30,10 @@ struct disk {
         int fd;
 };
 
-/* Storage that can be made to hang; one disk at a time has it. */
+/* Storage that can be made to hang, or to fail; one disk at a time has it. */
+static _Atomic int storage_error; /* of reads and writes, an errno; 0: none */
+static _Atomic int sync_error;
+
 static struct {
         pthread_mutex_t lock;
         pthread_cond_t changed;
@@ -45,7 +48,29 @@ static void storage_set(bool hangs) {
         pthread_mutex_unlock(&storage.lock);
 }
 
+static ssize_t storage_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
+        struct iovec some = iov[0];
+
+        if (!storage_error)
+                return pwritev(fd, iov, n, offset);
+        if (offset % 4096 == 0 && iov[0].iov_len > 1024) { /* what fits still goes through */
+                some.iov_len = 1024;
+                return pwritev(fd, &some, 1, offset);
+        }
+        errno = storage_error;
+        return -1;
+}
+
+static int storage_fdatasync(int fd) {
+        errno = sync_error;
+        return errno ? -1 : 0;
+}
+
 static ssize_t storage_preadv(int fd, const struct iovec *iov, int n, off_t offset) {
+        if (storage_error) {
+                errno = storage_error;
+                return -1;
+        }
         pthread_mutex_lock(&storage.lock);
         storage.waiting++;
         pthread_cond_broadcast(&storage.changed);
@@ -73,6 +98,7 @@ static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int
         struct vmm_config *config;
         struct vmm_disk_config *c;
 
+        storage_error = sync_error = 0;
         d->fd = memfd_create("disk", MFD_CLOEXEC);
         assert_true(d->fd >= 0);
         assert_int_equal(ftruncate(d->fd, DISK), 0);
@@ -86,6 +112,8 @@ static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int
         if (hangable) {
                 d->sys = sys_real;
                 d->sys.preadv = storage_preadv;
+                d->sys.pwritev = storage_pwritev;
+                d->sys.fdatasync = storage_fdatasync;
                 d->sys.io_uring_setup = no_uring;
                 d->h.machine.sys = &d->sys;
         }
@@ -533,6 +561,123 @@ static void test_limits_are_a_groups(void **state) {
         disk_free(d);
 }
 
+struct policy {
+        enum disk_read_error read;
+        enum disk_write_error write;
+};
+
+static struct disk *failing_disk(unsigned int io_threads, struct policy policy) {
+        struct disk *d = disk_new_with(false, ALL, io_threads, true);
+
+        d->h.config->disks[0].read_error = policy.read;
+        d->h.config->disks[0].write_error = policy.write;
+        return d;
+}
+
+static void wait_for_errors(struct disk *d, unsigned int n) {
+        for (int i = 0; i < 5000 && d->h.disk_errors < n; i++)
+                assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+        assert_int_equal(d->h.disk_errors, n);
+}
+
+/* A full disk on the host must cost time, not data: the guest's write is kept, goes on where it stopped, and is answered once. */
+static void full_disk(unsigned int io_threads) {
+        struct disk *d = failing_disk(io_threads, (struct policy){ 0 });
+        const struct device_class *class = d->h.device->class;
+        uint8_t *buf = harness_at(&d->h, BUF), got[8192];
+        const struct segment s[] = { { HEADER, 16, false }, { BUF, sizeof(got), false }, { STATUS, 1, true } };
+
+        for (size_t i = 0; i < sizeof(got); i++)
+                buf[i] = (uint8_t)(i * 11 + i / 512);
+        storage_error = ENOSPC;
+        set_header(d, VIRTIO_BLK_T_OUT, 8);
+        harness_offer(&d->h, 0, s, ELEMENTSOF(s));
+        harness_kick(&d->h, 0);
+        wait_for_errors(d, 1);
+        assert_true(d->h.machine.disk_error.write && d->h.machine.disk_error.error == ENOSPC);
+        assert_int_equal(d->h.machine.disk_error.action, DISK_ERROR_PAUSE);
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+        class->resume(d->h.device); /* still full: it pauses once more */
+        wait_for_errors(d, 2);
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+        storage_error = 0;
+        class->resume(d->h.device);
+        harness_used(&d->h, 0, NULL, NULL);
+        assert_int_equal(*(uint8_t *)harness_at(&d->h, STATUS), VIRTIO_BLK_S_OK);
+        assert_int_equal(pread(d->fd, got, sizeof(got), 8 * 512), sizeof(got));
+        assert_memory_equal(got, buf, sizeof(got));
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+
+        /* a reset takes what is kept with it; a machine that can't pause tells the guest */
+        storage_error = ENOSPC;
+        set_header(d, VIRTIO_BLK_T_OUT, 8);
+        harness_offer(&d->h, 0, s, ELEMENTSOF(s));
+        harness_kick(&d->h, 0);
+        wait_for_errors(d, 3);
+        class->reset(d->h.device);
+        harness_settle(&d->h);
+        harness_start(&d->h, ALL, 1);
+        class->resume(d->h.device);
+        harness_settle(&d->h);
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+        d->h.no_pause = true;
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, sizeof(got), false), VIRTIO_BLK_S_IOERR);
+        storage_error = 0;
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, sizeof(got), false), VIRTIO_BLK_S_OK);
+        disk_free(d);
+}
+
+static void test_a_full_host_disk_pauses(void **state) {
+        full_disk(0);
+        full_disk(1);
+}
+
+/* Each policy does what it says and no more; and a lost flush is never turned into a success. */
+static void test_error_policies(void **state) {
+        static const struct {
+                struct policy policy;
+                int error;
+                uint8_t read, write; /* 0xff: pauses */
+        } cases[] = {
+                { { DISK_READ_ERROR_REPORT, DISK_WRITE_ERROR_ENOSPC }, EIO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR },
+                { { DISK_READ_ERROR_PAUSE, DISK_WRITE_ERROR_REPORT }, ENOSPC, 0xff, VIRTIO_BLK_S_IOERR },
+                { { DISK_READ_ERROR_IGNORE, DISK_WRITE_ERROR_PAUSE }, EIO, VIRTIO_BLK_S_OK, 0xff },
+                { { DISK_READ_ERROR_REPORT, DISK_WRITE_ERROR_IGNORE }, EIO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                for (int write = 0; write < 2; write++) {
+                        struct disk *d = failing_disk(0, cases[i].policy);
+                        uint8_t want = write ? cases[i].write : cases[i].read;
+                        uint32_t type = write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
+
+                        sync_error = cases[i].error;
+                        assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_IOERR);
+                        wait_for_errors(d, 1);
+                        storage_error = cases[i].error;
+                        if (want == 0xff) {
+                                uint8_t *answer = offer_on(d, 0, type, 1, 512);
+
+                                harness_kick(&d->h, 0);
+                                wait_for_errors(d, 2);
+                                assert_int_equal(*answer, 0xee);
+                                assert_int_equal(d->h.machine.disk_error.action, DISK_ERROR_PAUSE);
+                                storage_error = 0;
+                                d->h.device->class->resume(d->h.device);
+                                harness_used(&d->h, 0, NULL, NULL);
+                                assert_int_equal(*answer, VIRTIO_BLK_S_OK);
+                                sync_error = 0; /* the flush of the pause was lost: it is told of, once */
+                                assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_IOERR);
+                                assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
+                        } else {
+                                assert_int_equal(request(d, type, 1, 512, !write), want);
+                                assert_int_equal(request(d, type, DISK / 512, 512, !write), VIRTIO_BLK_S_IOERR);
+                        }
+                        disk_free(d);
+                }
+        }
+}
+
 static void hung_reset(unsigned int io_threads) {
         struct disk *d = disk_new_with(false, ALL, io_threads, true);
         struct virtio_device *v = d->h.virtio;
@@ -616,6 +761,8 @@ int main(void) {
                 cmocka_unit_test(test_any_framing),
                 cmocka_unit_test(test_bad_requests_get_a_status),
                 cmocka_unit_test(test_limits_are_a_groups),
+                cmocka_unit_test(test_a_full_host_disk_pauses),
+                cmocka_unit_test(test_error_policies),
                 cmocka_unit_test(test_unanswerable_requests_need_a_reset),
                 cmocka_unit_test(test_serial),
                 cmocka_unit_test(test_readonly),

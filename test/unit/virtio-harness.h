@@ -55,7 +55,8 @@ struct harness {
         int doorbells[HARNESS_QUEUES];      /* eventfds of queues with a loop of their own */
         struct loop_source *sources[HARNESS_QUEUES];
         unsigned int interrupts[HARNESS_QUEUES], config_interrupts; /* from any thread: atomic */
-        unsigned int shutdowns, resets_ready;
+        unsigned int shutdowns, resets_ready, disk_errors;
+        bool no_pause; /* the machine can't */
 };
 
 struct segment {
@@ -118,6 +119,16 @@ void virtio_pci_free(struct virtio_pci *proxy) {
 
 void machine_reset_ready(struct machine *machine) {
         CONTAINER_OF(machine, struct harness, machine)->resets_ready++;
+}
+
+int machine_disk_failed(struct machine *machine, const struct machine_disk_error *error) {
+        struct harness *h = CONTAINER_OF(machine, struct harness, machine);
+
+        h->disk_errors++;
+        machine->disk_error = *error;
+        if (error->action != DISK_ERROR_PAUSE)
+                return 0;
+        return h->no_pause ? -EINVAL : h->device->class->pause(h->device);
 }
 
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status) {

@@ -121,7 +121,7 @@ struct block_request {
         uint64_t progress;
         unsigned int token; /* of layer_enter() */
         uint8_t retries;
-        bool syncing; /* the data is through, the flush isn't */
+        bool syncing; /* the data is through, the flush isn't; in done() with an error: it is the flush that failed */
 };
 
 struct block_queue_options {
@@ -162,6 +162,13 @@ const char *block_queue_engine(const struct block_queue *queue);
  * Results: -EINVAL misaligned, or buffers that do not add up; -ERANGE outside the disk; -EROFS; else the host's errno.
  */
 void block_queue_submit(struct block_queue *queue, struct block_request *request);
+
+/**
+ * block_queue_retry() - go on with a request that ended with an error, from where it stopped
+ *
+ * Not after a failed flush: the kernel has then forgotten what it could not write, and a second one would succeed.
+ */
+void block_queue_retry(struct block_queue *queue, struct block_request *request);
 
 /** block_queue_kick() - start what was queued. */
 void block_queue_kick(struct block_queue *queue);

@@ -9,15 +9,13 @@
 
 #include <poll.h>
 #include <sys/epoll.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 /* seccomp: main,vcpu: poll (rare) -- a device reset waits for the end of what is in flight */
 
 uint64_t engine_now_ms(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+        return clock_ns() / 1000000;
 }
 
 static unsigned int engine_reap_failed(struct engine *engine) {

@@ -2,14 +2,7 @@
 /* gate: see gate.h */
 #include "vmm/block/gate.h"
 
-#include <time.h>
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
+#include "base/clock.h"
 
 static struct gate_line *line_of(struct gate *gate, const struct block_request *request) {
         return &gate->lines[request->op != BLOCK_READ];
@@ -34,7 +27,7 @@ static struct block_request *line_pop(struct gate_line *line) {
 /* Lets go who may; returns when to look again, UINT64_MAX for not by time. */
 static uint64_t line_advance(struct gate_line *line, bool *went) {
         while (line->head) {
-                uint64_t now = now_ns(), at = throttle_ask(&line->waiter, bytes_of(line->head), now);
+                uint64_t now = clock_ns(), at = throttle_ask(&line->waiter, bytes_of(line->head), now);
 
                 if (at > 0)
                         return (at - now) / 1000 + 1;
@@ -74,7 +67,7 @@ bool gate_enter(struct gate *gate, struct block_request *request) {
 
         if (!line->head) {
                 if (!throttle_disk_limited(line->waiter.disk) ||
-                    throttle_ask(&line->waiter, bytes_of(request), now_ns()) == 0)
+                    throttle_ask(&line->waiter, bytes_of(request), clock_ns()) == 0)
                         return true;
         }
         request->next = NULL;

@@ -295,6 +295,11 @@ void block_queue_submit(struct block_queue *q, struct block_request *request) {
         }
 }
 
+void block_queue_retry(struct block_queue *q, struct block_request *request) {
+        request->retries = 0;
+        start(request);
+}
+
 void block_queue_kick(struct block_queue *q) {
         engine_kick(q->engine);
 }

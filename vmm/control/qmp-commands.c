@@ -6,6 +6,7 @@
  * {"error": {"class": ..., "desc": ...}, "id": ...}. Anything else in a request, and any argument that a command does not
  * know, is an error, as in QEMU.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -263,10 +264,14 @@ json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, 
 
 /* Events: the name of each, and how each reason for an end reads in QMP. */
 static const char *const event_names[] = {
-        [MACHINE_EVENT_STOP] = "STOP",           [MACHINE_EVENT_RESUME] = "RESUME",
-        [MACHINE_EVENT_RESET] = "RESET",         [MACHINE_EVENT_POWERDOWN] = "POWERDOWN",
-        [MACHINE_EVENT_SHUTDOWN] = "SHUTDOWN",   [MACHINE_EVENT_GUEST_PANICKED] = "GUEST_PANICKED",
+        [MACHINE_EVENT_STOP] = "STOP",
+        [MACHINE_EVENT_RESUME] = "RESUME",
+        [MACHINE_EVENT_RESET] = "RESET",
+        [MACHINE_EVENT_POWERDOWN] = "POWERDOWN",
+        [MACHINE_EVENT_SHUTDOWN] = "SHUTDOWN",
+        [MACHINE_EVENT_GUEST_PANICKED] = "GUEST_PANICKED",
         [MACHINE_EVENT_INTERNAL_ERROR] = "STOP", /* QEMU's way to say it; query-status names the state */
+        [MACHINE_EVENT_DISK_ERROR] = "BLOCK_IO_ERROR",
 };
 
 static const struct {
@@ -278,6 +283,20 @@ static const struct {
         [SHUTDOWN_PANIC] = { true, "guest-panic" },      [SHUTDOWN_ERROR] = { false, "host-error" },
 };
 _Static_assert(ELEMENTSOF(reasons) == SHUTDOWN_REASON_COUNT, "each reason has a name");
+
+static json_t *disk_error_data(const struct machine_disk_error *d) {
+        static const char *const actions[] = {
+                [DISK_ERROR_REPORT] = "report",
+                [DISK_ERROR_PAUSE] = "stop",
+                [DISK_ERROR_IGNORE] = "ignore",
+        };
+        char name[16];
+
+        snprintf(name, sizeof(name), "disk%u", d->disk);
+        return json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", name, "node-name", name, "operation",
+                         d->write ? "write" : "read", "action", actions[d->action], "nospace", d->error == ENOSPC,
+                         "reason", strerror(d->error));
+}
 
 static json_t *event_data(const struct qmp_context *context, enum machine_event event, enum shutdown_reason reason) {
         bool guest = reasons[reason].guest;
@@ -294,6 +313,8 @@ static json_t *event_data(const struct qmp_context *context, enum machine_event 
                 if (context->quitting && reason == SHUTDOWN_HOST_QUIT)
                         name = "host-qmp-quit";
                 break;
+        case MACHINE_EVENT_DISK_ERROR:
+                return disk_error_data(&context->machine->disk_error);
         case MACHINE_EVENT_GUEST_PANICKED:
                 return json_pack("{s:s}", "action", "poweroff");
         default:

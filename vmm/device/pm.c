@@ -19,8 +19,8 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "vmm/device/device.h"
 #include "vmm/device/pm.h"
 
@@ -63,15 +63,8 @@ struct pm {
         bool sci;
 };
 
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 static uint64_t ticks(const struct pm *pm) {
-        return (uint64_t)((unsigned __int128)(now_ns() - pm->start_ns) * PM_TIMER_HZ / 1000000000ull);
+        return (uint64_t)((unsigned __int128)(clock_ns() - pm->start_ns) * PM_TIMER_HZ / 1000000000ull);
 }
 
 static void update_sci(struct pm *pm) {
@@ -223,7 +216,7 @@ static void pm_reset(struct device *device) {
 
         pm->sts = pm->en = pm->cnt = pm->gpe_sts = pm->gpe_en = 0;
         pm->sysctl = pm->reset_control = 0;
-        pm->start_ns = now_ns();
+        pm->start_ns = clock_ns();
         pm->carries_seen = 0;
         (void)loop_timer_set(pm->timer, UINT64_MAX);
         update_sci(pm);
@@ -265,7 +258,7 @@ static int pm_create(struct machine *machine, unsigned int index, struct device 
                 return error_set(e, -ENOMEM, "memory", NULL, "no memory for the power management device");
         pm->machine = machine;
         pm->device.class = &pm_class;
-        pm->start_ns = now_ns();
+        pm->start_ns = clock_ns();
         r = loop_add_timer(machine->loop, on_carry, pm, &pm->timer);
         if (r >= 0)
                 r = bus_add(machine->ports, LAYOUT_PORT_PM, PM_SIZE, &block_ops, pm, "pm", &pm->block);

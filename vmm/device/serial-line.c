@@ -31,10 +31,10 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
 
 /* seccomp: main,vcpu: write, sendto -- output, also on the thread of the exit */
@@ -75,13 +75,6 @@ struct serial_line {
 
         uint8_t ring[RING_SIZE]; /* last: only its first page is touched by a guest that writes lines */
 };
-
-static uint64_t now_us(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 static void drop_all(struct serial_line *line) {
         line->dropped += line->count;
@@ -144,7 +137,7 @@ static void flush_and_tell(struct serial_line *line) {
 static void ring_is_full(struct serial_line *line) {
         if (line->dropping)
                 return;
-        line->full_until = now_us() + STUCK_US;
+        line->full_until = clock_ns() / 1000 + STUCK_US;
         (void)loop_timer_set(line->timer, STUCK_US);
 }
 
@@ -252,7 +245,7 @@ static void on_timer(void *opaque) {
         if (!line->out_blocked)
                 flush_and_tell(line);
         if (serial_line_full(line)) {
-                uint64_t now = now_us();
+                uint64_t now = clock_ns() / 1000;
 
                 if (now >= line->full_until) {
                         line->dropping = true;
@@ -349,9 +342,9 @@ int serial_line_new(struct loop *loop, int in_fd, int out_fd, const struct seria
 void serial_line_free(struct serial_line *line) {
         if (!line)
                 return;
-        for (uint64_t end = now_us() + DRAIN_MS * 1000; line->count > 0;) {
+        for (uint64_t end = clock_ns() / 1000 + DRAIN_MS * 1000; line->count > 0;) {
                 struct pollfd p = { .fd = line->out_fd, .events = POLLOUT };
-                uint64_t now = now_us();
+                uint64_t now = clock_ns() / 1000;
 
                 flush(line);
                 if (line->count == 0 || now >= end || poll(&p, 1, (int)((end - now) / 1000) + 1) <= 0)

@@ -32,6 +32,9 @@
  * (§4.1.4.3.2), and is over when the last queue has drained. Storage that hangs for longer than RESET_TIMEOUT_MS ends the machine
  * rather than breaking that promise.
  *
+ * Errors of the host's storage. A request that is to be tried again (disk-errors.h) is kept in `failed`; the machine's loop tells of it
+ * and pauses the machine, and what is kept goes on when the machine does. A reset drops it.
+ *
  * Pause. Queues drain and take nothing more, and the image is flushed, so that its file is whole and still while the machine is paused.
  */
 #include "vmm/device/virtio-blk.h"
@@ -39,16 +42,19 @@
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "schema/lodge-schema.h"
 #include "vmm/block/chain/chain.h"
 #include "vmm/block/throttle.h"
 #include "vmm/device/device.h"
+#include "vmm/device/disk-errors.h"
 #include "vmm/device/disk-limits.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
@@ -66,7 +72,7 @@
 struct blk_request {
         struct block_request io; /* first: io.done() finds the rest */
         struct blk_queue *queue;
-        struct blk_request *next; /* free */
+        struct blk_request *next; /* free, or failed */
         uint8_t *status;          /* in guest memory */
         uint32_t written;         /* bytes of the writable part, the status byte included */
         uint16_t head;
@@ -83,6 +89,9 @@ struct blk_queue {
 
         struct blk_request *requests; /* BLK_QUEUE_SIZE of them; pages that were never used cost nothing */
         struct blk_request *free;
+        struct blk_request *failed;      /* to be tried again when the machine goes on */
+        struct machine_disk_error error; /* one that the machine's loop has yet to tell of, if @untold */
+        bool untold;
         unsigned int n_used; /* requests[n_used...] were never taken */
         bool active;         /* enabled, between DRIVER_OK and reset: the ring may be touched */
         bool paused;         /* takes nothing from the ring */
@@ -97,8 +106,12 @@ struct blk {
         struct virtio_pci *proxy;
         struct machine *machine;
         struct block *block;
+        const struct vmm_disk_config *settings;
+        unsigned int number;        /* which disk of the machine's */
+        uint64_t told_ns;           /* when an error that does not pause the machine was told of last */
         struct loop_source *hung;   /* timer: a reset takes too long */
         struct block_request flush; /* of a pause */
+        atomic_bool flush_lost;     /* that failed, which the guest has yet to hear */
 
         struct virtio_blk_config config; /* wce: atomic */
         char serial[VIRTIO_BLK_ID_BYTES];
@@ -144,10 +157,106 @@ static void blk_answer(struct blk_queue *q, struct blk_request *r, uint8_t statu
         blk_give(q, r);
 }
 
+static void blk_answer_failed(struct blk_queue *q) {
+        struct blk_request *r;
+
+        while ((r = q->failed)) {
+                q->failed = r->next;
+                blk_answer(q, r, VIRTIO_BLK_S_IOERR);
+        }
+}
+
+static void blk_log_error(const struct machine_disk_error *e) {
+        static const char *const actions[] = {
+                [DISK_ERROR_REPORT] = "the guest is told",
+                [DISK_ERROR_PAUSE] = "the machine pauses",
+                [DISK_ERROR_IGNORE] = "ignored",
+        };
+
+        log_warning("disk%u: the host cannot %s: %s: %s", e->disk, e->write ? "write" : "read", strerror(e->error),
+                    actions[e->action]);
+}
+
+/* A guest can make as many errors as it likes: one in a second is told of. But each pause is. */
+static bool blk_worth_telling(struct blk *b, const struct machine_disk_error *e) {
+        uint64_t now = clock_ns();
+
+        if (e->action == DISK_ERROR_PAUSE)
+                return true;
+        if (b->told_ns > 0 && now - b->told_ns < 1000000000)
+                return false;
+        b->told_ns = now;
+        return true;
+}
+
+/* The machine can't pause: what was kept for that is answered. */
+static void blk_give_up(struct blk *b) {
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                blk_answer_failed(q);
+                q->stalled = false;
+                if (q->active) {
+                        virtio_device_notify_queue(&b->virtio, q->index);
+                        loop_timer_set(q->again, 0);
+                }
+                unlock(q);
+        }
+}
+
+/* On the machine's loop: a queue's storage has failed. */
+static void blk_tell_failed(void *opaque) {
+        struct blk *b = opaque;
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                struct blk_queue *q = &b->queues[i];
+                struct machine_disk_error error;
+                bool untold;
+
+                lock(q);
+                error = q->error;
+                untold = q->untold;
+                q->untold = false;
+                unlock(q);
+                if (!untold || !blk_worth_telling(b, &error))
+                        continue;
+                blk_log_error(&error);
+                if (machine_disk_failed(b->machine, &error) < 0)
+                        blk_give_up(b);
+        }
+}
+
+/* Storage has failed @r: the status for the guest, or -1 when @r is kept. */
+static int blk_failed(struct blk_queue *q, struct blk_request *r, int error) {
+        struct blk *b = q->blk;
+        enum disk_error_action action = disk_error_action(b->settings, &r->io, error);
+
+        if (disk_error_is_guests(error) || !q->active)
+                return VIRTIO_BLK_S_IOERR;
+        if (!q->untold || action == DISK_ERROR_PAUSE)
+                q->error = (struct machine_disk_error){
+                        .disk = b->number,
+                        .write = r->io.op != BLOCK_READ,
+                        .action = action,
+                        .error = error,
+                };
+        if (!q->untold)
+                q->untold = loop_post(b->machine->loop, blk_tell_failed, b) == 0;
+        if (action == DISK_ERROR_PAUSE && q->untold) {
+                r->next = q->failed;
+                q->failed = r;
+                return -1;
+        }
+        return action == DISK_ERROR_IGNORE ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
+}
+
 static void blk_done(struct block_request *io, int result) {
         struct blk_request *r = CONTAINER_OF(io, struct blk_request, io);
+        int status = result < 0 ? blk_failed(r->queue, r, -result) : VIRTIO_BLK_S_OK;
 
-        blk_answer(r->queue, r, result < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+        if (status >= 0)
+                blk_answer(r->queue, r, (uint8_t)status);
 }
 
 /* Writes are durable at once unless the driver knows of the cache (§5.2.6.2). */
@@ -225,7 +334,7 @@ static int blk_start(struct blk_queue *q, struct blk_request *r, struct virtq_ch
                 break;
         case VIRTIO_BLK_T_FLUSH:
                 r->io.op = BLOCK_FLUSH;
-                status = VIRTIO_BLK_S_OK;
+                status = atomic_exchange(&b->flush_lost, false) ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
                 break;
         case VIRTIO_BLK_T_DISCARD:
         case VIRTIO_BLK_T_WRITE_ZEROES:
@@ -380,7 +489,8 @@ static void blk_reset(struct virtio_device *virtio) {
                 struct blk_queue *q = &b->queues[i];
 
                 lock(q);
-                q->active = q->stalled = q->broken = false;
+                q->active = q->stalled = q->broken = q->untold = false;
+                blk_answer_failed(q); /* to nobody */
                 loop_timer_set(q->again, UINT64_MAX);
                 q->draining = block_queue_drain(q->io, true, patience) < 0;
                 if (q->draining)
@@ -587,6 +697,8 @@ static int blk_setup(struct blk *b, struct machine *machine, unsigned int index,
         uint64_t features;
         int r;
 
+        b->settings = config;
+        b->number = index;
         if (config->serial)
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
         r = open_block(machine, index, &b->block, e);
@@ -649,6 +761,16 @@ static bool blk_class_busy(struct device *device) {
         return blk_of_device(device)->virtio.resetting;
 }
 
+static void blk_retry(struct blk_queue *q) {
+        struct blk_request *r, *list = TAKE_PTR(q->failed);
+
+        while ((r = list)) {
+                list = r->next;
+                block_queue_retry(q->io, &r->io);
+        }
+        block_queue_kick(q->io);
+}
+
 static void blk_resume(struct device *device) {
         struct blk *b = blk_of_device(device);
 
@@ -657,6 +779,7 @@ static void blk_resume(struct device *device) {
 
                 lock(q);
                 q->paused = false;
+                blk_retry(q);
                 if (q->active)
                         loop_timer_set(q->again, 0); /* what was offered meanwhile */
                 unlock(q);
@@ -666,10 +789,12 @@ static void blk_resume(struct device *device) {
 static void blk_flushed(struct block_request *request, int result) {
         struct blk *b = CONTAINER_OF(request, struct blk, flush);
 
-        /* The guest learns of it by its next flush: no reason not to pause. */
-        if (result < 0 && result != -ECANCELED)
-                log_warning("disk %.*s: cannot be flushed for the pause: %s", VIRTIO_BLK_ID_BYTES, b->serial,
-                            strerror(-result));
+        /* The guest has to learn of it by its next flush, which the host would let succeed: no reason not to pause. */
+        if (result >= 0 || result == -ECANCELED)
+                return;
+        atomic_store(&b->flush_lost, true);
+        log_warning("disk %.*s: cannot be flushed for the pause: %s", VIRTIO_BLK_ID_BYTES, b->serial,
+                    strerror(-result));
 }
 
 static int blk_pause(struct device *device) {

@@ -13,6 +13,7 @@ static const char *const state_names[] = {
         [MACHINE_PRELAUNCH] = "prelaunch",
         [MACHINE_RUNNING] = "running",
         [MACHINE_PAUSED] = "paused",
+        [MACHINE_IO_ERROR] = "io-error",
         [MACHINE_SHUTDOWN] = "shutdown",
         [MACHINE_GUEST_PANICKED] = "guest-panicked",
         [MACHINE_INTERNAL_ERROR] = "internal-error",
@@ -238,10 +239,14 @@ static void let_go(struct machine *machine) {
                 cpus_unpark(machine->cpus);
 }
 
-int machine_pause(struct machine *machine) {
+static bool is_paused(const struct machine *machine) {
+        return machine->state == MACHINE_PAUSED || machine->state == MACHINE_IO_ERROR;
+}
+
+static int pause_as(struct machine *machine, enum machine_state state) {
         int r;
 
-        if (machine->state == MACHINE_PAUSED)
+        if (is_paused(machine))
                 return 0;
         if (machine->state != MACHINE_RUNNING)
                 return -EINVAL;
@@ -253,15 +258,25 @@ int machine_pause(struct machine *machine) {
         }
         if (kvm_clock_get(machine->kvm, &machine->paused_clock) < 0)
                 machine->paused_clock.clock = 0;
-        machine->state = MACHINE_PAUSED;
+        machine->state = state;
         emit(machine, MACHINE_EVENT_STOP, 0);
         return 0;
+}
+
+int machine_pause(struct machine *machine) {
+        return pause_as(machine, MACHINE_PAUSED);
+}
+
+int machine_disk_failed(struct machine *machine, const struct machine_disk_error *error) {
+        machine->disk_error = *error;
+        emit(machine, MACHINE_EVENT_DISK_ERROR, 0);
+        return error->action == DISK_ERROR_PAUSE ? pause_as(machine, MACHINE_IO_ERROR) : 0;
 }
 
 int machine_resume(struct machine *machine) {
         if (machine->state == MACHINE_RUNNING)
                 return 0;
-        if (machine->state != MACHINE_PAUSED)
+        if (!is_paused(machine))
                 return -EINVAL;
         if (machine->paused_clock.clock > 0) {
                 struct kvm_clock_data clock = { .clock = machine->paused_clock.clock };
@@ -280,7 +295,7 @@ int machine_reset(struct machine *machine) {
         _cleanup_error_ struct error e = ERROR_INIT;
         int r;
 
-        if (machine->state != MACHINE_RUNNING && machine->state != MACHINE_PAUSED)
+        if (machine->state != MACHINE_RUNNING && !is_paused(machine))
                 return -EINVAL;
         cpus_park(machine->cpus);
         machine->hooks->reset_devices(machine);
@@ -306,7 +321,7 @@ int machine_reset(struct machine *machine) {
 }
 
 int machine_power_button(struct machine *machine) {
-        if (machine->state != MACHINE_RUNNING && machine->state != MACHINE_PAUSED)
+        if (machine->state != MACHINE_RUNNING && !is_paused(machine))
                 return -EINVAL;
         machine->hooks->power_button(machine);
         emit(machine, MACHINE_EVENT_POWERDOWN, 0);

@@ -35,6 +35,7 @@ enum machine_state {
         MACHINE_PRELAUNCH,
         MACHINE_RUNNING,
         MACHINE_PAUSED,
+        MACHINE_IO_ERROR, /* paused, since the host's storage failed a disk */
         MACHINE_SHUTDOWN, /* the guest powered off */
         MACHINE_GUEST_PANICKED,
         MACHINE_INTERNAL_ERROR, /* KVM could not go on: the event says why */
@@ -49,6 +50,15 @@ enum machine_event {
         MACHINE_EVENT_SHUTDOWN,  /* with a reason */
         MACHINE_EVENT_GUEST_PANICKED,
         MACHINE_EVENT_INTERNAL_ERROR,
+        MACHINE_EVENT_DISK_ERROR, /* machine->disk_error */
+};
+
+/* A request of a disk's that the host's storage has failed. */
+struct machine_disk_error {
+        unsigned int disk;
+        bool write;
+        enum disk_error_action { DISK_ERROR_REPORT, DISK_ERROR_PAUSE, DISK_ERROR_IGNORE } action;
+        int error; /* errno */
 };
 
 enum shutdown_reason {
@@ -104,8 +114,9 @@ struct machine {
                 void *opaque;
         } listeners[MACHINE_LISTENERS_MAX];
 
-        struct kvm_clock_data paused_clock; /* kvmclock stands still while the machine does */
-        struct machine_requests {           /* asked by devices, not yet acted on; guarded by the lock */
+        struct machine_disk_error disk_error; /* the last one */
+        struct kvm_clock_data paused_clock;   /* kvmclock stands still while the machine does */
+        struct machine_requests {             /* asked by devices, not yet acted on; guarded by the lock */
                 bool reset, shutdown, panic, posted;
                 enum shutdown_reason reason;
                 int exit_status;
@@ -143,6 +154,13 @@ void machine_report_panic(struct machine *machine);
 /** machine_reset_ready() - a device that kept a reset of the machine waiting is done with its own. */
 void machine_reset_ready(struct machine *machine);
 
+/**
+ * machine_disk_failed() - tell of it and, when that is the action, pause; on the main thread, under the machine lock
+ *
+ * Return: 0; -errno: it should have paused but can't.
+ */
+int machine_disk_failed(struct machine *machine, const struct machine_disk_error *error);
+
 /* What control asks for, on the main thread, under the machine lock. -EINVAL in a state that doesn't allow it. */
 /* machine_pause(): also -ETIMEDOUT when a disk's storage does not answer; the machine then runs on. */
 int machine_pause(struct machine *machine);
@@ -154,5 +172,5 @@ int machine_power_button(struct machine *machine);
 int machine_listen(struct machine *machine, machine_event_fn fn, void *opaque);
 void machine_unlisten(struct machine *machine, machine_event_fn fn, void *opaque);
 
-/** machine_state_name() - QMP's word: "prelaunch", "running", "paused", "shutdown", "guest-panicked", "internal-error". */
+/** machine_state_name() - QMP's word: "prelaunch", "running", "paused", "io-error", "shutdown", "guest-panicked", "internal-error". */
 const char *machine_state_name(enum machine_state state);
