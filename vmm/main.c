@@ -29,6 +29,7 @@
 #include "vmm/control/qmp.h"
 #include "vmm/device/device.h"
 #include "vmm/device/disk-limits.h"
+#include "vmm/device/virtio-blk.h"
 #include "vmm/machine/acpi.h"
 #include "vmm/machine/cpus.h"
 #include "vmm/machine/machine.h"
@@ -93,6 +94,7 @@ static const struct machine_hooks hooks = {
         .resume_devices = devices_resume,
         .power_button = devices_power_button,
         .set_disk_limits = disk_limits_set,
+        .resize_disk = virtio_blk_resize,
         .load = load,
         .vcpu_thread_start = confine_vcpu,
         .block_thread_start = confine_block,

@@ -697,6 +697,63 @@ static void test_two_queues(void **state) {
         fixture_free(f);
 }
 
+#define N_CALLS 12
+static void submit_sectors(struct fixture *f, struct call *calls, enum block_op op) {
+        for (unsigned int i = 0; i < N_CALLS; i++) {
+                calls[i] = (struct call){ .request = { .op = op, .length = 512, .n_iov = 1, .done = on_done } };
+                calls[i].request.offset = (uint64_t)i * 512;
+                calls[i].iov[0] = (struct iovec){ f->shadow + i * 512, 512 };
+                calls[i].request.iov = calls[i].iov;
+                block_queue_submit(f->queue, &calls[i].request);
+        }
+        block_queue_kick(f->queue);
+}
+
+static unsigned int count_done(const struct call *calls, int result) {
+        unsigned int n = 0;
+
+        for (unsigned int i = 0; i < N_CALLS; i++)
+                n += calls[i].done == 1 && calls[i].result == result;
+        return n;
+}
+
+static void on_resized(void *opaque, int result, const struct error *e) {
+        int *ret = opaque;
+
+        assert_int_equal(result, 0);
+        ++*ret;
+}
+
+/* A disk grows under load: what is in flight arrives, the new part reads as zeroes and takes data, and not before it is there. */
+static void test_grows_while_it_is_used(void **state) {
+        struct fixture *f = fixture_open_chain(BLOCK_ENGINE_AUTO, 65536);
+        struct call calls[N_CALLS];
+        uint8_t buf[512], zeroes[512] = { 0 };
+        int done = 0;
+
+        fill(f->shadow, N_CALLS * 512, 41);
+        memset(buf, 1, sizeof(buf));
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, SIZE, 512, 1), -ERANGE);
+        assert_int_equal(block_resize(f->block, SIZE - 512, f->loop, on_resized, &done, NULL), -EINVAL);
+        submit_sectors(f, calls, BLOCK_WRITE);
+        assert_int_equal(block_resize(f->block, 512ull << 20, f->loop, on_resized, &done, NULL), 0);
+        assert_int_equal(block_resize(f->block, 512ull << 20, f->loop, on_resized, &done, NULL), -EBUSY);
+        for (unsigned int i = 0; i < N_CALLS; i++)
+                wait_for(f, &calls[i].done, 1);
+        wait_for(f, &done, 1);
+        assert_int_equal(count_done(calls, 0), N_CALLS);
+        assert_int_equal(block_size(f->block), 512 << 20);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, SIZE, 512, 1), 0);
+        assert_memory_equal(buf, zeroes, 512);
+        memset(buf, 7, sizeof(buf));
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, buf, (512 << 20) - 512, 512, 1), 0);
+        memset(buf, 0, sizeof(buf));
+        assert_int_equal(transfer(f, BLOCK_READ, 0, buf, (512 << 20) - 512, 512, 1), 0);
+        assert_int_equal(buf[511], 7);
+        check_all(f);
+        fixture_free(f);
+}
+
 static void limit(struct fixture *f, enum throttle_bucket i, uint64_t rate) {
         struct throttle_group *g = throttle_disk_group(block_throttle(f->block));
         struct throttle_limits limits = { 0 };
@@ -713,46 +770,26 @@ static uint64_t now_ms(void) {
         return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-#define N_LIMITED 12
-static void submit_sectors(struct fixture *f, struct call *calls, enum block_op op) {
-        for (unsigned int i = 0; i < N_LIMITED; i++) {
-                calls[i] = (struct call){ .request = { .op = op, .length = 512, .n_iov = 1, .done = on_done } };
-                calls[i].request.offset = (uint64_t)i * 512;
-                calls[i].iov[0] = (struct iovec){ f->shadow + i * 512, 512 };
-                calls[i].request.iov = calls[i].iov;
-                block_queue_submit(f->queue, &calls[i].request);
-        }
-        block_queue_kick(f->queue);
-}
-
-static unsigned int count_done(const struct call *calls, int result) {
-        unsigned int n = 0;
-
-        for (unsigned int i = 0; i < N_LIMITED; i++)
-                n += calls[i].done == 1 && calls[i].result == result;
-        return n;
-}
-
 /* A limit that can be outrun, that loses requests, or that also slows down what it is not about, is none. */
 static void test_limits_hold_requests_back(void **state) {
         struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
-        struct call calls[N_LIMITED];
+        struct call calls[N_CALLS];
         uint8_t buf[512];
         uint64_t start = now_ms();
 
-        fill(f->shadow, N_LIMITED * 512, 31);
+        fill(f->shadow, N_CALLS * 512, 31);
         limit(f, THROTTLE_OPS_WRITE, 20);
         submit_sectors(f, calls, BLOCK_WRITE);
         assert_int_equal(transfer(f, BLOCK_READ, 0, buf, 1 << 20, 512, 1), 0); /* reads have no limit */
         assert_int_equal(transfer(f, BLOCK_FLUSH, 0, NULL, 0, 0, 0), 0);
-        assert_true(count_done(calls, 0) < N_LIMITED);
-        for (unsigned int i = 0; i < N_LIMITED; i++) {
+        assert_true(count_done(calls, 0) < N_CALLS);
+        for (unsigned int i = 0; i < N_CALLS; i++) {
                 wait_for(f, &calls[i].done, 1);
                 assert_int_equal(calls[i].result, 0);
         }
         /* Of twelve, a tenth of a second's worth (2, and the one that fills the bucket) may go at once. */
-        assert_true(now_ms() - start >= (N_LIMITED - 3) * 50);
-        assert_true(block_queue_metrics(f->queue)->throttled >= N_LIMITED - 3);
+        assert_true(now_ms() - start >= (N_CALLS - 3) * 50);
+        assert_true(block_queue_metrics(f->queue)->throttled >= N_CALLS - 3);
         limit(f, THROTTLE_OPS_WRITE, 0);
         check_all(f);
         fixture_free(f);
@@ -761,34 +798,34 @@ static void test_limits_hold_requests_back(void **state) {
 /* Limits that go up must set free at once what waited for hours; a pause must not wait for them, and a reset drops what waits. */
 static void test_limits_change_and_end(void **state) {
         struct fixture *f = fixture_open(BLOCK_ENGINE_AUTO);
-        struct call calls[N_LIMITED];
+        struct call calls[N_CALLS];
 
-        fill(f->shadow, N_LIMITED * 512, 32);
+        fill(f->shadow, N_CALLS * 512, 32);
         limit(f, THROTTLE_BYTES, 1);
         submit_sectors(f, calls, BLOCK_WRITE);
         assert_true(count_done(calls, 0) <= 1);
         limit(f, THROTTLE_BYTES, 0);
-        for (unsigned int i = 0; i < N_LIMITED; i++)
+        for (unsigned int i = 0; i < N_CALLS; i++)
                 wait_for(f, &calls[i].done, 1);
-        assert_int_equal(count_done(calls, 0), N_LIMITED);
+        assert_int_equal(count_done(calls, 0), N_CALLS);
 
         limit(f, THROTTLE_OPS, 1);
-        fill(f->shadow, N_LIMITED * 512, 33);
+        fill(f->shadow, N_CALLS * 512, 33);
         submit_sectors(f, calls, BLOCK_WRITE);
         assert_int_equal(block_queue_drain(f->queue, false, 10000), 0);
-        assert_int_equal(count_done(calls, 0), N_LIMITED);
+        assert_int_equal(count_done(calls, 0), N_CALLS);
 
         submit_sectors(f, calls, BLOCK_READ);
         assert_int_equal(block_queue_drain(f->queue, true, 10000), 0);
-        assert_true(count_done(calls, -ECANCELED) >= N_LIMITED - 2);
+        assert_true(count_done(calls, -ECANCELED) >= N_CALLS - 2);
         limit(f, THROTTLE_OPS, 0);
-        fill(f->shadow, N_LIMITED * 512, 33);
+        fill(f->shadow, N_CALLS * 512, 33);
         check_all(f);
 
         limit(f, THROTTLE_OPS, 1);
         submit_sectors(f, calls, BLOCK_READ); /* freed while they wait: each still ends, once */
         close_disk(f);
-        for (unsigned int i = 0; i < N_LIMITED; i++)
+        for (unsigned int i = 0; i < N_CALLS; i++)
                 assert_int_equal(calls[i].done, 1);
         fixture_free(f);
 }
@@ -812,6 +849,7 @@ int main(void) {
                 cmocka_unit_test(test_threads_serve_a_chain),
                 cmocka_unit_test(test_errors_in_a_chain_come_through),
                 cmocka_unit_test(test_two_queues),
+                cmocka_unit_test(test_grows_while_it_is_used),
                 cmocka_unit_test(test_limits_hold_requests_back),
                 cmocka_unit_test(test_limits_change_and_end),
         };

@@ -33,6 +33,9 @@ struct env {
         unsigned int limited; /* the disk whose limits were set last */
         struct throttle_config limits;
         char group[64];
+        uint64_t resized;
+        void (*resize_done)(void *opaque, int result, const struct error *e);
+        void *resize_opaque;
         char last[16384];
         size_t n_last;
 };
@@ -114,7 +117,19 @@ static int set_disk_limits(struct machine *machine, unsigned int disk, const str
         return 0;
 }
 
-static const struct machine_hooks hooks = { .set_disk_limits = set_disk_limits };
+static int resize_disk(struct machine *machine, unsigned int disk, uint64_t size,
+                       void (*done)(void *opaque, int result, const struct error *e), void *opaque, struct error *e) {
+        struct env *env = env_of(machine);
+
+        if (disk > 3)
+                return error_set(e, -ENOENT, "disk-unknown", NULL, "there is no disk %u", disk);
+        env->resized = size;
+        env->resize_done = done;
+        env->resize_opaque = opaque;
+        return 0;
+}
+
+static const struct machine_hooks hooks = { .set_disk_limits = set_disk_limits, .resize_disk = resize_disk };
 
 static int setup(void **state) {
         static struct env env;
@@ -365,6 +380,43 @@ static void test_disk_limits(void **state) {
         assert_string_equal(env->group, "-");
 }
 
+#define RESIZE "{\"execute\":\"block_resize\",\"id\":9,\"arguments\":{\"device\":"
+
+/* An answer that takes its time must neither be lost nor hold up anybody but its own client, and a client may go before it comes. */
+static void test_answers_that_come_later(void **state) {
+        static const char *const bad[] = {
+                RESIZE "\"disk4\",\"size\":512}}",
+                RESIZE "\"disk0\"}}",
+                RESIZE "\"disk0\",\"size\":-1}}",
+        };
+        struct env *env = *state;
+        struct error e = { .message = (char *)"no room" };
+
+        negotiate(env);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                say(env, bad[i]);
+                expect_error(env, "GenericError");
+        }
+        say(env, RESIZE "\"disk1\",\"size\":1048576}}{\"execute\":\"query-name\",\"id\":10}");
+        assert_null(hear(env));
+        assert_int_equal(env->resized, 1048576);
+        machine_pause(&env->machine);
+        expect_event(env, "STOP", NULL); /* events go on */
+        env->resize_done(env->resize_opaque, 0, NULL);
+        expect(env, "{\"return\":{},\"id\":9}");
+        expect(env, "{\"id\":10}"); /* what waited behind it */
+        say(env, RESIZE "\"disk1\",\"size\":1048576}}");
+        env->resize_done(env->resize_opaque, -ENOSPC, &e);
+        expect_error(env, "GenericError");
+        say(env, RESIZE "\"disk1\",\"size\":2097152}}{\"execute\":\"query-name\"}");
+        assert_int_equal(env->resized, 2097152);
+        close(env->client);
+        env->client = -1;
+        run_loop(env);
+        env->resize_done(env->resize_opaque, 0, NULL); /* to nobody */
+        run_loop(env);
+}
+
 static void test_split_and_pipelined(void **state) {
         static const char text[] = " \r\n{\"execute\" : \"query-name\", \"id\":\"}{\\\"]\"}\n"
                                    "{\"execute\":\"query-name\",\"id\":2}{\"execute\":\"query-name\",\"id\":3}";
@@ -579,6 +631,7 @@ int main(void) {
                 TEST(test_queries),
                 TEST(test_commands_and_events),
                 TEST(test_disk_limits),
+                TEST(test_answers_that_come_later),
                 TEST(test_split_and_pipelined),
                 TEST(test_errors_are_answered),
                 TEST(test_too_long),

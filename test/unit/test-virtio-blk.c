@@ -561,6 +561,44 @@ static void test_limits_are_a_groups(void **state) {
         disk_free(d);
 }
 
+struct resize {
+        int result;
+        bool done;
+};
+
+static void on_resized(void *opaque, int result, const struct error *e) {
+        struct resize *r = opaque;
+
+        *r = (struct resize){ result, true };
+}
+
+/* A driver that isn't told keeps the old size; one that is told too early meets errors in the new part. */
+static void test_resize_is_told(void **state) {
+        struct disk *d = disk_new(false, ALL);
+        struct virtio_device *v = d->h.virtio;
+        struct resize done = { 0 };
+        uint64_t capacity;
+        uint8_t generation;
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, DISK / 512, 512, false), VIRTIO_BLK_S_IOERR);
+        assert_int_equal(virtio_blk_resize(&d->h.machine, 1, 2 * DISK, on_resized, &done, NULL), -ENOENT);
+        assert_int_equal(virtio_blk_resize(&d->h.machine, 0, DISK - 512, on_resized, &done, NULL), -EINVAL);
+        assert_int_equal(virtio_blk_resize(&d->h.machine, 0, DISK + 100, on_resized, &done, NULL), -EINVAL);
+        generation = v->config_generation;
+        assert_int_equal(virtio_blk_resize(&d->h.machine, 0, 2 * DISK, on_resized, &done, NULL), 0);
+        assert_int_equal(virtio_blk_resize(&d->h.machine, 0, 3 * DISK, on_resized, &done, NULL), -EBUSY);
+        for (int i = 0; i < 5000 && !done.done; i++)
+                assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+        assert_true(done.done && done.result == 0);
+        memcpy(&capacity, v->config, sizeof(capacity));
+        assert_int_equal(capacity, 2 * DISK / 512);
+        assert_int_not_equal(v->config_generation, generation);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, DISK / 512, 512, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 2 * DISK / 512, 512, false), VIRTIO_BLK_S_IOERR);
+        disk_free(d);
+}
+
 struct policy {
         enum disk_read_error read;
         enum disk_write_error write;
@@ -761,6 +799,7 @@ int main(void) {
                 cmocka_unit_test(test_any_framing),
                 cmocka_unit_test(test_bad_requests_get_a_status),
                 cmocka_unit_test(test_limits_are_a_groups),
+                cmocka_unit_test(test_resize_is_told),
                 cmocka_unit_test(test_a_full_host_disk_pauses),
                 cmocka_unit_test(test_error_policies),
                 cmocka_unit_test(test_unanswerable_requests_need_a_reset),

@@ -31,6 +31,7 @@ static void describe(struct block *b) {
                 .discard = !top->readonly,
                 .write_zeroes = !top->readonly,
         };
+        atomic_init(&b->size, b->limits.size);
 }
 
 static int add_users(struct block *b) {
@@ -66,6 +67,48 @@ static int join_group(struct block *b, struct throttle_group *group) {
 
 struct throttle_disk *block_throttle(struct block *b) {
         return &b->throttle;
+}
+
+uint64_t block_size(const struct block *b) {
+        return atomic_load_explicit(&b->size, memory_order_acquire);
+}
+
+/* On the loop of whoever asked. */
+static void resize_done(void *opaque) {
+        struct block *b = opaque;
+
+        b->resize.busy = false;
+        if (b->resize.result == 0)
+                atomic_store_explicit(&b->size, b->resize.size, memory_order_release);
+        b->resize.done(b->resize.opaque, b->resize.result, &b->resize.error);
+        error_clear(&b->resize.error);
+}
+
+static void run_resize(struct pool_job *job, unsigned int worker) {
+        struct block *b = CONTAINER_OF(job, struct block, resize.job);
+
+        b->resize.result = b->top->ops->resize(b->top, b->resize.size, &b->resize.error);
+        while (loop_post(b->resize.loop, resize_done, b) < 0)
+                ; /* its queue is full for an instant; the sandbox knows no way to sleep */
+}
+
+int block_resize(struct block *b, uint64_t size, struct loop *loop, block_resized_fn done, void *opaque,
+                 struct error *e) {
+        if (b->limits.readonly)
+                return error_set(e, -EROFS, "disk-readonly", NULL, "the disk is read-only");
+        if (size % b->limits.logical_block != 0 || size < block_size(b))
+                return error_set(e, -EINVAL, "disk-size", "to make it smaller, power off: lodge image resize --shrink",
+                                 "a disk in use can only grow, by whole sectors of %u bytes", b->limits.logical_block);
+        if (b->resize.busy)
+                return error_set(e, -EBUSY, "disk-busy", "wait for its end", "the disk is being resized already");
+        b->resize.busy = true;
+        b->resize.job = (struct pool_job){ .run = run_resize };
+        b->resize.size = size;
+        b->resize.loop = loop;
+        b->resize.done = done;
+        b->resize.opaque = opaque;
+        pool_submit(b->pool, &b->resize.job);
+        return 0;
 }
 
 int block_open(const struct block_options *options, struct block **ret_block, struct error *e) {

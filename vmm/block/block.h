@@ -59,7 +59,7 @@ struct block_options {
 };
 
 struct block_limits {
-        uint64_t size;           /* bytes, a multiple of @logical_block */
+        uint64_t size;           /* bytes at the start, a multiple of @logical_block; see block_size() */
         uint32_t logical_block;  /* bytes: unit and alignment of offsets and lengths */
         uint32_t physical_block; /* bytes: smaller writes cost a read */
         bool readonly, discard, write_zeroes;
@@ -77,6 +77,23 @@ void block_close(struct block *block);
 DEFINE_CLEANUP(block, block_close);
 
 const struct block_limits *block_limits(const struct block *block);
+
+/** block_size() - bytes, a multiple of the logical block; from any thread. It only grows (block_resize()). */
+uint64_t block_size(const struct block *block);
+
+/* In done(): 0, or -errno with an error that stays the callee's. */
+typedef void (*block_resized_fn)(void *opaque, int result, const struct error *e);
+
+/**
+ * block_resize() - make the disk larger while it is used; a worker does it
+ * @size:   bytes, a multiple of the logical block, not below block_size()
+ * @loop:   on which done() is called, once, with the disk as large as it says
+ *
+ * Return: 0; -EINVAL "disk-size"; -EROFS "disk-readonly"; -EBUSY "disk-busy" while another resize is going on. block_close() must wait
+ * for done().
+ */
+int block_resize(struct block *block, uint64_t size, struct loop *loop, block_resized_fn done, void *opaque,
+                 struct error *e);
 
 /** block_throttle() - its place in a group of throttle.h, which may be changed at any time. */
 struct throttle_disk *block_throttle(struct block *block);

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "vmm/block/block.h"
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/throttle.h"
@@ -19,4 +21,15 @@ struct block {
         unsigned int n_users;
         struct layer_user users[POOL_THREADS_MAX]; /* one for each worker */
         struct pool_job closing;
+        atomic_uint_fast64_t size; /* bytes */
+        struct {
+                struct pool_job job;
+                bool busy; /* from block_resize() to done() */
+                uint64_t size;
+                struct loop *loop;
+                block_resized_fn done;
+                void *opaque;
+                int result;
+                struct error error;
+        } resize;
 };

@@ -252,14 +252,17 @@ static int check_iov(const struct block_request *request) {
         return sum == request->length ? 0 : -EINVAL;
 }
 
-static int check(const struct block_limits *l, const struct block_request *request) {
+static int check(const struct block *block, const struct block_request *request) {
+        const struct block_limits *l = &block->limits;
+        uint64_t size = block_size(block);
+
         if (request->op >= BLOCK_OP_COUNT)
                 return -EINVAL;
         if (request->op == BLOCK_FLUSH)
                 return 0;
         if (request->op != BLOCK_READ && l->readonly)
                 return -EROFS;
-        if (request->length > l->size || request->offset > l->size - request->length)
+        if (request->length > size || request->offset > size - request->length)
                 return -ERANGE;
         if ((request->offset | request->length) % l->logical_block != 0)
                 return -EINVAL;
@@ -278,7 +281,7 @@ static void start(struct block_request *request) {
 }
 
 void block_queue_submit(struct block_queue *q, struct block_request *request) {
-        int r = check(&q->block->limits, request);
+        int r = check(q->block, request);
 
         request->queue = q;
         request->progress = 0;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -127,6 +128,7 @@ static const struct command {
         const char *const *arguments; /* those that it knows, NULL at the end; or NULL */
 } commands[] = {
         { "qmp_capabilities", capabilities, (const char *const[]){ "enable", NULL } },
+        { "block_resize", qmp_block_resize, qmp_block_resize_arguments },
         { "block_set_io_throttle", qmp_block_set_io_throttle, qmp_block_set_io_throttle_arguments },
         { "query-commands", query_commands },
         { "query-cpus-fast", query_cpus_fast },
@@ -161,6 +163,21 @@ json_t *qmp_error_reply(const char *class, const char *desc, json_t *id) {
                 return NULL;
         }
         return reply;
+}
+
+json_t *qmp_reply(json_t *result, const struct qmp_failure *f, json_t *id) {
+        _cleanup_json_ json_t *reply = NULL;
+
+        if (!result)
+                return qmp_error_reply(f->class, f->desc, id);
+        reply = json_pack("{s:O}", "return", result);
+        if (reply && id && json_object_set(reply, "id", id) < 0)
+                return NULL;
+        return TAKE_PTR(reply);
+}
+
+struct qmp_call *qmp_call_new(struct qmp_context *context) {
+        return context->later = calloc(1, sizeof(struct qmp_call));
 }
 
 /* May be quoted in a reply: names from the client are printed, cut, and no longer than this. */
@@ -244,7 +261,7 @@ static json_t *run(struct qmp_context *context, bool *ready, json_t *request, st
 }
 
 json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, size_t len) {
-        _cleanup_json_ json_t *request = NULL, *result = NULL, *reply = NULL;
+        _cleanup_json_ json_t *request = NULL, *result = NULL;
         struct qmp_failure f = { 0 };
         json_error_t where;
         json_t *id;
@@ -254,12 +271,9 @@ json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, 
                 return qmp_error_reply(QMP_GENERIC, "Invalid JSON syntax", NULL);
         id = json_object_get(request, "id");
         result = run(context, ready, request, &f);
-        if (!result)
-                return f.class ? qmp_error_reply(f.class, f.desc, id) : NULL;
-        reply = json_pack("{s:O}", "return", result);
-        if (reply && id && json_object_set(reply, "id", id) < 0)
-                return NULL;
-        return TAKE_PTR(reply);
+        if (context->later)
+                context->later->id = json_incref(id);
+        return result || f.class ? qmp_reply(result, &f, id) : NULL;
 }
 
 /* Events: the name of each, and how each reason for an end reads in QMP. */

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "schema/lodge-schema.h"
@@ -55,13 +56,13 @@ static const size_t limit_offsets[] = {
 };
 
 /* The number called @name, if it is there; false with @f filled when it is none, or too large. */
-static bool get_number(json_t *arguments, const char *name, uint64_t *v, struct qmp_failure *f) {
+static bool get_number(json_t *arguments, const char *name, int64_t max, uint64_t *v, struct qmp_failure *f) {
         json_t *value = json_object_get(arguments, name);
 
         if (!value)
                 return true;
-        if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > VALUE_MAX) {
-                qmp_fail(f, QMP_GENERIC, "Parameter '%s' expects a number from 0 to %lld", name, VALUE_MAX);
+        if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > max) {
+                qmp_fail(f, QMP_GENERIC, "Parameter '%s' expects a number from 0 to %lld", name, (long long)max);
                 return false;
         }
         *v = (uint64_t)json_integer_value(value);
@@ -77,13 +78,13 @@ static bool get_limits(json_t *arguments, struct throttle_config *c, struct qmp_
                         qmp_fail(f, QMP_GENERIC, "Parameter '%s' is missing", *name);
                         return false;
                 }
-                if (!get_number(arguments, *name, (uint64_t *)((char *)c + limit_offsets[i]), f))
+                if (!get_number(arguments, *name, VALUE_MAX, (uint64_t *)((char *)c + limit_offsets[i]), f))
                         return false;
         }
         for (; *name; name++) {
                 uint64_t before = seconds;
 
-                if (!get_number(arguments, *name, &seconds, f))
+                if (!get_number(arguments, *name, VALUE_MAX, &seconds, f))
                         return false;
                 if (before > 0 && seconds != before) {
                         qmp_fail(f, QMP_GENERIC, "Parameter '%s' differs from another burst's length", *name);
@@ -95,7 +96,7 @@ static bool get_limits(json_t *arguments, struct throttle_config *c, struct qmp_
 }
 
 static bool get_disk(json_t *arguments, unsigned int *ret_index, struct qmp_failure *f) {
-        json_t *value = json_object_get(arguments, "id") ?: json_object_get(arguments, "device");
+        json_t *value = json_object_get(arguments, "id") ?: json_object_get(arguments, "device") ?: json_object_get(arguments, "node-name");
         const char *name = json_string_value(value);
         int end = 0;
 
@@ -128,4 +129,34 @@ json_t *qmp_block_set_io_throttle(struct qmp_context *context, json_t *arguments
         if (machine->hooks->set_disk_limits(machine, index, &c, &e) < 0)
                 return qmp_fail(f, QMP_GENERIC, "%.120s", e.message);
         return json_object();
+}
+
+/* ---- resize ------------------------------------------------------------------------------------------------------ */
+
+const char *const qmp_block_resize_arguments[] = { "device", "node-name", "size", NULL };
+
+static void on_resized(void *opaque, int result, const struct error *e) {
+        struct qmp_failure f = { 0 };
+
+        if (result < 0)
+                qmp_fail(&f, QMP_GENERIC, "%.120s: %s", e->message ?: "the disk is not resized", strerror(-result));
+        qmp_call_finish(opaque, result < 0 ? &f : NULL);
+}
+
+json_t *qmp_block_resize(struct qmp_context *context, json_t *arguments, struct qmp_failure *f) {
+        struct machine *machine = context->machine;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        unsigned int index;
+        uint64_t size = 0;
+
+        if (!get_disk(arguments, &index, f) || !get_number(arguments, "size", INT64_MAX, &size, f))
+                return NULL;
+        if (size == 0)
+                return qmp_fail(f, QMP_GENERIC, "Parameter 'size' is missing: bytes");
+        if (!qmp_call_new(context))
+                return NULL;
+        if (machine->hooks->resize_disk(machine, index, size, on_resized, context->later, &e) == 0)
+                return NULL;
+        free(TAKE_PTR(context->later));
+        return qmp_fail(f, QMP_GENERIC, "%.120s", e.message ?: "the disk can't be resized");
 }

@@ -44,7 +44,8 @@ struct qmp_client {
         uint32_t events;
         bool ready; /* capabilities negotiated: commands and events */
         bool dead;
-        bool ended; /* the client sends no more */
+        bool ended;            /* the client sends no more */
+        struct qmp_call *call; /* that has no answer yet */
 
         char chunk[CHUNK_SIZE]; /* read, not yet executed: [chunk_at, chunk_len) */
         size_t chunk_at, chunk_len;
@@ -68,6 +69,8 @@ static void client_free(struct qmp_client *c) {
         for (size_t i = 0; i < CLIENTS_MAX; i++)
                 if (c->qmp->clients[i] == c)
                         c->qmp->clients[i] = NULL;
+        if (c->call)
+                c->call->client = NULL;
         loop_source_free(c->source);
         safe_close(c->fd);
         free(c->out);
@@ -118,7 +121,7 @@ static void client_update_events(struct qmp_client *c) {
 
         if (pending || c->dead)
                 events |= EPOLLOUT;
-        if (!c->dead && !c->ended && c->out_len - c->out_at < OUT_HIGH)
+        if (!c->dead && !c->ended && !c->call && c->out_len - c->out_at < OUT_HIGH)
                 events |= EPOLLIN;
         if (events != c->events && loop_source_set_events(c->source, events) >= 0)
                 c->events = events;
@@ -144,14 +147,27 @@ static void client_send(struct qmp_client *c, json_t *json) {
         client_flush(c);
 }
 
-/* Execute what was read, as far as the output allows. */
+static void client_command(struct qmp_client *c) {
+        struct qmp_context *context = &c->qmp->context;
+        json_t *reply;
+
+        context->later = NULL;
+        reply = qmp_execute(context, &c->ready, c->frame.text, c->frame.len);
+        c->call = TAKE_PTR(context->later);
+        if (c->call)
+                c->call->client = c;
+        else
+                client_send(c, reply);
+}
+
+/* Execute what was read, as far as the output, and a command that has no answer yet, allow. */
 static void client_execute(struct qmp_client *c) {
-        while (!c->dead && c->chunk_at < c->chunk_len && c->out_len - c->out_at < OUT_HIGH) {
+        while (!c->dead && !c->call && c->chunk_at < c->chunk_len && c->out_len - c->out_at < OUT_HIGH) {
                 switch (frame_feed(&c->frame, c->chunk, c->chunk_len, &c->chunk_at)) {
                 case FRAME_MORE:
                         break;
                 case FRAME_OBJECT:
-                        client_send(c, qmp_execute(&c->qmp->context, &c->ready, c->frame.text, c->frame.len));
+                        client_command(c);
                         break;
                 case FRAME_BAD:
                         client_send(c, qmp_error_reply("GenericError", "Invalid JSON syntax", NULL));
@@ -184,12 +200,26 @@ static void on_client(void *opaque, int fd, uint32_t events) {
                 client_read(c);
                 client_execute(c);
         }
-        if (c->ended && c->chunk_at == c->chunk_len && c->out_at == c->out_len)
+        if (c->ended && !c->call && c->chunk_at == c->chunk_len && c->out_at == c->out_len)
                 c->dead = true;
-        if (c->dead || (events & EPOLLERR) || (events & EPOLLHUP && c->ended))
+        if (c->dead || (events & EPOLLERR) || (events & EPOLLHUP && (c->ended || c->call)))
                 client_free(c);
         else
                 client_update_events(c);
+}
+
+void qmp_call_finish(struct qmp_call *call, const struct qmp_failure *f) {
+        struct qmp_client *c = call->client;
+        json_t *nothing = json_object();
+
+        if (c) {
+                c->call = NULL;
+                client_send(c, qmp_reply(f ? NULL : nothing, f, call->id));
+                on_client(c, c->fd, 0);
+        }
+        json_decref(nothing);
+        json_decref(call->id);
+        free(call);
 }
 
 static int client_new(struct qmp *qmp, int fd) {

@@ -111,7 +111,9 @@ struct blk {
         uint64_t told_ns;           /* when an error that does not pause the machine was told of last */
         struct loop_source *hung;   /* timer: a reset takes too long */
         struct block_request flush; /* of a pause */
-        atomic_bool flush_lost;     /* that failed, which the guest has yet to hear */
+        block_resized_fn resized;   /* who asked for a resize */
+        void *resized_opaque;
+        atomic_bool flush_lost; /* that failed, which the guest has yet to hear */
 
         struct virtio_blk_config config; /* wce: atomic */
         char serial[VIRTIO_BLK_ID_BYTES];
@@ -746,11 +748,43 @@ static struct blk *blk_of_device(struct device *device) {
         return CONTAINER_OF(device, struct blk, device);
 }
 
-struct block *virtio_blk_block(const struct machine *machine, unsigned int index) {
+static struct blk *blk_find(const struct machine *machine, unsigned int index) {
         for (struct device *d = machine->devices; d; d = d->next)
                 if (d->class == &virtio_blk_class && index-- == 0)
-                        return blk_of_device(d)->block;
+                        return blk_of_device(d);
         return NULL;
+}
+
+struct block *virtio_blk_block(const struct machine *machine, unsigned int index) {
+        struct blk *b = blk_find(machine, index);
+
+        return b ? b->block : NULL;
+}
+
+static void blk_resized(void *opaque, int result, const struct error *e) {
+        struct blk *b = opaque;
+
+        if (result == 0) {
+                b->config.capacity = block_size(b->block) / BLOCK_SECTOR;
+                virtio_device_config_changed(&b->virtio);
+        }
+        b->resized(b->resized_opaque, result, e);
+}
+
+int virtio_blk_resize(struct machine *machine, unsigned int index, uint64_t size, block_resized_fn done, void *opaque,
+                      struct error *e) {
+        struct blk *b = blk_find(machine, index);
+        int r;
+
+        if (!b)
+                return error_set(e, -ENOENT, "disk-unknown", "disks are disk0, disk1, ... in the machine's order",
+                                 "there is no disk %u", index);
+        r = block_resize(b->block, size, machine->loop, blk_resized, b, e);
+        if (r == 0) {
+                b->resized = done;
+                b->resized_opaque = opaque;
+        }
+        return r;
 }
 
 static void blk_class_reset(struct device *device) {

@@ -83,6 +83,10 @@ struct machine_hooks {
         /* Other limits for a disk; -errno with an error. */
         int (*set_disk_limits)(struct machine *machine, unsigned int disk, const struct throttle_config *limits,
                                struct error *e);
+        /* A larger disk; @done comes on the main thread unless -errno with an error is returned. */
+        int (*resize_disk)(struct machine *machine, unsigned int disk, uint64_t size,
+                           void (*done)(void *opaque, int result, const struct error *e), void *opaque,
+                           struct error *e);
         /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
         int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
         /* First thing on each vCPU's thread (the sandbox); a failure ends the process. */
