@@ -93,7 +93,8 @@ static int no_uring(unsigned int entries, struct io_uring_params *params) {
         return -1;
 }
 
-static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int io_threads, bool hangable) {
+static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t features, unsigned int io_threads,
+                                bool hangable) {
         struct disk *d = calloc(1, sizeof(*d));
         struct vmm_config *config;
         struct vmm_disk_config *c;
@@ -103,6 +104,7 @@ static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int
         assert_true(d->fd >= 0);
         assert_int_equal(ftruncate(d->fd, DISK), 0);
         assert_int_equal(vmm_config_new(&config), 0);
+        config->cpus = cpus;
         assert_int_equal(vmm_config_add_disks(config, &c), 0);
         c->fd = d->fd;
         c->readonly = readonly;
@@ -118,8 +120,12 @@ static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int
                 d->h.machine.sys = &d->sys;
         }
         harness_create(&d->h, &virtio_blk_class, 0);
-        harness_start(&d->h, features, MAX(io_threads, 1u));
+        harness_start(&d->h, features, io_threads > 0 ? io_threads : MIN(cpus, 4u));
         return d;
+}
+
+static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int io_threads, bool hangable) {
+        return disk_new_on(1, readonly, features, io_threads, hangable);
 }
 
 static struct disk *disk_new(bool readonly, uint64_t features) {
@@ -442,10 +448,10 @@ static uint8_t *offer_on(struct disk *d, unsigned int q, uint32_t type, uint64_t
         return status;
 }
 
-/* Queues with threads of their own: each does its own guest's requests, to one disk, and none another's. */
-static void test_queues_with_threads(void **state) {
+/* Queues, with threads of their own or without: each does its own guest's requests, to one disk, and none another's. */
+static void use_queues(unsigned int cpus, unsigned int io_threads) {
         enum { QUEUES = 4, LEN = 65536 };
-        struct disk *d = disk_new_with(false, ALL | BIT(VIRTIO_BLK_F_MQ), QUEUES, false);
+        struct disk *d = disk_new_on(cpus, false, ALL | BIT(VIRTIO_BLK_F_MQ), io_threads, false);
         uint8_t *status[QUEUES], *buf, *got = malloc(LEN);
         uint16_t n_queues;
 
@@ -469,6 +475,12 @@ static void test_queues_with_threads(void **state) {
                 assert_true(__atomic_load_n(&d->h.interrupts[q], __ATOMIC_RELAXED) > 0);
         free(got);
         disk_free(d);
+}
+
+static void test_queues(void **state) {
+        use_queues(1, 4); /* as many as threads */
+        use_queues(4, 0); /* as vCPUs */
+        use_queues(9, 0); /* but no more than four */
 }
 
 /* A rule broken in one queue stops the device, from whatever thread it was seen, and a reset revives it. */
@@ -810,7 +822,7 @@ int main(void) {
                 cmocka_unit_test(test_batches),
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),
-                cmocka_unit_test(test_queues_with_threads),
+                cmocka_unit_test(test_queues),
                 cmocka_unit_test(test_a_broken_queue_stops_all),
                 cmocka_unit_test(test_reset_stops_the_threads),
                 cmocka_unit_test(test_reset_of_hung_storage_waits_aside),

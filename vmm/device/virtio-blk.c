@@ -21,7 +21,8 @@
  * The write cache (§5.2.6.2). The host's page cache is volatile, so the disk says it has a cache that FLUSH empties. A driver that did not
  * negotiate FLUSH, or switched the cache off by CONFIG_WCE, gets writes that are durable when they complete.
  *
- * Queues. There is one, on the machine's loop, or there are as many as the disk was given I/O threads, each queue with a thread of its own:
+ * Queues. One for each vCPU, so that a request ends on the vCPU that it came from and guests need no interrupts between vCPUs; all on the
+ * machine's loop, hence at most QUEUES_ON_LOOP. Or as many as the disk was given I/O threads, each queue with a thread of its own:
  * doorbells, requests and completions of a queue all happen on its thread, under that thread's lock, and queues share nothing but the
  * image. Whoever else wants at a queue (activation, reset, pause: on the machine's side) takes its lock. The rings are touched only
  * between DRIVER_OK and reset (`active`), so neither side ever looks at the other's. A rule that the driver broke is noted by the queue
@@ -65,6 +66,7 @@
 #define BLK_QUEUE_SIZE    128u
 #define BLK_SEG_MAX       (BLK_QUEUE_SIZE - 2) /* header and status take a descriptor each */
 #define BLK_RANGE_MAX     (1u << 22)           /* sectors of one discard or write zeroes: 2 GiB */
+#define QUEUES_ON_LOOP    4u                   /* each has some descriptors of its own, and a machine up to 20 disks */
 #define RESET_PATIENCE_MS 100
 #define RESET_TIMEOUT_MS  30000
 #define PAUSE_TIMEOUT_MS  5000
@@ -670,8 +672,15 @@ static int add_queue(struct blk *b, bool own_thread, struct error *e) {
         return block_queue_new(b->block, &options, &q->io, e);
 }
 
+/* As many as threads; without any, as vCPUs. */
+static unsigned int queues_wanted(const struct blk *b, unsigned int n_threads) {
+        unsigned int cpus = MAX((unsigned int)b->machine->config->cpus, 1u);
+
+        return n_threads > 0 ? n_threads : MIN(cpus, QUEUES_ON_LOOP);
+}
+
 static int add_queues(struct blk *b, unsigned int n_threads, struct error *e) {
-        unsigned int n = MAX(n_threads, 1u);
+        unsigned int n = queues_wanted(b, n_threads);
 
         b->queues = calloc(n, sizeof(*b->queues));
         if (!b->queues)
