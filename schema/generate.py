@@ -427,8 +427,10 @@ def describe(field, option=True):
 def roff_options(schema, command, out):
     for argument in command.arguments:
         out(f".TP\n\\fI{roff(argument.name)}\\fR\n{roff(describe(argument.field))}.")
+    out(".nh\n.ad l")  # keys and values stay whole
     for option in command.options:
-        arg = f" \\fI{roff(option.arg)}\\fR" if option.arg else ""
+        # a line may break between the parts of an item
+        arg = " \\fI" + roff(option.arg).replace("[,", "\\:[,") + "\\fR" if option.arg else ""
         out(f".TP\n\\fB\\-\\-{roff(option.name)}\\fR{arg}\n{roff(describe(option.field))}.")
         if option.sub:
             out(".RS")
@@ -437,6 +439,7 @@ def roff_options(schema, command, out):
                 for part in schema.objects[field.ref].fields if field.type == "object" else []:
                     out(f".TP\n\\fB{roff(field.name)}.{roff(part.name)}\\fR\n{roff(describe(part))}.")
             out(".RE")
+    out(".hy\n.ad b")
 
 
 def roff_object(schema, name, out):
