@@ -266,6 +266,7 @@ json_t *qmp_execute(struct qmp_context *context, bool *ready, const char *text, 
         json_error_t where;
         json_t *id;
 
+        context->later = NULL;
         request = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
         if (!request)
                 return qmp_error_reply(QMP_GENERIC, "Invalid JSON syntax", NULL);

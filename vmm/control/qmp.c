@@ -149,10 +149,8 @@ static void client_send(struct qmp_client *c, json_t *json) {
 
 static void client_command(struct qmp_client *c) {
         struct qmp_context *context = &c->qmp->context;
-        json_t *reply;
+        json_t *reply = qmp_execute(context, &c->ready, c->frame.text, c->frame.len);
 
-        context->later = NULL;
-        reply = qmp_execute(context, &c->ready, c->frame.text, c->frame.len);
         c->call = TAKE_PTR(context->later);
         if (c->call)
                 c->call->client = c;
