@@ -15,11 +15,11 @@
 #include "daemon/engine/agent.h"
 #include "daemon/engine/qmp.h"
 
-/* The ladder: what is asked of the machine, one after the other, and how long each may take. */
-enum rung { RUNG_NONE, RUNG_AGENT, RUNG_BUTTON, RUNG_QUIT, RUNG_KILL, RUNG_COUNT };
 #define STORAGE_RETRY_US 5000000
 #define STORAGE_WELL_US  1000000 /* without an error, and it works again */
 
+/* The ladder: what is asked of the machine, one after the other, and how long each may take. */
+enum rung { RUNG_NONE, RUNG_AGENT, RUNG_BUTTON, RUNG_QUIT, RUNG_KILL, RUNG_COUNT };
 static const uint64_t rung_us[RUNG_COUNT] = {
         [RUNG_AGENT] = 20000000, [RUNG_BUTTON] = 10000000, [RUNG_QUIT] = 3000000, [RUNG_KILL] = UINT64_MAX
 };
@@ -110,7 +110,8 @@ static void on_storage_error(struct session *s, json_t *data) {
         if (!action || !streq(action, "stop"))
                 return;
         if (s->storage_state == STORAGE_WELL)
-                log_warning(
+                console_message(
+                        s->console,
                         "%.40s: the host cannot %.10s: %.80s: the machine waits, and tries again every %d s%s",
                         disk ?: "a disk", operation ?: "do it", reason ?: "no reason given", STORAGE_RETRY_US / 1000000,
                         json_is_true(json_object_get(data, "nospace")) ? "; make space where the disk's file is" : "");
@@ -313,7 +314,7 @@ static int watch(struct session *s) {
                 r = loop_add_signal(s->loop, signals[i], on_signal, s);
         if (r == 0)
                 r = loop_add_timer(s->loop, on_ladder, s, &s->ladder);
-        if (r >= 0)
+        if (r == 0)
                 r = loop_add_timer(s->loop, on_storage_timer, s, &s->storage);
         if (r == 0)
                 r = loop_add_timer(s->loop, on_agent_deadline, s, &s->agent_deadline);
