@@ -414,8 +414,7 @@ void block_queue_free(struct block_queue *q) {
                         ;
                 layer_user_remove(q->block->top, &q->user);
         }
-        if (q->gate.timer)
-                gate_destroy(&q->gate);
+        gate_destroy(&q->gate);
         if (q->engine != q->workers)
                 engine_free(q->engine);
         engine_free(q->workers);

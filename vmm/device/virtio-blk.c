@@ -638,17 +638,16 @@ static int open_layers(const struct sys *sys, const struct vmm_disk_config *conf
         return 0;
 }
 
-static int open_block(struct machine *machine, unsigned int index, struct block **ret_block, struct error *e) {
-        const struct vmm_disk_config *config = &machine->config->disks[index];
+static int open_block(struct blk *b, struct error *e) {
         _cleanup_(throttle_group_freep) struct throttle_group *group = NULL;
-        struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = machine };
-        int r = disk_limits_join(machine, index, &config->throttle, &group, e);
+        struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = b->machine };
+        int r = disk_limits_join(b->machine, b->number, &b->settings->throttle, &group, e);
 
         options.throttle = group;
         if (r == 0)
-                r = open_layers(machine->sys, config, &options.top, e);
+                r = open_layers(b->machine->sys, b->settings, &options.top, e);
         if (r == 0)
-                r = block_open(&options, ret_block, e);
+                r = block_open(&options, &b->block, e);
         if (r < 0)
                 layer_close(options.top);
         return r;
@@ -712,7 +711,7 @@ static int blk_setup(struct blk *b, struct machine *machine, unsigned int index,
         b->number = index;
         if (config->serial)
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
-        r = open_block(machine, index, &b->block, e);
+        r = open_block(b, e);
         if (r == 0)
                 r = add_queues(b, (unsigned int)config->iothreads, e);
         if (r < 0)
