@@ -32,6 +32,7 @@ struct kvm {
         struct kvm_irq_routing *routes;
         unsigned int n_fixed;
         struct kvm_msi_slot *msis;
+        unsigned int n_msis; /* there is room for */
 };
 
 /** kvm_find_coalesced() - the first vCPU's run area is mapped: the ring is in it, where the kernel has one. */

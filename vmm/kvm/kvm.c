@@ -35,8 +35,9 @@
 /* seccomp: main: ioctl arg1=KVM_GET_CLOCK -- pause */
 /* seccomp: main: ioctl arg1=KVM_SET_CLOCK -- resume */
 
-#define KVM_MSI_MAX      1024 /* GSIs that MSI vectors can take */
-#define KVM_FIXED_ROUTES 40
+#define KVM_MSI_MAX      1024u /* GSIs that MSI vectors can take */
+#define KVM_MSI_FIRST    32u   /* of these, what there is room for at first */
+#define KVM_FIXED_ROUTES 40u
 #define RING_PAGE        4096u /* the coalesced ring's page, whatever the host's page size */
 
 static const struct {
@@ -128,12 +129,34 @@ static void add_chip_route(struct kvm *kvm, unsigned int gsi, unsigned int chip,
         };
 }
 
-static int init_routes(struct kvm *kvm) {
-        kvm->routes =
-                calloc(1, sizeof(*kvm->routes) + (KVM_FIXED_ROUTES + KVM_MSI_MAX) * sizeof(kvm->routes->entries[0]));
-        kvm->msis = calloc(KVM_MSI_MAX, sizeof(*kvm->msis));
-        if (!kvm->routes || !kvm->msis)
+/* Room for twice as many vectors (at first for a few), in the slots and in the table of routes. Under routing_lock. */
+static int grow_msis(struct kvm *kvm) {
+        unsigned int n = kvm->n_msis > 0 ? MIN(2 * kvm->n_msis, KVM_MSI_MAX) : KVM_MSI_FIRST;
+        struct kvm_irq_routing *routes;
+        struct kvm_msi_slot *msis;
+
+        if (n == kvm->n_msis)
+                return -ENOSPC;
+        routes = realloc(kvm->routes, sizeof(*routes) + (KVM_FIXED_ROUTES + n) * sizeof(routes->entries[0]));
+        if (!routes)
                 return -ENOMEM;
+        if (kvm->n_msis == 0)
+                *routes = (struct kvm_irq_routing){ 0 };
+        kvm->routes = routes;
+        msis = realloc(kvm->msis, n * sizeof(*msis));
+        if (!msis)
+                return -ENOMEM;
+        memset(msis + kvm->n_msis, 0, (n - kvm->n_msis) * sizeof(*msis));
+        kvm->msis = msis;
+        kvm->n_msis = n;
+        return 0;
+}
+
+static int init_routes(struct kvm *kvm) {
+        int r = grow_msis(kvm);
+
+        if (r < 0)
+                return r;
         for (unsigned int gsi = 0; gsi < KVM_GSI_IRQCHIP; gsi++) {
                 if (gsi < 16)
                         add_chip_route(kvm, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, gsi % 8);
@@ -236,7 +259,7 @@ static int set_irqfd(struct kvm *kvm, unsigned int gsi, int event_fd, unsigned i
 static int commit_routes(struct kvm *kvm) {
         unsigned int n = kvm->n_fixed;
 
-        for (unsigned int i = 0; i < KVM_MSI_MAX; i++) {
+        for (unsigned int i = 0; i < kvm->n_msis; i++) {
                 const struct kvm_msi_slot *m = &kvm->msis[i];
 
                 if (!m->routed)
@@ -257,12 +280,15 @@ static int commit_routes(struct kvm *kvm) {
 
 int kvm_msi_add(struct kvm *kvm, int event_fd) {
         unsigned int i;
-        int r;
+        int r = 0;
 
         pthread_mutex_lock(&kvm->routing_lock);
-        for (i = 0; i < KVM_MSI_MAX && kvm->msis[i].used; i++)
+        for (i = 0; i < kvm->n_msis && kvm->msis[i].used; i++)
                 ;
-        r = i == KVM_MSI_MAX ? -ENOSPC : set_irqfd(kvm, KVM_GSI_IRQCHIP + i, event_fd, 0);
+        if (i == kvm->n_msis)
+                r = grow_msis(kvm);
+        if (r >= 0)
+                r = set_irqfd(kvm, KVM_GSI_IRQCHIP + i, event_fd, 0);
         if (r >= 0) {
                 kvm->msis[i] = (struct kvm_msi_slot){ .used = true };
                 r = (int)(KVM_GSI_IRQCHIP + i);
@@ -272,10 +298,11 @@ int kvm_msi_add(struct kvm *kvm, int event_fd) {
 }
 
 int kvm_msi_set(struct kvm *kvm, int gsi, uint64_t address, uint32_t data) {
-        struct kvm_msi_slot *m = &kvm->msis[gsi - KVM_GSI_IRQCHIP];
+        struct kvm_msi_slot *m;
         int r = 0;
 
         pthread_mutex_lock(&kvm->routing_lock);
+        m = &kvm->msis[gsi - KVM_GSI_IRQCHIP];
         if (!m->routed || m->address != address || m->data != data) {
                 struct kvm_msi_slot before = *m;
 
@@ -289,11 +316,9 @@ int kvm_msi_set(struct kvm *kvm, int gsi, uint64_t address, uint32_t data) {
 }
 
 void kvm_msi_remove(struct kvm *kvm, int gsi, int event_fd) {
-        struct kvm_msi_slot *m = &kvm->msis[gsi - KVM_GSI_IRQCHIP];
-
         pthread_mutex_lock(&kvm->routing_lock);
         (void)set_irqfd(kvm, (unsigned int)gsi, event_fd, KVM_IRQFD_FLAG_DEASSIGN);
-        *m = (struct kvm_msi_slot){ 0 };
+        kvm->msis[gsi - KVM_GSI_IRQCHIP] = (struct kvm_msi_slot){ 0 };
         (void)commit_routes(kvm);
         pthread_mutex_unlock(&kvm->routing_lock);
 }
