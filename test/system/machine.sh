@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 600
+# seconds: 400
 #
 # machine.sh: a stock Debian kernel's life under the engine that this place has: start, commands, 8 CPUs, reset, power button,
 # power-off, panic

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: lab
-# seconds: 300
+# seconds: 400
 #
 # power-cuts.sh: what a guest has fsync'd is there after its VMM was killed, on every format and file system
 #
