@@ -54,6 +54,22 @@ static void test_hole(void **state) {
         assert_null(memory_host(m, 5ull << 30, 1));
 }
 
+/* Else KVM maps all of it by pages of 4 KiB, and every access of the guest's that misses the TLB walks longer. */
+static void test_large_pages_fit(void **state) {
+        static const struct {
+                uint64_t size, page;
+        } cases[] = { { 16 << 20, 2 << 20 }, { (16 << 20) + 4096, 2 << 20 }, { 4ull << 30, 1 << 30 } };
+
+        for (size_t i = 0; i < 3; i++) {
+                _cleanup_(memory_freep) struct memory *m = make(cases[i].size);
+                const struct memory_region *regions;
+                size_t n = memory_regions(m, &regions);
+
+                for (size_t k = 0; k < n; k++)
+                        assert_int_equal(((uintptr_t)regions[k].host ^ regions[k].gpa) % cases[i].page, 0);
+        }
+}
+
 /* A machine that the host can't hold must be refused with both figures, not be killed later. */
 static void test_more_than_the_host_has(void **state) {
         _cleanup_error_ struct error e = ERROR_INIT;
@@ -69,6 +85,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_bounds),
                 cmocka_unit_test(test_hole),
+                cmocka_unit_test(test_large_pages_fit),
                 cmocka_unit_test(test_more_than_the_host_has),
         };
 

@@ -55,6 +55,28 @@ static void add_region(struct memory *m, uint64_t gpa, uint64_t offset, uint64_t
         m->regions[m->n_regions++] = (struct memory_region){ .gpa = gpa, .size = size, .host = m->host + offset };
 }
 
+/* KVM maps guest memory by large pages only where its address here and the guest's agree in their lower bits, which mmap() alone leaves to
+ * chance: so it begins at a multiple of the largest page that fits in it. MAP_FAILED and errno on failure. */
+static void *map_aligned(uint64_t size, int flags, int fd) {
+        uint64_t align = size >= 1ull << 30 ? 1ull << 30 : 2ull << 20, begin, end;
+        uint8_t *area = mmap(NULL, size + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *host;
+
+        if (area == MAP_FAILED)
+                return MAP_FAILED;
+        begin = ((uintptr_t)area + align - 1) & ~(align - 1);
+        end = begin + size;
+        host = mmap((void *)begin, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd, 0);
+        if (host == MAP_FAILED) {
+                munmap(area, size + align);
+                return MAP_FAILED;
+        }
+        if (begin > (uintptr_t)area)
+                munmap(area, begin - (uintptr_t)area);
+        munmap((void *)end, (uintptr_t)area + size + align - end);
+        return host;
+}
+
 int memory_new(const struct memory_options *options, struct memory **ret_memory, struct error *e) {
         _cleanup_(memory_freep) struct memory *m = calloc(1, sizeof(*m));
         uint64_t low = MIN(options->size, (uint64_t)LAYOUT_LOW_RAM_MAX);
@@ -79,8 +101,7 @@ int memory_new(const struct memory_options *options, struct memory **ret_memory,
         if (m->fd >= 0 && ftruncate(m->fd, (off_t)options->size) < 0)
                 return error_set(e, -errno, "memory-alloc", "ask for less: --memory", "cannot make %s of guest memory",
                                  text_format_size(options->size, text));
-        host = mmap(NULL, options->size, PROT_READ | PROT_WRITE,
-                    (m->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE, m->fd, 0);
+        host = map_aligned(options->size, m->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, m->fd);
         if (host == MAP_FAILED)
                 return error_set(e, -errno, "memory-alloc",
                                  options->page_size
