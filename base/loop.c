@@ -14,6 +14,8 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
+#include "base/clock.h"
+
 /* seccomp: main,io: epoll_wait, read -- waiting; timers and wake-ups are descriptors */
 /* seccomp: main,vcpu: epoll_ctl, timerfd_settime -- devices change what they wait for on the thread of the exit */
 /* seccomp: io: timerfd_settime (rare) -- a queue that has more than one round's work */
@@ -21,6 +23,8 @@
 
 #define LOOP_POSTS  1024
 #define LOOP_EVENTS 32
+#define LOOP_LOOKS  64      /* looks that found something, in a row */
+#define IDLE_MIN_NS 4000ull /* the first time that looking seems to pay */
 
 enum source_kind { SOURCE_FD, SOURCE_TIMER, SOURCE_SIGNAL };
 
@@ -49,6 +53,10 @@ struct loop {
         bool quit, dispatching;
         int status;
         pthread_mutex_t *guard;
+
+        const struct loop_idle_ops *idle_ops;
+        void *idle_opaque;
+        uint64_t idle_max_ns, idle_ns; /* look for so long, at most and at the moment */
 
         pthread_mutex_t lock; /* protects the ring below */
         struct post posts[LOOP_POSTS];
@@ -263,10 +271,22 @@ static void dispatch(struct loop_source *s, uint32_t events) {
         }
 }
 
+/* What a sleep of @ns says of looking: it would have caught this; it never will; it would, if it took longer. */
+static void learn(struct loop *loop, uint64_t ns) {
+        if (ns > loop->idle_max_ns)
+                loop->idle_ns = 0;
+        else if (ns > loop->idle_ns)
+                loop->idle_ns = MIN(loop->idle_ns > 0 ? 2 * loop->idle_ns : IDLE_MIN_NS, loop->idle_max_ns);
+}
+
 int loop_run_once(struct loop *loop, int timeout_ms) {
         struct epoll_event events[LOOP_EVENTS];
+        bool learns = loop->idle_ops && timeout_ms < 0;
+        uint64_t before = learns ? clock_ns() : 0;
         int n = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, timeout_ms);
 
+        if (learns)
+                learn(loop, clock_ns() - before);
         if (n < 0)
                 return errno == EINTR ? 0 : -errno;
         if (loop->guard)
@@ -289,9 +309,38 @@ void loop_set_guard(struct loop *loop, pthread_mutex_t *mutex) {
         loop->guard = mutex;
 }
 
+void loop_set_idle(struct loop *loop, const struct loop_idle_ops *ops, void *opaque, uint64_t max_ns) {
+        loop->idle_ops = ops;
+        loop->idle_opaque = opaque;
+        loop->idle_max_ns = max_ns;
+        loop->idle_ns = 0;
+}
+
+/* Look for work: false when there was none for idle_ns. */
+static bool look(struct loop *loop) {
+        const struct loop_idle_ops *ops = loop->idle_ops;
+        uint64_t since = clock_ns();
+        unsigned int found = 0;
+
+        if (loop->guard)
+                pthread_mutex_lock(loop->guard);
+        ops->begin(loop->idle_opaque);
+        do {
+                if (ops->look(loop->idle_opaque)) {
+                        found++;
+                        since = clock_ns();
+                } else
+                        __builtin_ia32_pause();
+        } while (found < LOOP_LOOKS && clock_ns() - since < loop->idle_ns);
+        found += ops->end(loop->idle_opaque);
+        if (loop->guard)
+                pthread_mutex_unlock(loop->guard);
+        return found > 0;
+}
+
 int loop_run(struct loop *loop) {
         while (!loop->quit) {
-                int r = loop_run_once(loop, -1);
+                int r = loop_run_once(loop, loop->idle_ns > 0 && look(loop) ? 0 : -1);
 
                 if (r < 0)
                         return r;

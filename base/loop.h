@@ -65,6 +65,23 @@ DEFINE_CLEANUP(loop_source, loop_source_free);
 /** loop_set_guard() - hold @mutex while callbacks run (not while waiting); NULL: none. */
 void loop_set_guard(struct loop *loop, pthread_mutex_t *mutex);
 
+/* What a loop may do in place of sleeping, for as long as that pays. All under the guard. */
+struct loop_idle_ops {
+        void (*begin)(void *opaque); /* looking begins: whoever makes work need not ring from now on */
+        bool (*look)(void *opaque);  /* do what work there is; false when there was none. Called over and over */
+        bool (*end)(void *opaque);   /* looking ends, whoever makes work rings again; true when there is work by now */
+};
+
+/**
+ * loop_set_idle() - look for work for a moment before sleeping, so that neither side pays for a wake-up
+ * @ops: how; NULL: sleep at once
+ * @max_ns: never look for longer than that without finding anything. How long is learned: longer while sleeps turn out to be short, not at
+ *          all while they are long
+ *
+ * Descriptors are still watched between looks, at the latest after LOOP_LOOKS of them. For loop_run() only.
+ */
+void loop_set_idle(struct loop *loop, const struct loop_idle_ops *ops, void *opaque, uint64_t max_ns);
+
 /** loop_run() - dispatch until loop_quit(); returns the status given to it, or -errno. */
 int loop_run(struct loop *loop);
 

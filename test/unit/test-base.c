@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
@@ -120,6 +121,81 @@ static void test_post_and_timer(void **state) {
         assert_int_equal(loop_run(loop), 42);
 }
 
+struct idle {
+        struct loop *loop;
+        bool looking;
+        unsigned int events, looks, begins, ends, ticks;
+        struct loop_source *timer;
+};
+
+static void idle_begin(void *opaque) {
+        struct idle *i = opaque;
+
+        i->looking = true;
+        i->begins++;
+}
+
+/* Finds something at the third look, and that was it. */
+static bool idle_look(void *opaque) {
+        struct idle *i = opaque;
+
+        assert_true(i->looking);
+        if (++i->looks == 3)
+                loop_quit(i->loop, 7);
+        return i->looks == 3;
+}
+
+static bool idle_end(void *opaque) {
+        struct idle *i = opaque;
+
+        i->looking = false;
+        i->ends++;
+        return false;
+}
+
+static void idle_event(void *opaque, int fd, uint32_t events) {
+        struct idle *i = opaque;
+        uint64_t n;
+
+        assert_false(i->looking); /* descriptors are watched with doorbells on */
+        i->events++;
+        (void)!read(fd, &n, sizeof(n));
+        if (i->looks == 0) /* the next sleep is short as well */
+                (void)!write(fd, &n, sizeof(n));
+}
+
+static void idle_tick(void *opaque) {
+        struct idle *i = opaque;
+
+        if (++i->ticks == 3)
+                loop_quit(i->loop, 42);
+        else
+                assert_int_equal(loop_timer_set(i->timer, 5000), 0);
+}
+
+/* A loop that never looks costs each request of a busy guest two wake-ups; one that always looks burns a processor while nothing happens. */
+static void test_loop_looks_before_it_sleeps(void **state) {
+        static const struct loop_idle_ops ops = { idle_begin, idle_look, idle_end };
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        _cleanup_close_ int fd = eventfd(1, EFD_NONBLOCK);
+        struct idle idle = { 0 };
+
+        assert_int_equal(loop_new(&loop), 0);
+        idle.loop = loop;
+        assert_int_equal(loop_add_fd(loop, fd, EPOLLIN, idle_event, &idle, NULL), 0);
+        loop_set_idle(loop, &ops, &idle, 1000000000);
+        assert_int_equal(loop_run(loop), 7); /* by the third look, which only short sleeps bring about */
+        assert_true(idle.events > 0);
+        assert_int_equal(idle.begins, idle.ends);
+
+        loop_set_idle(loop, &ops, &idle, 1000);
+        idle.begins = 0;
+        assert_int_equal(loop_add_timer(loop, idle_tick, &idle, &idle.timer), 0);
+        assert_int_equal(loop_timer_set(idle.timer, 5000), 0);
+        assert_int_equal(loop_run(loop), 42);
+        assert_int_equal(idle.begins, 0); /* sleeps are long */
+}
+
 /* More descriptors than the receiver has room for must be closed, not leaked. */
 static void test_fds_overflow(void **state) {
         int s[2], fds[2] = { 0, 1 }, got[1];
@@ -145,6 +221,7 @@ int main(void) {
                 cmocka_unit_test(test_uints),
                 cmocka_unit_test(test_source_frees_its_neighbour),
                 cmocka_unit_test(test_post_and_timer),
+                cmocka_unit_test(test_loop_looks_before_it_sleeps),
                 cmocka_unit_test(test_fds_overflow),
         };
 

@@ -24,7 +24,8 @@
  * Queues. One for each vCPU, so that a request ends on the vCPU that it came from and guests need no interrupts between vCPUs; all on the
  * machine's loop, hence at most QUEUES_ON_LOOP. Or as many as the disk was given I/O threads, each queue with a thread of its own:
  * doorbells, requests and completions of a queue all happen on its thread, under that thread's lock, and queues share nothing but the
- * image. Whoever else wants at a queue (activation, reset, pause: on the machine's side) takes its lock. The rings are touched only
+ * image. Before it sleeps, such a thread looks for new requests and completions for a moment (loop_set_idle()): a busy guest then rings no
+ * doorbells, each of which is an exit of its vCPU and a wake-up here. Whoever else wants at a queue (activation, reset, pause: on the machine's side) takes its lock. The rings are touched only
  * between DRIVER_OK and reset (`active`), so neither side ever looks at the other's. A rule that the driver broke is noted by the queue
  * and told by the machine's loop, since the device's status is the machine's.
  *
@@ -70,6 +71,7 @@
 #define RESET_PATIENCE_MS 100
 #define RESET_TIMEOUT_MS  30000
 #define PAUSE_TIMEOUT_MS  5000
+#define LOOK_NS           32000 /* an I/O thread looks for so long, at most, before it sleeps */
 
 struct blk_request {
         struct block_request io; /* first: io.done() finds the rest */
@@ -390,10 +392,11 @@ static void blk_broken(struct blk_queue *q) {
                 blk_tell_broken(q->blk);
 }
 
-/* On the queue's thread. */
-static void blk_process(struct blk_queue *q) {
+/* On the queue's thread: true when there was something in the ring. */
+static bool blk_process(struct blk_queue *q) {
         struct virtq_chain chain;
         unsigned int budget = BLK_QUEUE_SIZE;
+        bool found = false;
 
         while (q->active && !q->paused) {
                 struct blk_request *r;
@@ -413,13 +416,41 @@ static void blk_process(struct blk_queue *q) {
                         blk_give(q, r);
                 if (k == 0)
                         break;
+                found = true;
                 if (k < 0 || blk_start(q, r, &chain) < 0)
                         blk_broken(q);
         }
         block_queue_kick(q->io);
         if (q->active)
                 virtio_device_notify_queue(&q->blk->virtio, q->index);
+        return found;
 }
+
+/* ---- what an I/O thread does before it sleeps -------------------------------------------------------------------- */
+
+static void blk_look_begin(void *opaque) {
+        struct blk_queue *q = opaque;
+
+        if (q->active)
+                virtq_disable_notify(q->ring);
+}
+
+static bool blk_look(void *opaque) {
+        struct blk_queue *q = opaque;
+        unsigned int before = block_queue_in_flight(q->io);
+
+        return blk_process(q) || block_queue_in_flight(q->io) != before;
+}
+
+static bool blk_look_end(void *opaque) {
+        struct blk_queue *q = opaque;
+
+        return q->active && virtq_enable_notify(q->ring) && !q->paused && !q->stalled;
+}
+
+static const struct loop_idle_ops blk_idle_ops = { blk_look_begin, blk_look, blk_look_end };
+
+/* ------------------------------------------------------------------------------------------------------------------ */
 
 static void blk_notify(struct virtio_device *virtio, unsigned int index) {
         struct blk_queue *q = &blk_of(virtio)->queues[index];
@@ -663,6 +694,8 @@ static int add_queue(struct blk *b, bool own_thread, struct error *e) {
         if (own_thread)
                 r = io_thread_new(b->machine, &q->thread);
         options.loop = q->thread ? io_thread_loop(q->thread) : b->machine->loop;
+        if (q->thread)
+                loop_set_idle(options.loop, &blk_idle_ops, q, LOOK_NS);
         q->requests = calloc(BLK_QUEUE_SIZE, sizeof(*q->requests));
         if (r == 0)
                 r = q->requests ? loop_add_timer(options.loop, blk_again, q, &q->again) : -ENOMEM;
