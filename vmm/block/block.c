@@ -9,8 +9,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vmm/block/disk.h"
+
+/* seccomp: main: newfstatat arg3=AT_EMPTY_PATH (rare) -- is a file one of the disk's? */
 
 #define WORKERS       4
 #define WORKERS_PLAIN 2
@@ -69,6 +72,22 @@ struct throttle_disk *block_throttle(struct block *b) {
         return &b->throttle;
 }
 
+bool block_uses(const struct block *b, int fd) {
+        struct stat st, other;
+
+        if (fstat(fd, &st) < 0)
+                return false;
+        for (const struct layer *l = b->top; l; l = l->backing) {
+                if (fstat(file_fd(l->file), &other) < 0)
+                        continue;
+                if (st.st_dev == other.st_dev && st.st_ino == other.st_ino)
+                        return true;
+                if (S_ISBLK(st.st_mode) && S_ISBLK(other.st_mode) && st.st_rdev == other.st_rdev)
+                        return true;
+        }
+        return false;
+}
+
 uint64_t block_size(const struct block *b) {
         return atomic_load_explicit(&b->size, memory_order_acquire);
 }
@@ -101,6 +120,9 @@ int block_resize(struct block *b, uint64_t size, struct loop *loop, block_resize
                                  "a disk in use can only grow, by whole sectors of %u bytes", b->limits.logical_block);
         if (b->resize.busy)
                 return error_set(e, -EBUSY, "disk-busy", "wait for its end", "the disk is being resized already");
+        if (b->mirrored)
+                return error_set(e, -EBUSY, "disk-busy", "wait for its end, or cancel it",
+                                 "the disk is being mirrored");
         b->resize.busy = true;
         b->resize.job = (struct pool_job){ .run = run_resize };
         b->resize.size = size;

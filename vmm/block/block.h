@@ -37,6 +37,7 @@
 struct block;
 struct block_queue;
 struct block_request;
+struct dirty;
 struct layer;
 struct throttle_disk;
 struct throttle_group;
@@ -89,11 +90,14 @@ typedef void (*block_resized_fn)(void *opaque, int result, const struct error *e
  * @size:   bytes, a multiple of the logical block, not below block_size()
  * @loop:   on which done() is called, once, with the disk as large as it says
  *
- * Return: 0; -EINVAL "disk-size"; -EROFS "disk-readonly"; -EBUSY "disk-busy" while another resize is going on. block_close() must wait
+ * Return: 0; -EINVAL "disk-size"; -EROFS "disk-readonly"; -EBUSY "disk-busy" while another resize or a mirror is going on. block_close() must wait
  * for done().
  */
 int block_resize(struct block *block, uint64_t size, struct loop *loop, block_resized_fn done, void *opaque,
                  struct error *e);
+
+/** block_uses() - is @fd's file, or block device, one that the disk's images are in? From any thread. */
+bool block_uses(const struct block *block, int fd);
 
 /** block_throttle() - its place in a group of throttle.h, which may be changed at any time. */
 struct throttle_disk *block_throttle(struct block *block);
@@ -199,6 +203,13 @@ void block_queue_kick(struct block_queue *queue);
  * @cancel, and done() comes for them through the loop.
  */
 int block_queue_drain(struct block_queue *queue, bool cancel, unsigned int timeout_ms);
+
+/**
+ * block_queue_track() - mark in @dirty what requests change from now on, also those in flight; NULL: no more
+ *
+ * Under the guard of the queue's loop, like all else: what ended before this call was whole before it, and what ends later is marked.
+ */
+void block_queue_track(struct block_queue *queue, struct dirty *dirty);
 
 /** block_queue_in_flight() - how many steps of requests have not ended. */
 unsigned int block_queue_in_flight(const struct block_queue *queue);

@@ -22,6 +22,7 @@ struct block {
         struct layer_user users[POOL_THREADS_MAX]; /* one for each worker */
         struct pool_job closing;
         atomic_uint_fast64_t size; /* bytes */
+        bool mirrored;             /* mirror.h; its size stays as it is */
         struct {
                 struct pool_job job;
                 bool busy; /* from block_resize() to done() */

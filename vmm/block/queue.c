@@ -27,6 +27,7 @@
 
 #include "base/iov.h"
 #include "base/log.h"
+#include "vmm/block/dirty.h"
 #include "vmm/block/disk.h"
 #include "vmm/block/engine.h"
 #include "vmm/block/gate.h"
@@ -43,6 +44,7 @@ struct block_queue {
         struct engine *engine;  /* moves data; may be @workers */
         struct engine *workers; /* does what may wait */
         struct gate gate;       /* in front of both */
+        struct dirty *dirty;    /* where changes are marked; NULL: nowhere */
         bool cancelling;        /* requests in flight go no further */
 };
 
@@ -70,6 +72,8 @@ static void finish(struct block_queue *q, struct block_request *request, int res
 static void leave_and_finish(struct block_queue *q, struct block_request *request, int result) {
         if (moves_data(request))
                 layer_leave(&q->user, request->token);
+        if (q->dirty && request->op != BLOCK_READ && request->op != BLOCK_FLUSH)
+                dirty_mark(q->dirty, request->offset, request->length); /* at the end, failed or not: see dirty.h */
         finish(q, request, result);
 }
 
@@ -343,6 +347,10 @@ int block_queue_drain(struct block_queue *q, bool cancel, unsigned int timeout_m
         if (r == 0)
                 q->cancelling = false;
         return r;
+}
+
+void block_queue_track(struct block_queue *q, struct dirty *dirty) {
+        q->dirty = dirty;
 }
 
 const struct block_metrics *block_queue_metrics(const struct block_queue *q) {
