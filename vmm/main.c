@@ -29,6 +29,7 @@
 #include "vmm/control/qmp.h"
 #include "vmm/device/device.h"
 #include "vmm/device/disk-limits.h"
+#include "vmm/device/disk-mirror.h"
 #include "vmm/device/virtio-blk.h"
 #include "vmm/machine/acpi.h"
 #include "vmm/machine/cpus.h"
@@ -95,6 +96,9 @@ static const struct machine_hooks hooks = {
         .power_button = devices_power_button,
         .set_disk_limits = disk_limits_set,
         .resize_disk = virtio_blk_resize,
+        .mirror_disk = disk_mirror_start,
+        .query_disk_job = disk_mirror_query,
+        .end_disk_job = disk_mirror_end,
         .load = load,
         .vcpu_thread_start = confine_vcpu,
         .block_thread_start = confine_block,

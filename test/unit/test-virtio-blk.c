@@ -12,7 +12,10 @@
 
 #include "base/sys.h"
 #include "test/unit/virtio-harness.h"
+#include "vmm/block/layer/layer.h"
+#include "vmm/block/qcow2/qcow2.h"
 #include "vmm/device/disk-limits.h"
+#include "vmm/device/disk-mirror.h"
 #include "vmm/device/virtio-blk.h"
 
 #define DISK   (4u << 20)
@@ -805,6 +808,138 @@ static void test_pause_drains(void **state) {
         pause_and_resume(1);
 }
 
+/* ---- mirrors ----------------------------------------------------------------------------------------------------- */
+
+static int qcow2_target(const char *backing) {
+        const struct qcow2_create create = {
+                .size = DISK,
+                .backing_file = backing,
+                .backing_format = backing ? "raw" : NULL,
+        };
+        int fd = memfd_create("target", MFD_CLOEXEC);
+        struct file *file;
+
+        assert_int_equal(file_open(&(struct file_options){ .fd = fd }, &file, NULL), 0);
+        assert_int_equal(qcow2_create(file, &create, NULL), 0);
+        file_close(file);
+        return fd;
+}
+
+static void wait_for_job(struct disk *d, enum machine_event event) {
+        for (int i = 0; i < 5000 && d->h.job_events[event] == 0; i++)
+                assert_true(loop_run_once(d->h.machine.loop, 10) >= 0);
+        assert_int_equal(d->h.job_events[event], 1);
+        d->h.job_events[event] = 0;
+}
+
+static int start_mirror(struct disk *d, int fd, const char *format) {
+        return disk_mirror_start(&d->h.machine, 0, &(struct machine_mirror){ .fd = fd, .format = format }, NULL);
+}
+
+/* The mirror closes its descriptor: what is looked at is another one. */
+static void check_mirror(int fd, const uint8_t *want) {
+        struct layer *layer;
+        struct file *file;
+        uint8_t *got = malloc(DISK);
+
+        assert_int_equal(file_open(&(struct file_options){ .fd = fd }, &file, NULL), 0);
+        assert_int_equal(qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, NULL), 0);
+        assert_int_equal(layer_read(layer, NULL, got, 0, DISK), 0);
+        assert_memory_equal(got, want, DISK);
+        layer_close(layer);
+        free(got);
+}
+
+/* One write through each queue, to places of its own; all are waited for. */
+static void write_on_all(struct disk *d, unsigned int n_queues, unsigned int value) {
+        uint8_t *status[4];
+
+        for (unsigned int q = 0; q < n_queues; q++) {
+                memset(harness_at(&d->h, Q_BUF(q)), (int)(value + q), 32768);
+                status[q] = offer_on(d, q, VIRTIO_BLK_T_OUT, (q * 16 + value % 16) * 64, 32768);
+                harness_kick(&d->h, q);
+        }
+        for (unsigned int q = 0; q < n_queues; q++) {
+                harness_used(&d->h, q, NULL, NULL);
+                assert_int_equal(*status[q], VIRTIO_BLK_S_OK);
+        }
+}
+
+static void mirror_with(unsigned int io_threads, bool paused) {
+        enum { QUEUES = 4 };
+        struct disk *d = disk_new_on(QUEUES, false, ALL | BIT(VIRTIO_BLK_F_MQ), io_threads, false);
+        const struct device_class *class = d->h.device->class;
+        struct machine_disk_job job;
+        uint8_t *want = malloc(DISK);
+        int fd = qcow2_target(NULL);
+
+        d->h.machine.devices = d->h.device;
+        write_on_all(d, QUEUES, 1);
+        assert_int_equal(start_mirror(d, dup(fd), "qcow2"), 0);
+        assert_int_equal(start_mirror(d, -1, "raw"), -EBUSY);
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, true, NULL), -EBUSY); /* it is not ready */
+        for (unsigned int i = 2; i < 40; i++)
+                write_on_all(d, QUEUES, i);
+        wait_for_job(d, MACHINE_EVENT_JOB_READY);
+        for (unsigned int i = 40; i < 60; i++)
+                write_on_all(d, QUEUES, i);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 0, &job), 0);
+        assert_int_equal(job.state, MACHINE_JOB_READY);
+        if (paused)
+                assert_int_equal(class->pause(d->h.device), 0);
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, true, NULL), 0);
+        assert_int_equal(pread(d->fd, want, DISK, 0), DISK);
+        offer_on(d, 0, VIRTIO_BLK_T_OUT, DISK / 512 - 64, 32768); /* too late for the copy */
+        harness_kick(&d->h, 0);
+        usleep(20000); /* time for a queue that doesn't stand still */
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        assert_int_equal(d->h.machine.disk_job.error, 0);
+        check_mirror(fd, want);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 0, &job), -ESRCH);
+        if (paused) {
+                harness_settle(&d->h);
+                assert_false(harness_take(&d->h, 0, NULL, NULL)); /* the end of the one is not the end of the other */
+                class->resume(d->h.device);
+        }
+        harness_used(&d->h, 0, NULL, NULL);
+        write_on_all(d, QUEUES, 70);
+        close(fd);
+        free(want);
+        disk_free(d);
+}
+
+/* Every queue's writes reach the copy, none comes in while it is finished, and all of them go on afterwards. */
+static void test_mirror(void **state) {
+        mirror_with(0, false);
+        mirror_with(4, false);
+        mirror_with(0, true);
+        mirror_with(4, true);
+}
+
+static void test_mirror_that_fails(void **state) {
+        struct disk *d = disk_new(false, ALL);
+        int closed = qcow2_target("base.raw");
+        struct machine_disk_job job;
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, false, NULL), -ESRCH);
+        assert_int_equal(disk_mirror_end(&d->h.machine, 1, false, NULL), -ENOENT);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 1, &job), -ENOENT);
+        assert_int_equal(start_mirror(d, d->fd, "raw"), -EINVAL); /* its own file: not even opened */
+        assert_int_equal(start_mirror(d, closed, "qcow2"), 0);    /* the base would show through its zeroes */
+        wait_for_job(d, MACHINE_EVENT_JOB_ERROR);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        assert_int_equal(d->h.machine.disk_job.error, EINVAL);
+        assert_int_equal(fcntl(closed, F_GETFD), -1);
+        assert_int_equal(start_mirror(d, qcow2_target(NULL), "qcow2"), 0);
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, false, NULL), 0);
+        wait_for_job(d, MACHINE_EVENT_JOB_CANCELLED);
+        assert_int_equal(d->h.job_events[MACHINE_EVENT_JOB_ERROR], 0);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 0, 512, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(start_mirror(d, qcow2_target(NULL), "qcow2"), 0);
+        disk_free(d); /* with the mirror under way */
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_sectors_land_in_the_file),
@@ -827,6 +962,8 @@ int main(void) {
                 cmocka_unit_test(test_reset_stops_the_threads),
                 cmocka_unit_test(test_reset_of_hung_storage_waits_aside),
                 cmocka_unit_test(test_pause_drains),
+                cmocka_unit_test(test_mirror),
+                cmocka_unit_test(test_mirror_that_fails),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,6 +57,7 @@ struct harness {
         unsigned int interrupts[HARNESS_QUEUES], config_interrupts; /* from any thread: atomic */
         unsigned int shutdowns, resets_ready, disk_errors;
         bool no_pause; /* the machine can't */
+        unsigned int job_events[MACHINE_EVENT_JOB_CANCELLED + 1];
 };
 
 struct segment {
@@ -129,6 +130,11 @@ int machine_disk_failed(struct machine *machine, const struct machine_disk_error
         if (error->action != DISK_ERROR_PAUSE)
                 return 0;
         return h->no_pause ? -EINVAL : h->device->class->pause(h->device);
+}
+
+void machine_disk_job(struct machine *machine, enum machine_event event, const struct machine_disk_job *job) {
+        CONTAINER_OF(machine, struct harness, machine)->job_events[event]++;
+        machine->disk_job = *job;
 }
 
 void machine_request_shutdown(struct machine *machine, enum shutdown_reason reason, int exit_status) {

@@ -38,6 +38,9 @@
  * and pauses the machine, and what is kept goes on when the machine does. A reset drops it.
  *
  * Pause. Queues drain and take nothing more, and the image is flushed, so that its file is whole and still while the machine is paused.
+ *
+ * Mirror. The last part of a mirror (disk-mirror.h) is copied while the disk stands still: its queues are stopped as for a pause, but the
+ * machine runs on. What has two reasons to stand still waits for the end of both.
  */
 #include "vmm/device/virtio-blk.h"
 
@@ -58,6 +61,7 @@
 #include "vmm/device/device.h"
 #include "vmm/device/disk-errors.h"
 #include "vmm/device/disk-limits.h"
+#include "vmm/device/disk-mirror.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
@@ -72,6 +76,8 @@
 #define RESET_TIMEOUT_MS  30000
 #define PAUSE_TIMEOUT_MS  5000
 #define LOOK_NS           32000 /* an I/O thread looks for so long, at most, before it sleeps */
+
+enum blk_stop { BLK_PAUSED = 1 << 0, BLK_MIRRORED = 1 << 1 };
 
 struct blk_request {
         struct block_request io; /* first: io.done() finds the rest */
@@ -96,12 +102,12 @@ struct blk_queue {
         struct blk_request *failed;      /* to be tried again when the machine goes on */
         struct machine_disk_error error; /* one that the machine's loop has yet to tell of, if @untold */
         bool untold;
-        unsigned int n_used; /* requests[n_used...] were never taken */
-        bool active;         /* enabled, between DRIVER_OK and reset: the ring may be touched */
-        bool paused;         /* takes nothing from the ring */
-        bool stalled;        /* chains wait for a free request */
-        bool broken;         /* the driver broke a rule, and the machine's side has yet to say so */
-        bool draining;       /* a reset waits for the end of what is in flight */
+        unsigned int n_used;  /* requests[n_used...] were never taken */
+        bool active;          /* enabled, between DRIVER_OK and reset: the ring may be touched */
+        unsigned int stopped; /* BLK_*: why it takes nothing from the ring; 0: it does */
+        bool stalled;         /* chains wait for a free request */
+        bool broken;          /* the driver broke a rule, and the machine's side has yet to say so */
+        bool draining;        /* a reset waits for the end of what is in flight */
 };
 
 struct blk {
@@ -117,7 +123,8 @@ struct blk {
         struct block_request flush; /* of a pause */
         block_resized_fn resized;   /* who asked for a resize */
         void *resized_opaque;
-        atomic_bool flush_lost; /* that failed, which the guest has yet to hear */
+        struct disk_mirror *mirror; /* NULL: none */
+        atomic_bool flush_lost;     /* that failed, which the guest has yet to hear */
 
         struct virtio_blk_config config; /* wce: atomic */
         char serial[VIRTIO_BLK_ID_BYTES];
@@ -398,7 +405,7 @@ static bool blk_process(struct blk_queue *q) {
         unsigned int budget = BLK_QUEUE_SIZE;
         bool found = false;
 
-        while (q->active && !q->paused) {
+        while (q->active && !q->stopped) {
                 struct blk_request *r;
                 int k;
 
@@ -445,7 +452,7 @@ static bool blk_look(void *opaque) {
 static bool blk_look_end(void *opaque) {
         struct blk_queue *q = opaque;
 
-        return q->active && virtq_enable_notify(q->ring) && !q->paused && !q->stalled;
+        return q->active && virtq_enable_notify(q->ring) && !q->stopped && !q->stalled;
 }
 
 static const struct loop_idle_ops blk_idle_ops = { blk_look_begin, blk_look, blk_look_end };
@@ -608,6 +615,14 @@ static uint64_t blk_describe(struct blk *b) {
         return features;
 }
 
+static void blk_track(struct blk *b, struct dirty *dirty) {
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                block_queue_track(b->queues[i].io, dirty);
+                unlock(&b->queues[i]);
+        }
+}
+
 static void blk_destroy(struct device *device) {
         struct blk *b = CONTAINER_OF(device, struct blk, device);
 
@@ -615,6 +630,9 @@ static void blk_destroy(struct device *device) {
                 io_thread_stop(b->queues[i].thread);
                 b->queues[i].active = b->queues[i].draining = false; /* guest memory is left alone from here on */
         }
+        if (b->mirror)
+                blk_track(b, NULL);
+        disk_mirror_free(b->mirror);
         virtio_pci_free(b->proxy);
         for (unsigned int i = 0; i < b->n_queues; i++) {
                 struct blk_queue *q = &b->queues[i];
@@ -846,19 +864,39 @@ static void blk_retry(struct blk_queue *q) {
         block_queue_kick(q->io);
 }
 
-static void blk_resume(struct device *device) {
-        struct blk *b = blk_of_device(device);
-
+static void blk_go_on(struct blk *b, enum blk_stop reason) {
         for (unsigned int i = 0; i < b->n_queues; i++) {
                 struct blk_queue *q = &b->queues[i];
 
                 lock(q);
-                q->paused = false;
-                blk_retry(q);
+                q->stopped &= ~(unsigned int)reason;
+                if (!q->stopped)
+                        blk_retry(q);
                 if (q->active)
                         loop_timer_set(q->again, 0); /* what was offered meanwhile */
                 unlock(q);
         }
+}
+
+/* On failure they have all gone on. */
+static int blk_stop(struct blk *b, enum blk_stop reason) {
+        int r = 0;
+
+        for (unsigned int i = 0; i < b->n_queues && r == 0; i++) {
+                struct blk_queue *q = &b->queues[i];
+
+                lock(q);
+                q->stopped |= reason;
+                r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
+                unlock(q);
+        }
+        if (r < 0)
+                blk_go_on(b, reason);
+        return r;
+}
+
+static void blk_resume(struct device *device) {
+        blk_go_on(blk_of_device(device), BLK_PAUSED);
 }
 
 static void blk_flushed(struct block_request *request, int result) {
@@ -874,16 +912,8 @@ static void blk_flushed(struct block_request *request, int result) {
 
 static int blk_pause(struct device *device) {
         struct blk *b = blk_of_device(device);
-        int r = 0;
+        int r = blk_stop(b, BLK_PAUSED);
 
-        for (unsigned int i = 0; i < b->n_queues && r == 0; i++) {
-                struct blk_queue *q = &b->queues[i];
-
-                lock(q);
-                q->paused = true;
-                r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
-                unlock(q);
-        }
         if (r == 0 && !block_limits(b->block)->readonly) {
                 struct blk_queue *q = &b->queues[0];
 
@@ -892,10 +922,28 @@ static int blk_pause(struct device *device) {
                 block_queue_submit(q->io, &b->flush);
                 r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
                 unlock(q);
+                if (r < 0)
+                        blk_resume(device);
         }
-        if (r < 0)
-                blk_resume(device);
         return r;
+}
+
+struct disk_mirror **virtio_blk_mirror(const struct machine *machine, unsigned int index) {
+        struct blk *b = blk_find(machine, index);
+
+        return b ? &b->mirror : NULL;
+}
+
+void virtio_blk_track(struct machine *machine, unsigned int index, struct dirty *dirty) {
+        blk_track(blk_find(machine, index), dirty);
+}
+
+int virtio_blk_hold(struct machine *machine, unsigned int index) {
+        return blk_stop(blk_find(machine, index), BLK_MIRRORED);
+}
+
+void virtio_blk_release(struct machine *machine, unsigned int index) {
+        blk_go_on(blk_find(machine, index), BLK_MIRRORED);
 }
 
 const struct device_class virtio_blk_class = {

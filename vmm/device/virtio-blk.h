@@ -5,6 +5,9 @@
 #include "vmm/block/block.h"
 #include "vmm/machine/machine.h"
 
+struct dirty;
+struct disk_mirror;
+
 /**
  * virtio_blk_resize() - make a disk larger, and tell its driver (virtio 1.2 §5.2.5.2); see block_resize()
  *
@@ -15,3 +18,19 @@ int virtio_blk_resize(struct machine *machine, unsigned int index, uint64_t size
 
 /** virtio_blk_block() - the image behind the machine's @index-th disk, or NULL when there is none (yet). */
 struct block *virtio_blk_block(const struct machine *machine, unsigned int index);
+
+/** virtio_blk_mirror() - where the disk's mirror is kept, which is freed with it; NULL when there is no such disk. */
+struct disk_mirror **virtio_blk_mirror(const struct machine *machine, unsigned int index);
+
+/* For a disk that there is, on the machine's loop: */
+
+/** virtio_blk_track() - block_queue_track() for all queues of a disk. */
+void virtio_blk_track(struct machine *machine, unsigned int index, struct dirty *dirty);
+
+/**
+ * virtio_blk_hold(), virtio_blk_release() - let a disk's queues drain and take nothing more, until they are released; nothing is flushed
+ *
+ * Return: 0; -ETIMEDOUT: its storage does not answer, and they go on.
+ */
+int virtio_blk_hold(struct machine *machine, unsigned int index);
+void virtio_blk_release(struct machine *machine, unsigned int index);

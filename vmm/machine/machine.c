@@ -273,6 +273,12 @@ int machine_disk_failed(struct machine *machine, const struct machine_disk_error
         return error->action == DISK_ERROR_PAUSE ? pause_as(machine, MACHINE_IO_ERROR) : 0;
 }
 
+void machine_disk_job(struct machine *machine, enum machine_event event, const struct machine_disk_job *job) {
+        machine->disk_job = *job;
+        emit(machine, event, 0);
+        machine->disk_job.message = NULL;
+}
+
 int machine_resume(struct machine *machine) {
         if (machine->state == MACHINE_RUNNING)
                 return 0;

@@ -51,6 +51,10 @@ enum machine_event {
         MACHINE_EVENT_GUEST_PANICKED,
         MACHINE_EVENT_INTERNAL_ERROR,
         MACHINE_EVENT_DISK_ERROR, /* machine->disk_error */
+        MACHINE_EVENT_JOB_READY,  /* this one and the next: machine->disk_job */
+        MACHINE_EVENT_JOB_ERROR,
+        MACHINE_EVENT_JOB_COMPLETED, /* the end, also after an error */
+        MACHINE_EVENT_JOB_CANCELLED, /* the other end */
 };
 
 /* A request of a disk's that the host's storage has failed. */
@@ -59,6 +63,30 @@ struct machine_disk_error {
         bool write;
         enum disk_error_action { DISK_ERROR_REPORT, DISK_ERROR_PAUSE, DISK_ERROR_IGNORE } action;
         int error; /* errno */
+};
+
+/* A mirror of a disk to another image, at some moment. */
+struct machine_disk_job {
+        unsigned int disk;
+        enum machine_job_state {
+                MACHINE_JOB_CREATED,
+                MACHINE_JOB_RUNNING,
+                MACHINE_JOB_READY,    /* it may be completed */
+                MACHINE_JOB_PENDING,  /* it is being completed */
+                MACHINE_JOB_ABORTING, /* cancelled, or failed */
+                MACHINE_JOB_STATE_COUNT,
+        } state;
+        uint64_t done, left; /* bytes */
+        uint64_t speed;      /* bytes in a second; 0: no limit */
+        bool write;          /* what has failed: the target, rather than the disk itself */
+        int error;           /* errno; 0: none */
+        const char *message; /* what happened then, in words; NULL: none. Good as long as the event lasts */
+};
+
+struct machine_mirror {
+        int fd;             /* of the target's image; taken over on success */
+        const char *format; /* "raw" or "qcow2", a constant */
+        uint64_t speed;     /* bytes in a second; 0: no limit */
 };
 
 enum shutdown_reason {
@@ -87,6 +115,13 @@ struct machine_hooks {
         int (*resize_disk)(struct machine *machine, unsigned int disk, uint64_t size,
                            void (*done)(void *opaque, int result, const struct error *e), void *opaque,
                            struct error *e);
+        /* Begin to mirror a disk; events tell how it goes on. -errno with an error. */
+        int (*mirror_disk)(struct machine *machine, unsigned int disk, const struct machine_mirror *options,
+                           struct error *e);
+        /* How far a disk's mirror is: -ENOENT no such disk, -ESRCH it has none. */
+        int (*query_disk_job)(struct machine *machine, unsigned int disk, struct machine_disk_job *ret_job);
+        /* End a disk's mirror, soon: with a whole copy, or at once. -errno with an error. */
+        int (*end_disk_job)(struct machine *machine, unsigned int disk, bool complete, struct error *e);
         /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
         int (*load)(struct machine *machine, struct kvm_regs *regs, struct kvm_sregs *sregs, struct error *e);
         /* First thing on each vCPU's thread (the sandbox); a failure ends the process. */
@@ -119,6 +154,7 @@ struct machine {
         } listeners[MACHINE_LISTENERS_MAX];
 
         struct machine_disk_error disk_error; /* the last one */
+        struct machine_disk_job disk_job;     /* that the event is about */
         struct kvm_clock_data paused_clock;   /* kvmclock stands still while the machine does */
         struct machine_requests {             /* asked by devices, not yet acted on; guarded by the lock */
                 bool reset, shutdown, panic, posted;
@@ -164,6 +200,9 @@ void machine_reset_ready(struct machine *machine);
  * Return: 0; -errno: it should have paused but can't.
  */
 int machine_disk_failed(struct machine *machine, const struct machine_disk_error *error);
+
+/** machine_disk_job() - tell of an event of @job's, MACHINE_EVENT_JOB_*; on the main thread, under the machine lock */
+void machine_disk_job(struct machine *machine, enum machine_event event, const struct machine_disk_job *job);
 
 /* What control asks for, on the main thread, under the machine lock. -EINVAL in a state that doesn't allow it. */
 /* machine_pause(): also -ETIMEDOUT when a disk's storage does not answer; the machine then runs on. */
