@@ -158,7 +158,7 @@ ssize_t io_recv_fds(int sock, void *buf, size_t n, int *fds, size_t *n_fds) {
         ssize_t r;
 
         do
-                r = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+                r = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         while (r < 0 && errno == EINTR);
         if (r < 0)
                 return -errno;

@@ -40,8 +40,8 @@ int io_set_cloexec(int fd, int on);
 int io_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds);
 
 /**
- * io_recv_fds() - receive one message and up to *@n_fds descriptors, close-on-exec
+ * io_recv_fds() - receive one message and up to *@n_fds descriptors, close-on-exec; never waits
  * @n_fds: in: room in @fds; out: how many came. A message that carried more than fits is refused whole: -EMSGSIZE.
- * Return: bytes received (0 at the end of the stream) or -errno.
+ * Return: bytes received (0 at the end of the stream) or -errno (-EAGAIN: nothing is there).
  */
 ssize_t io_recv_fds(int sock, void *buf, size_t n, int *fds, size_t *n_fds);

@@ -77,7 +77,29 @@ static int resize_disk(struct machine *machine, unsigned int disk, uint64_t size
         return 0;
 }
 
-static const struct machine_hooks hooks = { .set_disk_limits = set_disk_limits, .resize_disk = resize_disk };
+static int mirror_disk(struct machine *machine, unsigned int disk, const struct machine_mirror *options,
+                       struct error *e) {
+        abort(); /* there are no descriptors to name */
+}
+
+static int query_disk_job(struct machine *machine, unsigned int disk, struct machine_disk_job *ret_job) {
+        if (disk >= 2)
+                return -ENOENT;
+        *ret_job = (struct machine_disk_job){ .disk = disk, .state = MACHINE_JOB_READY, .done = 65536 };
+        return disk == 0 ? -ESRCH : 0;
+}
+
+static int end_disk_job(struct machine *machine, unsigned int disk, bool complete, struct error *e) {
+        return disk == 1 ? 0 : error_set(e, -ESRCH, "job-none", NULL, "disk%u is not being mirrored", disk);
+}
+
+static const struct machine_hooks hooks = {
+        .set_disk_limits = set_disk_limits,
+        .resize_disk = resize_disk,
+        .mirror_disk = mirror_disk,
+        .query_disk_job = query_disk_job,
+        .end_disk_job = end_disk_job,
+};
 
 /* ---- the stream -------------------------------------------------------------------------------------------------- */
 
@@ -97,12 +119,14 @@ static void execute(struct qmp_context *context, bool *ready, const struct frame
 static unsigned int feed(const char *bytes, size_t size, size_t piece, bool run) {
         struct frame *frame = calloc(1, sizeof(*frame));
         struct machine machine = { .state = MACHINE_RUNNING, .hooks = &hooks };
-        struct qmp_context context = { .machine = &machine };
+        struct qmp_fds fds;
+        struct qmp_context context = { .machine = &machine, .fds = &fds };
         bool ready = false, end = false;
         unsigned int n = 0;
 
         if (!frame)
                 abort();
+        qmp_fds_init(&fds);
         for (size_t from = 0; from < size && !end; from += piece) {
                 size_t length = MIN(piece, size - from), at = 0;
 

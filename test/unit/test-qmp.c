@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* qmp: hostile, slow and split input costs its sender only; replies and events have QMP's shape */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,6 +37,9 @@ struct env {
         uint64_t resized;
         void (*resize_done)(void *opaque, int result, const struct error *e);
         void *resize_opaque;
+        struct machine_mirror mirror; /* asked for; the descriptor is ours */
+        struct machine_disk_job job;  /* disk 1's */
+        bool has_job, completed;
         char last[16384];
         size_t n_last;
 };
@@ -129,7 +133,46 @@ static int resize_disk(struct machine *machine, unsigned int disk, uint64_t size
         return 0;
 }
 
-static const struct machine_hooks hooks = { .set_disk_limits = set_disk_limits, .resize_disk = resize_disk };
+static int mirror_disk(struct machine *machine, unsigned int disk, const struct machine_mirror *options,
+                       struct error *e) {
+        struct env *env = env_of(machine);
+
+        if (disk != 1)
+                return error_set(e, -ENOENT, "disk-unknown", NULL, "there is no disk %u", disk);
+        if (env->has_job)
+                return error_set(e, -EBUSY, "disk-busy", NULL, "the disk is being mirrored already");
+        env->mirror = *options;
+        env->job = (struct machine_disk_job){ .disk = 1, .done = 65536, .left = 131072, .speed = options->speed };
+        env->job.state = MACHINE_JOB_RUNNING;
+        env->has_job = true;
+        return 0;
+}
+
+static int query_disk_job(struct machine *machine, unsigned int disk, struct machine_disk_job *ret_job) {
+        *ret_job = env_of(machine)->job;
+        if (disk > 1)
+                return -ENOENT;
+        return disk == 1 && env_of(machine)->has_job ? 0 : -ESRCH;
+}
+
+static int end_disk_job(struct machine *machine, unsigned int disk, bool complete, struct error *e) {
+        struct env *env = env_of(machine);
+
+        if (disk != 1 || !env->has_job)
+                return error_set(e, -ESRCH, "job-none", NULL, "disk%u is not being mirrored", disk);
+        env->has_job = false;
+        env->completed = complete;
+        env->mirror.fd = safe_close(env->mirror.fd);
+        return 0;
+}
+
+static const struct machine_hooks hooks = {
+        .set_disk_limits = set_disk_limits,
+        .resize_disk = resize_disk,
+        .mirror_disk = mirror_disk,
+        .query_disk_job = query_disk_job,
+        .end_disk_job = end_disk_job,
+};
 
 static int setup(void **state) {
         static struct env env;
@@ -417,6 +460,164 @@ static void test_answers_that_come_later(void **state) {
         run_loop(env);
 }
 
+static void say_with_fd(struct env *env, const char *text, int fd) {
+        assert_int_equal(io_send_fds(env->client, text, strlen(text), &fd, 1), 0);
+        run_loop(env);
+}
+
+static bool is_open(int fd) {
+        return fcntl(fd, F_GETFD) >= 0;
+}
+
+#define GETFD(name)   "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"" name "\"}}"
+#define CLOSEFD(name) "{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"" name "\"}}"
+
+/* Is somebody else still holding the other end of @pipe? */
+static bool is_held(int pipe) {
+        char c;
+
+        return read(pipe, &c, 1) < 0 && errno == EAGAIN;
+}
+
+/* The end of a pipe that was handed over, so that one sees when it is closed. */
+static int hand_over(struct env *env, const char *text) {
+        int ends[2];
+
+        assert_int_equal(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+        say_with_fd(env, text, ends[1]);
+        close(ends[1]);
+        return ends[0];
+}
+
+/* Descriptors must be neither lost nor left open: a client could use them all up, and the machine's disks with them. */
+static void test_descriptors_are_kept_by_name(void **state) {
+        static const char *const bad[] = { GETFD("a"),
+                                           GETFD(""),
+                                           GETFD("1a"),
+                                           CLOSEFD("a"),
+                                           "{\"execute\":\"getfd\"}",
+                                           GETFD("abcdefghijklmnopqrstuvwxyz0123456789") };
+        struct env *env = *state;
+        int pipes[6];
+
+        negotiate(env);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                say(env, bad[i]);
+                expect_error(env, "GenericError");
+        }
+        pipes[0] = hand_over(env, " "); /* that nobody asks for */
+        pipes[1] = hand_over(env, GETFD("a"));
+        expect(env, "{\"return\":{}}");
+        assert_false(is_held(pipes[0]));
+        assert_true(is_held(pipes[1]));
+        pipes[2] = hand_over(env, GETFD("a") GETFD("b")); /* one descriptor, one name */
+        expect(env, "{\"return\":{}}");
+        expect_error(env, "GenericError");
+        assert_false(is_held(pipes[1]));
+        say(env, CLOSEFD("a"));
+        expect(env, "{\"return\":{}}");
+        assert_false(is_held(pipes[2]));
+        for (unsigned int i = 0; i < 3; i++)
+                close(pipes[i]);
+        pipes[0] = hand_over(env, GETFD("a"));
+        pipes[1] = hand_over(env, GETFD("b"));
+        pipes[2] = hand_over(env, GETFD("c"));
+        pipes[3] = hand_over(env, GETFD("d"));
+        for (unsigned int i = 0; i < 4; i++)
+                expect(env, "{\"return\":{}}");
+        pipes[4] = hand_over(env, GETFD("e"));
+        expect_error(env, "GenericError");
+        assert_true(is_held(pipes[3]));
+        close(env->client);
+        env->client = -1;
+        run_loop(env);
+        for (unsigned int i = 0; i < 5; i++) {
+                assert_false(is_held(pipes[i]));
+                close(pipes[i]);
+        }
+}
+
+#define MIRROR(arguments) "{\"execute\":\"blockdev-mirror\",\"arguments\":{" arguments "}}"
+#define JOB(what)         "{\"execute\":\"block-job-" what "\",\"arguments\":{\"device\":\"disk1\"}}"
+#define JOB_DATA          "\"type\":\"mirror\",\"device\":\"disk1\",\"len\":196608,\"offset\":65536,\"speed\":4096"
+
+static void start_mirror(struct env *env) {
+        int pipe = hand_over(env, GETFD("t"));
+
+        expect(env, "{\"return\":{}}");
+        say(env, MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"qcow2\",\"sync\":\"full\","
+                        "\"speed\":4096"));
+        expect(env, "{\"return\":{}}");
+        assert_true(is_held(pipe));
+        close(pipe);
+}
+
+/* A mirror is asked for, watched and ended as in QEMU; the target's descriptor becomes the machine's with success only. */
+static void test_mirror(void **state) {
+        static const char *const bad[] = {
+                MIRROR("\"target\":\"t\",\"format\":\"raw\""),
+                MIRROR("\"device\":\"disk1\",\"format\":\"raw\""),
+                MIRROR("\"device\":\"disk1\",\"target\":\"u\",\"format\":\"raw\""),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\""),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"vmdk\""),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"raw\",\"sync\":\"top\""),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"raw\",\"speed\":-1"),
+                MIRROR("\"device\":\"disk7\",\"target\":\"t\",\"format\":\"raw\""),
+                JOB("cancel"),
+                JOB("complete"),
+        };
+        struct env *env = *state;
+        int pipe;
+
+        negotiate(env);
+        say(env, "{\"execute\":\"query-block-jobs\"}");
+        expect(env, "{\"return\":[]}");
+        pipe = hand_over(env, GETFD("t"));
+        expect(env, "{\"return\":{}}");
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                say(env, bad[i]);
+                expect_error(env, "GenericError");
+        }
+        assert_true(is_held(pipe));
+        start_mirror(env);
+        assert_false(is_held(pipe)); /* the name was given to another one */
+        close(pipe);
+        assert_string_equal(env->mirror.format, "qcow2");
+        assert_true(is_open(env->mirror.fd) && env->mirror.speed == 4096);
+        say(env, CLOSEFD("t"));
+        expect_error(env, "GenericError"); /* it is the machine's now */
+        say(env, "{\"execute\":\"query-block-jobs\"}");
+        expect(env, "{\"return\":[{" JOB_DATA ",\"ready\":false,\"status\":\"running\",\"busy\":true,\"paused\":false,"
+                    "\"io-status\":\"ok\",\"auto-finalize\":true,\"auto-dismiss\":true}]}");
+        say(env, JOB("complete"));
+        expect(env, "{\"return\":{}}");
+        assert_true(env->completed && !env->has_job);
+        start_mirror(env);
+        say(env, JOB("cancel"));
+        expect(env, "{\"return\":{}}");
+        assert_false(env->completed || env->has_job);
+}
+
+static void test_mirror_events(void **state) {
+        struct env *env = *state;
+
+        negotiate(env);
+        env->machine.disk_job = (struct machine_disk_job){ .disk = 1, .done = 65536, .left = 131072, .speed = 4096 };
+        emit(&env->machine, MACHINE_EVENT_JOB_READY, 0);
+        expect_event(env, "BLOCK_JOB_READY", "{" JOB_DATA "}");
+        emit(&env->machine, MACHINE_EVENT_JOB_CANCELLED, 0);
+        expect_event(env, "BLOCK_JOB_CANCELLED", "{" JOB_DATA "}");
+        emit(&env->machine, MACHINE_EVENT_JOB_COMPLETED, 0);
+        expect_event(env, "BLOCK_JOB_COMPLETED", "{" JOB_DATA "}");
+        env->machine.disk_job.error = ENOSPC;
+        env->machine.disk_job.message = "no room";
+        env->machine.disk_job.write = true;
+        emit(&env->machine, MACHINE_EVENT_JOB_ERROR, 0);
+        expect_event(env, "BLOCK_JOB_ERROR", "{\"device\":\"disk1\",\"operation\":\"write\",\"action\":\"report\"}");
+        emit(&env->machine, MACHINE_EVENT_JOB_COMPLETED, 0);
+        expect_event(env, "BLOCK_JOB_COMPLETED", "{" JOB_DATA ",\"error\":\"no room: No space left on device\"}");
+}
+
 static void test_split_and_pipelined(void **state) {
         static const char text[] = " \r\n{\"execute\" : \"query-name\", \"id\":\"}{\\\"]\"}\n"
                                    "{\"execute\":\"query-name\",\"id\":2}{\"execute\":\"query-name\",\"id\":3}";
@@ -632,6 +833,9 @@ int main(void) {
                 TEST(test_commands_and_events),
                 TEST(test_disk_limits),
                 TEST(test_answers_that_come_later),
+                TEST(test_descriptors_are_kept_by_name),
+                TEST(test_mirror),
+                TEST(test_mirror_events),
                 TEST(test_split_and_pipelined),
                 TEST(test_errors_are_answered),
                 TEST(test_too_long),

@@ -130,6 +130,12 @@ static const struct command {
         { "qmp_capabilities", capabilities, (const char *const[]){ "enable", NULL } },
         { "block_resize", qmp_block_resize, qmp_block_resize_arguments },
         { "block_set_io_throttle", qmp_block_set_io_throttle, qmp_block_set_io_throttle_arguments },
+        { "block-job-cancel", qmp_block_job_cancel, qmp_block_job_arguments },
+        { "block-job-complete", qmp_block_job_complete, qmp_block_job_arguments },
+        { "blockdev-mirror", qmp_blockdev_mirror, qmp_blockdev_mirror_arguments },
+        { "closefd", qmp_closefd, qmp_fd_arguments },
+        { "getfd", qmp_getfd, qmp_fd_arguments },
+        { "query-block-jobs", qmp_query_block_jobs },
         { "query-commands", query_commands },
         { "query-cpus-fast", query_cpus_fast },
         { "query-name", query_name },
@@ -287,6 +293,10 @@ static const char *const event_names[] = {
         [MACHINE_EVENT_GUEST_PANICKED] = "GUEST_PANICKED",
         [MACHINE_EVENT_INTERNAL_ERROR] = "STOP", /* QEMU's way to say it; query-status names the state */
         [MACHINE_EVENT_DISK_ERROR] = "BLOCK_IO_ERROR",
+        [MACHINE_EVENT_JOB_READY] = "BLOCK_JOB_READY",
+        [MACHINE_EVENT_JOB_ERROR] = "BLOCK_JOB_ERROR",
+        [MACHINE_EVENT_JOB_COMPLETED] = "BLOCK_JOB_COMPLETED",
+        [MACHINE_EVENT_JOB_CANCELLED] = "BLOCK_JOB_CANCELLED",
 };
 
 static const struct {
@@ -330,6 +340,11 @@ static json_t *event_data(const struct qmp_context *context, enum machine_event 
                 break;
         case MACHINE_EVENT_DISK_ERROR:
                 return disk_error_data(&context->machine->disk_error);
+        case MACHINE_EVENT_JOB_READY:
+        case MACHINE_EVENT_JOB_ERROR:
+        case MACHINE_EVENT_JOB_COMPLETED:
+        case MACHINE_EVENT_JOB_CANCELLED:
+                return qmp_job_data(&context->machine->disk_job, event);
         case MACHINE_EVENT_GUEST_PANICKED:
                 return json_pack("{s:s}", "action", "poweroff");
         default:

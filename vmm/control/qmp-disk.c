@@ -55,8 +55,7 @@ static const size_t limit_offsets[] = {
         AT(iops_size),
 };
 
-/* The number called @name, if it is there; false with @f filled when it is none, or too large. */
-static bool get_number(json_t *arguments, const char *name, int64_t max, uint64_t *v, struct qmp_failure *f) {
+bool qmp_get_number(json_t *arguments, const char *name, int64_t max, uint64_t *v, struct qmp_failure *f) {
         json_t *value = json_object_get(arguments, name);
 
         if (!value)
@@ -78,13 +77,13 @@ static bool get_limits(json_t *arguments, struct throttle_config *c, struct qmp_
                         qmp_fail(f, QMP_GENERIC, "Parameter '%s' is missing", *name);
                         return false;
                 }
-                if (!get_number(arguments, *name, VALUE_MAX, (uint64_t *)((char *)c + limit_offsets[i]), f))
+                if (!qmp_get_number(arguments, *name, VALUE_MAX, (uint64_t *)((char *)c + limit_offsets[i]), f))
                         return false;
         }
         for (; *name; name++) {
                 uint64_t before = seconds;
 
-                if (!get_number(arguments, *name, VALUE_MAX, &seconds, f))
+                if (!qmp_get_number(arguments, *name, VALUE_MAX, &seconds, f))
                         return false;
                 if (before > 0 && seconds != before) {
                         qmp_fail(f, QMP_GENERIC, "Parameter '%s' differs from another burst's length", *name);
@@ -95,7 +94,7 @@ static bool get_limits(json_t *arguments, struct throttle_config *c, struct qmp_
         return true;
 }
 
-static bool get_disk(json_t *arguments, unsigned int *ret_index, struct qmp_failure *f) {
+bool qmp_get_disk(json_t *arguments, unsigned int *ret_index, struct qmp_failure *f) {
         json_t *value = json_object_get(arguments, "id") ?: json_object_get(arguments, "device") ?: json_object_get(arguments, "node-name");
         const char *name = json_string_value(value);
         int end = 0;
@@ -117,7 +116,7 @@ json_t *qmp_block_set_io_throttle(struct qmp_context *context, json_t *arguments
         unsigned int index;
         _cleanup_error_ struct error e = ERROR_INIT;
 
-        if (!get_disk(arguments, &index, f) || !get_limits(arguments, &c, f))
+        if (!qmp_get_disk(arguments, &index, f) || !get_limits(arguments, &c, f))
                 return NULL;
         if (group && (!json_is_string(group) || json_string_length(group) - 1 >= sizeof(name) - 1))
                 return qmp_fail(f, QMP_GENERIC, "Parameter 'group' expects a name of at most %zu bytes",
@@ -149,7 +148,7 @@ json_t *qmp_block_resize(struct qmp_context *context, json_t *arguments, struct 
         unsigned int index;
         uint64_t size = 0;
 
-        if (!get_disk(arguments, &index, f) || !get_number(arguments, "size", INT64_MAX, &size, f))
+        if (!qmp_get_disk(arguments, &index, f) || !qmp_get_number(arguments, "size", INT64_MAX, &size, f))
                 return NULL;
         if (size == 0)
                 return qmp_fail(f, QMP_GENERIC, "Parameter 'size' is missing: bytes");

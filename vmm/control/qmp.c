@@ -26,7 +26,7 @@
 #include "vmm/control/frame.h"
 #include "vmm/control/internal.h"
 
-/* seccomp: main: accept4, recvfrom, sendto, close -- clients */
+/* seccomp: main: accept4, recvmsg, sendto, close -- clients */
 /* seccomp: main: shutdown (rare) -- a client that lets events pile up */
 /* seccomp: main: poll (rare) -- the last events for a client that was slow */
 
@@ -46,6 +46,7 @@ struct qmp_client {
         bool dead;
         bool ended;            /* the client sends no more */
         struct qmp_call *call; /* that has no answer yet */
+        struct qmp_fds fds;
 
         char chunk[CHUNK_SIZE]; /* read, not yet executed: [chunk_at, chunk_len) */
         size_t chunk_at, chunk_len;
@@ -72,6 +73,7 @@ static void client_free(struct qmp_client *c) {
         if (c->call)
                 c->call->client = NULL;
         loop_source_free(c->source);
+        qmp_fds_clear(&c->fds);
         safe_close(c->fd);
         free(c->out);
         free(c);
@@ -149,8 +151,10 @@ static void client_send(struct qmp_client *c, json_t *json) {
 
 static void client_command(struct qmp_client *c) {
         struct qmp_context *context = &c->qmp->context;
-        json_t *reply = qmp_execute(context, &c->ready, c->frame.text, c->frame.len);
+        json_t *reply;
 
+        context->fds = &c->fds;
+        reply = qmp_execute(context, &c->ready, c->frame.text, c->frame.len);
         c->call = TAKE_PTR(context->later);
         if (c->call)
                 c->call->client = c;
@@ -179,13 +183,17 @@ static void client_execute(struct qmp_client *c) {
 }
 
 static void client_read(struct qmp_client *c) {
-        ssize_t n = recv(c->fd, c->chunk, sizeof(c->chunk), MSG_DONTWAIT);
+        size_t n_fds = 1; /* with a message, at most; they end a read */
+        int fd;
+        ssize_t n = io_recv_fds(c->fd, c->chunk, sizeof(c->chunk), &fd, &n_fds);
 
         c->chunk_at = 0;
         c->chunk_len = n > 0 ? (size_t)n : 0;
+        if (n >= 0 && n_fds > 0)
+                qmp_fds_receive(&c->fds, fd);
         if (n == 0)
                 c->ended = true;
-        else if (n < 0 && errno != EAGAIN && errno != EINTR)
+        else if (n < 0 && n != -EAGAIN)
                 c->dead = true;
 }
 
@@ -234,6 +242,7 @@ static int client_new(struct qmp *qmp, int fd) {
                 return -ENOMEM;
         c->qmp = qmp;
         c->events = EPOLLIN;
+        qmp_fds_init(&c->fds);
         r = loop_add_fd(qmp->context.machine->loop, fd, c->events, on_client, c, &c->source);
         if (r < 0) {
                 free(c);
