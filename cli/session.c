@@ -13,6 +13,7 @@
 #include "base/spawn.h"
 #include "cli/console.h"
 #include "daemon/engine/agent.h"
+#include "daemon/engine/parts-backend.h"
 #include "daemon/engine/qmp.h"
 
 #define STORAGE_RETRY_US 5000000
@@ -37,6 +38,8 @@ struct session {
         struct loop_source *storage; /* timer: look whether the storage is well again */
         enum { STORAGE_WELL, STORAGE_FAILED, STORAGE_TRIED } storage_state;
         struct loop_source *ladder, *agent_deadline, *process, *log, *passt[LAYOUT_NETS_MAX];
+        struct loop_source *backends[LAYOUT_DISKS_MAX];
+        bool backend_lost[LAYOUT_DISKS_MAX];
         struct tail log_tail;
         enum rung rung;
         bool panicked, power_asked, ended, agent_ready, exec_done, control_lost;
@@ -293,6 +296,32 @@ static void on_passt_end(void *opaque, int fd, uint32_t events) {
         }
 }
 
+/* lodge-vmm has lost a disk's back end, and asks for a connection: again and again, so it is told of once. */
+static void on_backend_wanted(void *opaque, int fd, uint32_t events) {
+        struct session *s = opaque;
+
+        for (size_t i = 0; i < s->parts->n_disks; i++) {
+                const struct part_disk *d = &s->parts->disks[i];
+                bool lost;
+                int r;
+
+                if (!s->backends[i] || d->parent_fd != fd)
+                        continue;
+                r = part_backend_answer(d);
+                if (r == -EPIPE) /* the process has ended */
+                        loop_source_free(TAKE_PTR(s->backends[i]));
+                if (r == -EPIPE || r == -EAGAIN)
+                        return;
+                lost = r < 0;
+                if (lost && !s->backend_lost[i])
+                        console_message(s->console, "nobody serves disk %zu (%s): the guest waits for it", i,
+                                        d->socket);
+                if (!lost)
+                        console_message(s->console, "disk %zu (%s) has a back end again", i, d->socket);
+                s->backend_lost[i] = lost;
+        }
+}
+
 static int watch(struct session *s) {
         static const struct qmp_client_ops qmp_ops = { .on_event = on_event, .on_end = on_control_end };
         static const struct agent_ops agent_ops = {
@@ -331,6 +360,10 @@ static int watch(struct session *s) {
         for (size_t i = 0; i < s->parts->n_nets && r == 0; i++)
                 if (s->parts->nets[i].pid > 0)
                         r = loop_add_fd(s->loop, s->parts->nets[i].pidfd, EPOLLIN, on_passt_end, s, &s->passt[i]);
+        for (size_t i = 0; i < s->parts->n_disks && r == 0; i++)
+                if (s->parts->disks[i].socket)
+                        r = loop_add_fd(s->loop, s->parts->disks[i].parent_fd, EPOLLIN, on_backend_wanted, s,
+                                        &s->backends[i]);
         if (r == 0 && s->options->exec)
                 r = loop_timer_set(s->agent_deadline, (uint64_t)s->options->agent_timeout_ms * 1000);
         return r;

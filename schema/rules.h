@@ -7,6 +7,7 @@
 #include "schema/schema.h"
 
 /** A tap needs an interface, the others must not have one. */
+int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e);
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
 
 /** Something to boot; no initrd without a kernel. */

@@ -11,6 +11,7 @@
 #include "base/io.h"
 #include "base/spawn.h"
 #include "daemon/engine/engine.h"
+#include "daemon/engine/parts-backend.h"
 
 static char *copy(const char *text) {
         return text ? strdup(text) : NULL;
@@ -40,6 +41,7 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 d->write_error = p->disks[i].write_error;
                 if (p->disks[i].serial[0])
                         d->serial = copy(p->disks[i].serial);
+                d->vhost_user = p->disks[i].socket;
                 if (p->disks[i].throttle && copy_throttle(&d->throttle, p->disks[i].throttle) < 0)
                         return -ENOMEM;
                 for (size_t k = 0; k < p->disks[i].n_backing; k++) {
@@ -142,6 +144,15 @@ static int write_config(const char *json, int *ret_fd) {
         return 0;
 }
 
+static int connect_backends(const struct parts *p, struct error *e) {
+        int r = 0;
+
+        for (size_t i = 0; i < p->n_disks && r == 0; i++)
+                if (p->disks[i].socket)
+                        r = part_backend_connect(&p->disks[i], e);
+        return r;
+}
+
 int engine_native_start(const struct parts *p, const struct engine_ends *ends, int log_fd, struct engine *engine,
                         struct error *e) {
         _cleanup_close_ int kvm_fd = -EBADF, config_fd = -EBADF;
@@ -168,6 +179,9 @@ int engine_native_start(const struct parts *p, const struct engine_ends *ends, i
         if (kvm_fd < 0)
                 return error_set(e, -errno, "kvm-open", "lodge host probe says why and what to do",
                                  "cannot open /dev/kvm");
+        r = connect_backends(p, e);
+        if (r < 0)
+                return r;
         json = engine_native_config(p, ends, kvm_fd);
         if (!json)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");

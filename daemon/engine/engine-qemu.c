@@ -96,14 +96,25 @@ static void add_machine(struct args *a, const struct parts *p, bool kvm) {
         add(a, "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
 }
 
+/* A vhost-user disk's back end reads and writes guest memory. */
+static bool shares_memory(const struct parts *p) {
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].socket)
+                        return true;
+        return false;
+}
+
 /* One piece of guest memory, in huge pages where they are asked for. */
-static void add_backend(struct args *a, const struct machine_config *c, size_t id, uint64_t size) {
+static void add_backend(struct args *a, const struct parts *p, size_t id, uint64_t size) {
+        enum machine_hugepages pages = p->config->hugepages;
+        unsigned long long mib = size >> 20;
+
         add(a, "-object");
-        if (c->hugepages == MACHINE_HUGEPAGES_NONE)
-                add(a, "memory-backend-ram,id=memory%zu,size=%lluM", id, (unsigned long long)(size >> 20));
+        if (pages != MACHINE_HUGEPAGES_NONE)
+                add(a, "memory-backend-memfd,id=memory%zu,size=%lluM,hugetlb=on,hugetlbsize=%s", id, mib,
+                    machine_hugepages_to_string(pages));
         else
-                add(a, "memory-backend-memfd,id=memory%zu,size=%lluM,hugetlb=on,hugetlbsize=%s", id,
-                    (unsigned long long)(size >> 20), machine_hugepages_to_string(c->hugepages));
+                add(a, "memory-backend-%s,id=memory%zu,size=%lluM", shares_memory(p) ? "memfd" : "ram", id, mib);
 }
 
 /* CPUs by index, as the schema names them; all of a node's have to be in one argument. */
@@ -126,14 +137,16 @@ static void add_node(struct args *a, const struct numa_config *n, size_t id) {
         add(a, "node,nodeid=%zu,memdev=memory%zu%s", id, id, cpus);
 }
 
-static void add_memory(struct args *a, const struct machine_config *c) {
-        if (c->n_numa == 0 && c->hugepages != MACHINE_HUGEPAGES_NONE) {
-                add_backend(a, c, 0, c->memory);
+static void add_memory(struct args *a, const struct parts *p) {
+        const struct machine_config *c = p->config;
+
+        if (c->n_numa == 0 && (c->hugepages != MACHINE_HUGEPAGES_NONE || shares_memory(p))) {
+                add_backend(a, p, 0, c->memory);
                 add(a, "-machine");
                 add(a, "memory-backend=memory0");
         }
         for (size_t i = 0; i < c->n_numa; i++) {
-                add_backend(a, c, i, c->numa[i].memory);
+                add_backend(a, p, i, c->numa[i].memory);
                 add_node(a, &c->numa[i], i);
         }
 }
@@ -235,39 +248,56 @@ static const char *policy_name(const char *ours) {
         return streq(ours, "pause") ? "stop" : ours;
 }
 
-static void add_disks(struct args *a, const struct parts *p) {
-        for (size_t i = 0; i < p->n_disks; i++) {
-                const struct part_disk *d = &p->disks[i];
-                const char *readonly = d->readonly ? "on" : "off";
-                _cleanup_free_ char *serial = quote(d->serial);
-                bool throttled = is_limited(d->throttle) || (d->throttle && d->throttle->group);
-                char queues[32] = "";
+static void add_file(struct args *a, const struct parts *p, size_t i) {
+        const struct part_disk *d = &p->disks[i];
+        const char *readonly = d->readonly ? "on" : "off";
+        _cleanup_free_ char *serial = quote(d->serial);
+        bool throttled = is_limited(d->throttle) || (d->throttle && d->throttle->group);
+        char queues[32] = "";
 
-                if (d->iothreads > 0)
-                        snprintf(queues, sizeof(queues), ",num-queues=%u", d->iothreads);
-                add(a, "-add-fd");
-                add(a, "fd=%d,set=%zu", d->fd, i + 1);
+        if (d->iothreads > 0)
+                snprintf(queues, sizeof(queues), ",num-queues=%u", d->iothreads);
+        add(a, "-add-fd");
+        add(a, "fd=%d,set=%zu", d->fd, i + 1);
+        add(a, "-blockdev");
+        add(a,
+            "driver=file,node-name=file%zu,filename=/dev/fdset/"
+            "%zu,locking=off,read-only=%s,discard=unmap,aio=threads",
+            i, i + 1, readonly);
+        add(a, "-blockdev");
+        add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=unmap",
+            machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly);
+        if (throttled) {
+                if (group_of(p, i) == i)
+                        add_throttle(a, p, i);
                 add(a, "-blockdev");
-                add(a,
-                    "driver=file,node-name=file%zu,filename=/dev/fdset/"
-                    "%zu,locking=off,read-only=%s,discard=unmap,aio=threads",
-                    i, i + 1, readonly);
-                add(a, "-blockdev");
-                add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=unmap",
-                    machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly);
-                if (throttled) {
-                        if (group_of(p, i) == i)
-                                add_throttle(a, p, i);
-                        add(a, "-blockdev");
-                        add(a, "driver=throttle,node-name=disk%zu,throttle-group=throttle%zu,file=format%zu", i,
-                            group_of(p, i), i);
-                }
-                add(a, "-device");
-                add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s",
-                    i, LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
-                    policy_name(disk_write_error_to_string(d->write_error)), d->serial[0] ? ",serial=" : "",
-                    serial ?: "", queues);
+                add(a, "driver=throttle,node-name=disk%zu,throttle-group=throttle%zu,file=format%zu", i, group_of(p, i),
+                    i);
         }
+        add(a, "-device");
+        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s", i,
+            LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
+            policy_name(disk_write_error_to_string(d->write_error)), d->serial[0] ? ",serial=" : "", serial ?: "",
+            queues);
+}
+
+/* QEMU connects by itself, through the directory's descriptor, and comes back every second. */
+static void add_backend_disk(struct args *a, const struct part_disk *d, size_t i) {
+        _cleanup_free_ char *name = quote(d->socket);
+
+        add(a, "-chardev");
+        add(a, "socket,id=backend%zu,path=/proc/self/fd/%d/%s,reconnect=1", i, d->dir_fd, name ?: "");
+        add(a, "-device");
+        add(a, "vhost-user-blk-pci-non-transitional,chardev=backend%zu,num-queues=1,bus=pcie.0,addr=0x%zx", i,
+            LAYOUT_SLOT_DISK + i);
+}
+
+static void add_disks(struct args *a, const struct parts *p) {
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].socket)
+                        add_backend_disk(a, &p->disks[i], i);
+                else
+                        add_file(a, p, i);
 }
 
 static void add_nets(struct args *a, const struct parts *p) {
@@ -293,7 +323,7 @@ int engine_qemu_arguments(const struct parts *p, const struct engine_ends *ends,
                 return -ENOMEM;
         add(&a, "qemu-system-x86_64");
         add_machine(&a, p, kvm);
-        add_memory(&a, p->config);
+        add_memory(&a, p);
         add_boot(&a, p);
         add_consoles(&a, ends);
         add_disks(&a, p);
@@ -316,10 +346,19 @@ static void free_argvp(char ***argv) {
         engine_free_arguments(*argv);
 }
 
+/* What QEMU's front end can't do, and its back end would have to. */
+static int check_backends(const struct parts *p, struct error *e) {
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].socket && (p->disks[i].readonly || p->disks[i].serial[0]))
+                        return error_set(e, -ENOTSUP, "disk-backend", "tell the back end, or use --engine native",
+                                         "engine qemu gives a vhost-user disk no serial number, and readonly neither");
+        return 0;
+}
+
 int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, bool kvm, int log_fd,
                       struct engine *engine, struct error *e) {
         _cleanup_(free_argvp) char **argv = NULL;
-        int fds[PARTS_FDS_MAX + 3], r;
+        int fds[PARTS_FDS_MAX + 3 + LAYOUT_DISKS_MAX], r;
         char name[96];
         const char *env[] = { name, NULL };
         struct spawn s = {
@@ -332,6 +371,9 @@ int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, boo
                 .death_signal = SIGKILL,
         };
 
+        r = check_backends(p, e);
+        if (r < 0)
+                return r;
         r = engine_qemu_arguments(p, ends, kvm, &argv);
         if (r < 0)
                 return error_set(e, r, "engine-config", NULL, "cannot make QEMU's command line");
@@ -340,6 +382,9 @@ int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, boo
         fds[s.n_fds++] = ends->control_fd;
         fds[s.n_fds++] = ends->console_fd;
         fds[s.n_fds++] = ends->agent_fd;
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].socket)
+                        fds[s.n_fds++] = p->disks[i].dir_fd;
         snprintf(name, sizeof(name), "LODGE_MACHINE=%s", p->name);
         r = spawn_child(&s, &engine->pid, &engine->pidfd, e);
         if (r == -ENOENT)

@@ -17,6 +17,7 @@
 #include "base/sys.h"
 #include "base/text.h"
 #include "daemon/engine/kernel-cache.h"
+#include "daemon/engine/parts-backend.h"
 #include "daemon/engine/parts-net.h"
 #include "vmm/block/chain/chain.h"
 #include "vmm/block/qcow2/qcow2.h"
@@ -185,7 +186,7 @@ static int disk_size_check(int fd, const char *path, enum machine_disk_format fo
         return 0;
 }
 
-static int open_disk(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
+static int open_file(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
         char magic[4];
         int r;
 
@@ -216,9 +217,13 @@ static int open_disk(const struct machine_disk_config *c, struct part_disk *d, s
                 log_warning(
                         "disk %s is used as raw but begins like a qcow2 image; if it is one: --disk %s,format=qcow2",
                         c->path, c->path);
+        return 0;
+}
+
+static int open_disk(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
         if (c->serial)
                 snprintf(d->serial, sizeof(d->serial), "%s", c->serial);
-        return 0;
+        return c->type == MACHINE_DISK_TYPE_FILE ? open_file(c, d, e) : part_backend_open(c, d, e);
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -270,7 +275,7 @@ static struct parts *parts_new(const struct machine_config *config) {
         p->config = config;
         p->kernel_fd = p->initrd_fd = -EBADF;
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
-                p->disks[i].fd = -EBADF;
+                p->disks[i].fd = p->disks[i].dir_fd = p->disks[i].parent_fd = -EBADF;
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
                 p->nets[i].fd = p->nets[i].pidfd = p->nets[i].log_fd = -EBADF;
         return p;
@@ -334,6 +339,11 @@ void parts_free(struct parts *p) {
         parts_close_files(p);
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
                 part_net_close(&p->nets[i]);
+        for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++) {
+                safe_close(p->disks[i].dir_fd);
+                safe_close(p->disks[i].parent_fd);
+                free(p->disks[i].socket);
+        }
         free(p->append);
         free(p);
 }

@@ -26,7 +26,8 @@
 #include "schema/lodge-schema.h"
 #include "vmm/machine/layout.h"
 
-#define PART_BACKING_MAX 8 /* images below a disk */
+#define PART_BACKING_MAX 8  /* images below a disk */
+#define PART_SOCKET_MAX  80 /* bytes: with /proc/self/fd/N/ in front, the name fits into an address */
 
 struct part_backing {
         int fd;
@@ -34,7 +35,10 @@ struct part_backing {
 };
 
 struct part_disk {
-        int fd;
+        int fd;       /* with a socket: lodge-vmm's end of what parts-backend.h describes */
+        char *socket; /* name of a vhost-user-blk back end's socket; NULL: a file */
+        int dir_fd;   /* the directory that it is in (O_PATH) */
+        int parent_fd;
         bool readonly;
         enum machine_disk_format format;
         char serial[21];
@@ -73,7 +77,7 @@ struct parts {
  * @config:    checked by the schema; borrowed by the parts
  * @ret_parts: parts_free() it
  *
- * Return: 0, or -errno with @e: "kernel-open", "kernel-format", "initrd-open", "disk-open", "disk-type", "disk-size",
+ * Return: 0, or -errno with @e: "kernel-open", "kernel-format", "initrd-open", "disk-open", "disk-type", "disk-size", "disk-backend",
  * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host".
  */
 int parts_open(const struct machine_config *config, struct parts **ret_parts, struct error *e);

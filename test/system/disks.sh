@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: lab
-# seconds: 400
+# seconds: 460
 #
 # disks.sh: what a Debian kernel reads and writes through virtio-blk is what the host's files hold
 #
@@ -142,6 +142,72 @@ if mount -t tmpfs -o size=4M small "$work/small" 2>/dev/null; then
         umount "$work/small"
 else
         echo "# no tmpfs can be mounted here: a full host disk was not tried"
+fi
+
+# A disk that qemu-storage-daemon serves, which is killed twice while the guest writes. The first time it has been stopped before, for longer
+# than each of the guest's writers needs to come to its next write: it dies with requests that it has not done.
+serve() {
+        qemu-storage-daemon --blockdev "driver=file,node-name=f,filename=$work/served" \
+                --export "type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path=$work/blk.sock,writable=on" >>"$work/daemon" 2>&1 &
+        daemon=$!
+        until [ -S "$work/blk.sock" ] || ! kill -0 "$daemon"; do sleep 0.05; done
+}
+kill_daemon() {
+        kill -KILL "$daemon"
+        wait "$daemon" 2>/dev/null
+        rm -f "$work/blk.sock"
+}
+await_more() { # BLOCKS: until more than that was written to the file
+        until [ "$(stat -c %b "$work/served")" -gt "$1" ]; do sleep 0.02; done
+}
+served_by_mortals() { # in a shell of its own
+        trap kill_daemon EXIT
+        trap exit TERM
+        serve
+        await_more 0
+        kill -STOP "$daemon" && sleep 2 && kill_daemon
+        sleep 1
+        serve
+        await_more "$(stat -c %b "$work/served")"
+        kill_daemon
+        serve
+        echo "killed twice" >>"$work/daemon"
+        wait "$daemon"
+}
+# shellcheck disable=SC2016
+script='
+echo "sectors $(cat /sys/block/vda/size)"
+seq 1000000 2048575 >/tmp/numbers
+write() { dd if=/tmp/numbers of=/dev/vda bs=64k count=1 skip=$1 seek=$1 conv=fsync 2>/dev/null; }
+for i in 0 1 2 3; do
+        { k=$i; while [ $k -lt 128 ]; do write $k; k=$((k + 4)); done; } &
+done
+wait
+echo 3 >/proc/sys/vm/drop_caches
+echo "holds $(head -c 8388608 /dev/vda | sha256sum | cut -d" " -f1)"
+'
+if command -v qemu-storage-daemon >/dev/null; then
+        numbers=$(seq 1000000 2048575 | sha256sum | cut -d' ' -f1)
+        truncate -s 32M "$work/served"
+        served_by_mortals &
+        mortals=$!
+        until [ -S "$work/blk.sock" ] || ! kill -0 "$mortals"; do sleep 0.05; done
+        check "a guest whose disk is served by a daemon that dies ends well" guest "$script" --memory 256M --cpus 2 --disk "$work/blk.sock,type=vhost-user,serial=served"
+        check "the daemon was killed twice while it wrote" grep -q "killed twice" "$work/daemon"
+        check "the guest saw the disk's size" said "sectors 65536"
+        check "it reads back what it wrote" said "holds $numbers"
+        check "and so does the daemon's file" test "$(digest "$work/served" 8M)" = "$numbers"
+        check "we were told that it was gone" grep -q "nobody serves disk 0 (blk.sock): the guest waits for it" "$work/err"
+        check "and that it came back" grep -q "disk 0 (blk.sock) has a back end again" "$work/err"
+        check "QEMU's guest uses it too" timeout 200 "$build/lodge" run tiny --engine qemu --net none --disk "$work/blk.sock,type=vhost-user" \
+                --exec "echo and QEMU | dd of=/dev/vda bs=512 seek=16384 conv=fsync,sync"
+        check "and what it writes is in the file" test "$(tail -c +8388609 "$work/served" | head -n 1)" = "and QEMU"
+        kill "$mortals"
+        wait "$mortals" 2>/dev/null
+        "$build/lodge" run tiny --net none --disk "$work/blk.sock,type=vhost-user" >"$work/err" 2>&1 </dev/null
+        check "without a daemon there is an error with a name" grep -q "disk-backend" "$work/err"
+else
+        echo "# qemu-storage-daemon is not installed: no disk that another process serves"
 fi
 
 disks=() nets=() want=()

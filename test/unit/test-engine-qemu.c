@@ -77,6 +77,38 @@ static void test_addresses_equal_the_layout(void **state) {
         machine_config_free(c);
 }
 
+/* A back end's process needs the guest's memory, and both engines must find its socket anew each time. */
+static void test_a_disk_of_a_back_end(void **state) {
+        _cleanup_(vmm_config_freep) struct vmm_config *v = NULL;
+        _cleanup_error_ struct error error = ERROR_INIT;
+        _cleanup_free_ char *json = NULL;
+        struct engine engine = ENGINE_INIT;
+        struct machine_config *c = NULL;
+        struct parts p;
+        char **argv;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        p.disks[3].socket = (char *)"a,sock";
+        p.disks[3].dir_fd = 90;
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has(argv, "socket,id=backend3,path=/proc/self/fd/90/a,,sock,reconnect=1"));
+        assert_true(has_parts(argv, "vhost-user-blk-pci-non-transitional,chardev=backend3,", ",addr=0xe"));
+        assert_true(has_parts(argv, "memory-backend-memfd,id=memory0,size=512M", ""));
+        assert_true(has(argv, "memory-backend=memory0"));
+        assert_false(has_parts(argv, "driver=file,node-name=file3,", ""));
+        engine_free_arguments(argv);
+        json = engine_native_config(&p, &ends, 5);
+        assert_int_equal(vmm_config_parse(json, strlen(json), &v, &error), 0);
+        assert_true(v->disks[3].vhost_user);
+        assert_int_equal(v->disks[3].fd, 43);
+        assert_false(v->disks[2].vhost_user);
+        p.disks[3].readonly = true; /* QEMU would let the guest write */
+        assert_int_equal(engine_qemu_start(&p, &ends, true, -1, &engine, &error), -ENOTSUP);
+        assert_string_equal(error.id, "disk-backend");
+        machine_config_free(c);
+}
+
 /* Values of the person's must not turn into options of QEMU's; formats and modes must arrive. */
 static void test_values_arrive_as_they_are(void **state) {
         struct machine_config *c = NULL;
@@ -219,11 +251,9 @@ static void test_native_without_kvm(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_addresses_equal_the_layout),
-                cmocka_unit_test(test_values_arrive_as_they_are),
-                cmocka_unit_test(test_memory_is_laid_out_as_asked),
-                cmocka_unit_test(test_native_config_is_valid),
-                cmocka_unit_test(test_mac),
+                cmocka_unit_test(test_addresses_equal_the_layout), cmocka_unit_test(test_a_disk_of_a_back_end),
+                cmocka_unit_test(test_values_arrive_as_they_are),  cmocka_unit_test(test_memory_is_laid_out_as_asked),
+                cmocka_unit_test(test_native_config_is_valid),     cmocka_unit_test(test_mac),
                 cmocka_unit_test(test_native_without_kvm),
         };
 

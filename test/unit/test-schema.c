@@ -279,8 +279,12 @@ static void test_run_refusals(void **state) {
                 { "tiny --disk a,throttle.iops=x", "schema-type",
                   "--disk.throttle.iops: \"x\" is no size (bytes, or a number with K, M, G or T)" },
                 { "tiny --disk a,format.raw=1", "schema-unknown-key",
-                  "--disk.format.raw: unknown key; known are: path, format, readonly, serial, iothreads, read_error, "
-                  "write_error, throttle" },
+                  "--disk.format.raw: unknown key; known are: path, type, format, readonly, serial, iothreads, "
+                  "read_error, write_error, throttle" },
+                { "tiny --disk a,type=vhost-user,iothreads=2", "schema-conflict",
+                  "--disk: is a vhost-user disk: format, threads, limits and errors are its back end's" },
+                { "tiny --disk a,type=vhost-user,throttle.iops=2", "schema-conflict",
+                  "--disk: is a vhost-user disk: format, threads, limits and errors are its back end's" },
                 { "tiny --disk readonly=on", "schema-required", "--disk.path: is missing" },
                 { "tiny --net tap", "schema-required", "--net.interface: a tap needs an interface" },
                 { "tiny --net user=x", "schema-conflict",

@@ -37,11 +37,12 @@ static void group_name(unsigned int index, const struct throttle_config *c, char
 
 /* The group of that name, if a disk is in it: a new reference, or NULL. */
 static struct throttle_group *find_group(struct machine *machine, const char *name) {
-        struct block *block;
+        for (unsigned int i = 0; i < machine->config->n_disks; i++) {
+                struct block *block = virtio_blk_block(machine, i);
+                struct throttle_group *g = block ? throttle_disk_group(block_throttle(block)) : NULL;
 
-        for (unsigned int i = 0; (block = virtio_blk_block(machine, i)); i++) {
-                struct throttle_group *g = throttle_disk_group(block_throttle(block));
-
+                if (!g)
+                        continue;
                 if (streq(throttle_group_name(g), name))
                         return g;
                 throttle_group_unref(g);

@@ -62,6 +62,7 @@
 #include "vmm/device/disk-errors.h"
 #include "vmm/device/disk-limits.h"
 #include "vmm/device/disk-mirror.h"
+#include "vmm/device/vhost-user-blk.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
 #include "vmm/virtio/virtio.h"
@@ -788,6 +789,8 @@ static int blk_create(struct machine *machine, unsigned int index, struct device
                 return -ENOENT;
         if (index >= LAYOUT_DISKS_MAX)
                 return error_set(e, -ENOSPC, "disk-count", NULL, "more than %u disks", LAYOUT_DISKS_MAX);
+        if (machine->config->disks[index].vhost_user)
+                return vhost_user_blk_create(machine, index, ret_device, e);
         b = calloc(1, sizeof(*b));
         if (!b)
                 return error_set(e, -ENOMEM, "device-create", NULL, "no memory for a disk");
@@ -809,7 +812,7 @@ static struct blk *blk_of_device(struct device *device) {
 
 static struct blk *blk_find(const struct machine *machine, unsigned int index) {
         for (struct device *d = machine->devices; d; d = d->next)
-                if (d->class == &virtio_blk_class && index-- == 0)
+                if (d->class == &virtio_blk_class && blk_of_device(d)->number == index)
                         return blk_of_device(d);
         return NULL;
 }

@@ -16,7 +16,7 @@ struct disk_mirror;
 int virtio_blk_resize(struct machine *machine, unsigned int index, uint64_t size, block_resized_fn done, void *opaque,
                       struct error *e);
 
-/** virtio_blk_block() - the image behind the machine's @index-th disk, or NULL when there is none (yet). */
+/** virtio_blk_block() - the image behind the machine's @index-th disk, or NULL when there is none (yet, or it is a vhost-user disk). */
 struct block *virtio_blk_block(const struct machine *machine, unsigned int index);
 
 /** virtio_blk_mirror() - where the disk's mirror is kept, which is freed with it; NULL when there is no such disk. */

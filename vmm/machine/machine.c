@@ -35,11 +35,20 @@ static uint64_t page_size(const struct vmm_config *config) {
         }
 }
 
+/* A vhost-user disk's back end reads and writes guest memory. */
+static bool is_shared(const struct vmm_config *config) {
+        for (size_t i = 0; i < config->n_disks; i++)
+                if (config->disks[i].vhost_user)
+                        return true;
+        return false;
+}
+
 static int build(struct machine *machine, struct error *e) {
         const struct vmm_config *config = machine->config;
         struct memory_options options = {
                 .size = config->memory,
                 .page_size = page_size(config),
+                .shared = is_shared(config),
                 .preallocate = config->preallocate,
         };
         int r;

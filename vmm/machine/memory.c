@@ -3,6 +3,7 @@
 #include "vmm/machine/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/memfd.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -36,7 +37,7 @@ static int check_host(uint64_t size, struct error *e) {
 }
 
 static int open_memfd(const struct memory_options *options, struct error *e) {
-        unsigned int flags = MFD_CLOEXEC;
+        unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
         int fd;
 
         if (options->page_size)
@@ -98,7 +99,8 @@ int memory_new(const struct memory_options *options, struct memory **ret_memory,
                 if (m->fd < 0)
                         return m->fd;
         }
-        if (m->fd >= 0 && ftruncate(m->fd, (off_t)options->size) < 0)
+        if (m->fd >= 0 && (ftruncate(m->fd, (off_t)options->size) < 0 ||
+                           fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0))
                 return error_set(e, -errno, "memory-alloc", "ask for less: --memory", "cannot make %s of guest memory",
                                  text_format_size(options->size, text));
         host = map_aligned(options->size, m->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, m->fd);

@@ -7,7 +7,8 @@
  *
  * Private or shared. Memory that another process must see (vhost-user) or that comes in huge pages is a memfd. Else it is
  * anonymous, because only that gets transparent huge pages on a stock host (shmem_enabled is "never"): a guest's start then costs a
- * few hundred page faults rather than tens of thousands. doc/adr has the figures.
+ * few hundred page faults rather than tens of thousands. doc/adr has the figures. The memfd's size is sealed: a process that it is
+ * given to can't take pages away under us.
  *
  * Threads: the mapping never changes after memory_new(), so lookups need no lock.
  */
