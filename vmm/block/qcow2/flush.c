@@ -183,11 +183,12 @@ static void finish(struct qcow2 *q, struct batch *b, struct runs *unlinked, int 
         }
         if (result == 0 && b->reftable) {
                 meta_remove(q, q->h.reftable_offset, q->h.reftable_clusters);
-                runs_add(&q->waiting, q->h.reftable_offset >> q->bits, q->h.reftable_clusters, layer_epoch(&q->layer));
+                runs_add(q, &q->waiting, q->h.reftable_offset >> q->bits, q->h.reftable_clusters,
+                         layer_epoch(&q->layer));
                 q->h.reftable_offset = b->reftable;
                 q->h.reftable_clusters = b->reftable_clusters;
         }
-        runs_move(unlinked, result == 0 ? &q->waiting : &q->pending);
+        runs_move(q, unlinked, result == 0 ? &q->waiting : &q->pending);
         runs_done(unlinked);
 }
 

@@ -182,8 +182,9 @@ int pool_refill(struct qcow2 *q);
 void pool_release(struct qcow2 *q);
 /** reclaim() - take up what has waited long enough; @flush_lock held, @lock NOT held */
 void reclaim(struct qcow2 *q);
-void runs_add(struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp);
-void runs_move(struct runs *from, struct runs *to);
+/** runs_add(), runs_move() - where there is no memory, the image is left for the repair at the next open; @lock held */
+void runs_add(struct qcow2 *q, struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp);
+void runs_move(struct qcow2 *q, struct runs *from, struct runs *to);
 void runs_done(struct runs *r);
 
 /* flush.c; no lock of ours held */

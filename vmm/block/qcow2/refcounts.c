@@ -31,7 +31,7 @@ void runs_done(struct runs *r) {
         *r = (struct runs){ 0 };
 }
 
-void runs_add(struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp) {
+void runs_add(struct qcow2 *q, struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp) {
         struct run *last = r->n ? &r->v[r->n - 1] : NULL;
 
         if (last && last->stamp == stamp && last->cluster + last->n == cluster) {
@@ -42,17 +42,19 @@ void runs_add(struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp) {
                 size_t room = r->room ? 2 * r->room : 16;
                 struct run *v = reallocarray(r->v, room, sizeof *v);
 
-                if (!v)
-                        return; /* a leak, until the next repair */
+                if (!v) { /* a leak, until the next repair */
+                        q->lost = true;
+                        return;
+                }
                 r->v = v;
                 r->room = room;
         }
         r->v[r->n++] = (struct run){ .cluster = cluster, .n = n, .stamp = stamp };
 }
 
-void runs_move(struct runs *from, struct runs *to) {
+void runs_move(struct qcow2 *q, struct runs *from, struct runs *to) {
         for (size_t i = 0; i < from->n; i++)
-                runs_add(to, from->v[i].cluster, from->v[i].n, from->v[i].stamp);
+                runs_add(q, to, from->v[i].cluster, from->v[i].n, from->v[i].stamp);
         from->n = 0;
 }
 
@@ -260,7 +262,7 @@ void clusters_free(struct qcow2 *q, uint64_t cluster, uint64_t n) {
         if (clusters_has(&q->meta, cluster, n))
                 image_damaged(q, "a guest cluster lies where a table is");
         else
-                runs_add(&q->pending, cluster, n, layer_epoch(&q->layer));
+                runs_add(q, &q->pending, cluster, n, layer_epoch(&q->layer));
 }
 
 /* The range reads as zeroes afterwards, and lies inside the file. It is ours alone. */
@@ -293,7 +295,7 @@ int pool_refill(struct qcow2 *q) {
         r = make_zero(q->layer.file, start << q->bits, n << q->bits);
         pthread_mutex_lock(&q->lock);
         if (r == 0) {
-                runs_add(&q->pool, start, n, 0);
+                runs_add(q, &q->pool, start, n, 0);
                 q->pool_next = MIN(2 * q->pool_next, most);
         } else {
                 clusters_undo(q, start, n);
@@ -331,7 +333,7 @@ void reclaim(struct qcow2 *q) {
         for (size_t i = 0; i < q->waiting.n; i++) {
                 const struct run *w = &q->waiting.v[i];
 
-                runs_add(layer_passed(&q->layer, w->stamp) ? &passed : &later, w->cluster, w->n, w->stamp);
+                runs_add(q, layer_passed(&q->layer, w->stamp) ? &passed : &later, w->cluster, w->n, w->stamp);
         }
         runs_done(&q->waiting);
         q->waiting = later;
