@@ -206,10 +206,15 @@ static int bitmap_alloc(void *opaque, uint64_t bytes, uint64_t *ret_offset) {
         if (r == 0)
                 r = clusters_alloc(q, (bytes + q->cluster - 1) >> q->bits, true, &cluster, &n);
         pthread_mutex_unlock(&q->lock);
-        if (r == 0)
-                r = flush_locked(q);
         if (r < 0)
                 return r;
+        r = flush_locked(q);
+        if (r < 0) {
+                pthread_mutex_lock(&q->lock);
+                clusters_undo(q, cluster, n);
+                pthread_mutex_unlock(&q->lock);
+                return r;
+        }
         *ret_offset = cluster << q->bits;
         return 0;
 }
