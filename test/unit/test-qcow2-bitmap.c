@@ -302,6 +302,7 @@ static void test_grow(void **state) {
         struct qcow2_bitmap_space space = { rig_alloc, rig_free, NULL };
         static const uint64_t sizes[] = { 2ull << 30, 8ull << 40, 1ull << 52 };
         struct qcow2_check c = { 0 };
+        bool unsure = false;
         uint8_t entry[8];
         struct rig t;
 
@@ -311,7 +312,7 @@ static void test_grow(void **state) {
         assert_int_equal(file_write(t.file, entry, 8, t.h.l1_offset + 16), 0);
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
                 assert_int_equal(qcow2_resize_check(&t.h, sizes[i], &t.e), i == 2 ? -EINVAL : 0);
-                assert_int_equal(qcow2_resize_l1(t.file, &t.h, sizes[i], &space, &t.e), i == 2 ? -EINVAL : 0);
+                assert_int_equal(qcow2_resize_l1(t.file, &t.h, sizes[i], &space, &unsure, &t.e), i == 2 ? -EINVAL : 0);
                 error_clear(&t.e);
                 assert_sound(&t);
                 if (i == 2)
@@ -323,11 +324,12 @@ static void test_grow(void **state) {
                 assert_int_equal(c.corruptions + c.leaks, 0);
         }
         t.full = true;
-        assert_int_equal(qcow2_resize_l1(t.file, &t.h, 16ull << 40, &space, &t.e), -ENOSPC);
+        assert_int_equal(qcow2_resize_l1(t.file, &t.h, 16ull << 40, &space, &unsure, &t.e), -ENOSPC);
         error_clear(&t.e);
         assert_sound(&t);
         assert_int_equal(qcow2_resize_store(t.file, &t.h, 16ull << 40, &t.e), -EINVAL);
         assert_int_equal(t.h.size, 8ull << 40);
+        assert_false(unsure);
         rig_done(&t);
 }
 

@@ -206,6 +206,10 @@ int flush_locked(struct qcow2 *q) {
         r = atomic_load(&q->broken) ? 0 : collect(q, &b);
         pthread_mutex_unlock(&q->lock);
 
+        if (r == 0 && q->l1_unsure) {
+                r = qcow2_resize_store_l1(q->layer.file, &q->h);
+                q->l1_unsure = r < 0;
+        }
         if (r == 0 && q->size_unsure) {
                 r = qcow2_resize_store(q->layer.file, &q->h, q->h.size, NULL);
                 q->size_unsure = r < 0;

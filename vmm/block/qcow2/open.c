@@ -281,17 +281,18 @@ static int renew_l1(struct qcow2 *q, uint64_t size, struct error *e) {
         int r;
 
         meta_remove(q, at, clusters); /* it is about to be freed, perhaps */
-        r = qcow2_resize_l1(q->layer.file, &q->h, size, &space, e);
+        r = qcow2_resize_l1(q->layer.file, &q->h, size, &space, &q->l1_unsure, e);
         if (r < 0) {
                 meta_add(q, at, clusters);
+                pthread_mutex_lock(&q->lock);
+                q->lost |= q->l1_unsure;
+                pthread_mutex_unlock(&q->lock);
                 return r;
         }
         r = meta_add(q, q->h.l1_offset, (8ull * q->h.l1_entries + q->cluster - 1) >> q->bits);
-        if (r < 0)
-                return no_memory(e);
         pthread_mutex_lock(&q->lock);
         layer_lock_users(&q->layer);
-        r = load_l1(q, e);
+        r = r < 0 ? no_memory(e) : load_l1(q, e);
         if (r == 0 && cache_grow(&q->l2s, q->h.l1_entries) < 0)
                 r = no_memory(e);
         if (r < 0)

@@ -50,10 +50,30 @@ static int copy_table(struct file *file, const struct qcow2_header *h, uint64_t 
         return r < 0 ? r : file_sync(file);
 }
 
-int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, const struct qcow2_bitmap_space *space,
-                    struct error *e) {
-        uint64_t entries = qcow2_l1_entries(h, size), cluster = qcow2_cluster(h), at = 0, bytes, old;
+/* Clears what @h's last cluster of the L1 table has room for, from its end to @entries: it must be clear before it counts. */
+static int clear_behind(struct file *file, const struct qcow2_header *h, uint64_t entries) {
+        static const uint8_t nothing[512];
+        int r = 0;
+
+        for (uint64_t i = 8ull * h->l1_entries; r == 0 && i < 8 * entries; i += sizeof nothing)
+                r = file_write(file, nothing, MIN(sizeof nothing, 8 * entries - i), h->l1_offset + i);
+        return r < 0 ? r : file_sync(file);
+}
+
+int qcow2_resize_store_l1(struct file *file, const struct qcow2_header *h) {
         uint8_t fields[12];
+        int r;
+
+        be32_put(fields, h->l1_entries);
+        be64_put(fields + 4, h->l1_offset);
+        r = file_write(file, fields, sizeof fields, QCOW2_H_L1_ENTRIES);
+        return r < 0 ? r : file_sync(file);
+}
+
+int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, const struct qcow2_bitmap_space *space,
+                    bool *ret_unsure, struct error *e) {
+        uint64_t entries = qcow2_l1_entries(h, size), cluster = qcow2_cluster(h), at = h->l1_offset, bytes, old;
+        struct qcow2_header longer = *h;
         int r;
 
         if (entries <= h->l1_entries)
@@ -62,40 +82,30 @@ int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, co
                 return qcow2_resize_check(h, size, e);
         bytes = (8 * entries + cluster - 1) & ~(cluster - 1);
         old = (8ull * h->l1_entries + cluster - 1) & ~(cluster - 1);
-        be32_put(fields, (uint32_t)entries);
-        if (bytes == old) { /* there is room in the last cluster: it must be clear before it counts */
-                static const uint8_t nothing[512];
-
-                r = 0;
-                for (uint64_t i = 8ull * h->l1_entries; r == 0 && i < 8 * entries; i += sizeof nothing)
-                        r = file_write(file, nothing, MIN(sizeof nothing, 8 * entries - i), h->l1_offset + i);
-                if (r == 0)
-                        r = file_sync(file);
-                if (r == 0)
-                        r = file_write(file, fields, 4, QCOW2_H_L1_ENTRIES);
+        if (bytes == old) {
+                r = clear_behind(file, h, entries);
         } else {
                 r = space->alloc(space->opaque, bytes, &at);
                 if (r < 0)
                         return error_set(e, r, "qcow2-resize", "free some space on the host",
                                          "no space for a longer L1 table");
                 r = copy_table(file, h, at, bytes);
-                if (r < 0) { /* nothing points there yet */
+                if (r < 0) /* nothing points there yet */
                         space->free(space->opaque, at, bytes);
-                        return error_set(e, r, "qcow2-resize", NULL, "cannot write a longer L1 table");
-                }
-                be64_put(fields + 4, at);
-                r = file_write(file, fields, sizeof fields, QCOW2_H_L1_ENTRIES);
         }
-        if (r == 0)
-                r = file_sync(file);
-        if (r < 0) /* which table the header on the disk names is unknown: both stay allocated */
+        if (r < 0)
+                return error_set(e, r, "qcow2-resize", NULL, "cannot write a longer L1 table");
+        longer.l1_offset = at;
+        longer.l1_entries = (uint32_t)entries;
+        r = qcow2_resize_store_l1(file, &longer);
+        if (r < 0) { /* which table the header on the disk names is unknown: both stay allocated */
+                *ret_unsure = true;
                 return error_set(e, r, "qcow2-resize", "reopen the image before it is used again",
                                  "cannot write the header");
-        if (at) {
-                if (old)
-                        space->free(space->opaque, h->l1_offset, old);
-                h->l1_offset = at;
         }
+        if (bytes != old && old)
+                space->free(space->opaque, h->l1_offset, old);
+        h->l1_offset = at;
         h->l1_entries = (uint32_t)entries;
         return 0;
 }

@@ -20,11 +20,16 @@ int qcow2_resize_check(const struct qcow2_header *h, uint64_t size, struct error
  * qcow2_resize_l1() - give the image an L1 table for @size bytes, if it has none that is large enough; the size itself stays
  * @h: follows when the header on disk has changed
  * @space: for the new table; the old one is freed
+ * @ret_unsure: set when it failed and the header on disk may name the new table all the same: qcow2_resize_store_l1(), before the table of @h
+ *         is written again, and the new one's clusters are lost until a repair
  *
  * The new table is complete and durable before the header points at it. The caller has flushed, and reads the table again afterwards.
  */
 int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, const struct qcow2_bitmap_space *space,
-                    struct error *e);
+                    bool *ret_unsure, struct error *e);
+
+/** qcow2_resize_store_l1() - write where @h's L1 table is, durably. 0 or -errno */
+int qcow2_resize_store_l1(struct file *file, const struct qcow2_header *h);
 
 /** qcow2_resize_store() - write the size, durably. */
 int qcow2_resize_store(struct file *file, struct qcow2_header *h, uint64_t size, struct error *e);
