@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define SECTOR 512u
@@ -261,4 +262,23 @@ void disk_cut(bool kill) {
              "size");
         for (off_t at = 0; (n = pread(disk.durable, buf, sizeof buf, at)) > 0; at += n)
                 must(pwrite(disk.fd, buf, (size_t)n, at) == n, "copy");
+}
+
+int disk_check_qemu(int fd, bool quiet) {
+        char path[64];
+        int status;
+        pid_t pid;
+
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)getpid(), fd);
+        pid = fork();
+        if (pid == 0) {
+                int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+                dup2(null, 1);
+                if (quiet)
+                        dup2(null, 2);
+                execlp("qemu-img", "qemu-img", "check", "-q", "-U", "-f", "qcow2", path, (char *)NULL);
+                _exit(127);
+        }
+        return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
