@@ -4,6 +4,7 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@ const struct sys sys_real = {
         .pwritev = pwritev,
         .read = read,
         .write = write,
+        .fstat = fstat,
         .fdatasync = fdatasync,
         .fallocate = fallocate,
         .ftruncate = ftruncate,

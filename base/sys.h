@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 struct io_uring_params;
+struct stat;
 
 struct sys {
         int (*open)(const char *path, int flags, ...);
@@ -23,6 +24,7 @@ struct sys {
         ssize_t (*pwritev)(int fd, const struct iovec *iov, int n, off_t offset);
         ssize_t (*read)(int fd, void *buf, size_t n);
         ssize_t (*write)(int fd, const void *buf, size_t n);
+        int (*fstat)(int fd, struct stat *ret);
         int (*fdatasync)(int fd);
         int (*fallocate)(int fd, int mode, off_t offset, off_t len);
         int (*ftruncate)(int fd, off_t length);

@@ -51,7 +51,7 @@ static int measure(struct file *f, struct error *e) {
         uint64_t size = 0;
         int logical = 0;
 
-        if (fstat(f->fd, &st) < 0)
+        if (f->sys->fstat(f->fd, &st) < 0)
                 return error_set(e, -errno, "disk-type", NULL, "cannot examine the disk's descriptor");
         f->logical = f->physical = 512;
         if (S_ISREG(st.st_mode)) {
