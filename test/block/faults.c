@@ -9,6 +9,7 @@
  * to the byte. What is counted is counted in the test's thread only, so a run always fails at the same place.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -408,7 +409,6 @@ static void life_survives(const struct life *life, const struct image *made, enu
 
                 image_copy(&t, made);
                 fault_arm(kind, ++n);
-                print_message("life %zu, fault %d, number %u\n", (size_t)(life - lives), (int)kind, n);
                 r = image_run(&t, &sys, life->steps, 0x10);
                 fault.kind = NOTHING;
                 assert_true(r == 0 || (fault.hit && r == (int[]){ 0, -ENOMEM, -EIO, -EIO, -ENOSPC }[kind]));
@@ -431,9 +431,180 @@ static void test_lives(void **state) {
         }
 }
 
+/* ---- calls on a closed image --------------------------------------------------------------------------------------- */
+
+static int with_file(struct image *t, const struct sys *sys, int (*run)(struct file *file, struct error *e)) {
+        const struct file_options o = { .sys = sys, .fd = t->rig.fd };
+        _cleanup_(file_freep) struct file *file = NULL;
+        int r = file_open(&o, &file, &t->rig.e);
+
+        return r < 0 ? r : run(file, &t->rig.e);
+}
+
+static int run_create(struct file *file, struct error *e) {
+        const struct qcow2_create o = {
+                .size = 2 << 20, .cluster = 512, .backing_file = "below", .backing_format = "raw"
+        };
+
+        return qcow2_create(file, &o, e);
+}
+
+static int run_create_full(struct file *file, struct error *e) {
+        return qcow2_create(file, &(struct qcow2_create){ .size = 2 << 20, .preallocate_metadata = true }, e);
+}
+
+static int run_peek(struct file *file, struct error *e) {
+        _cleanup_free_ char *strings = NULL;
+        struct qcow2_info info;
+
+        return qcow2_peek(file, &info, &strings, e);
+}
+
+static int run_repair(struct file *file, struct error *e) {
+        struct qcow2_check c = { 0 };
+        int r = qcow2_check(file, QCOW2_REPAIR_ALL, &c, e);
+
+        /* What it could not read it has counted. */
+        return r == 0 && c.errors ? error_set(e, -EIO, "errors", NULL, "errors") : r;
+}
+
+static int run_bitmaps(struct file *file, struct error *e) {
+        _cleanup_(qcow2_bitmaps_freep) struct qcow2_bitmaps *b = NULL;
+        _cleanup_qcow2_header_ struct qcow2_header h = { 0 };
+        int r = qcow2_header_load(file, &h, e);
+
+        if (r == 0)
+                r = qcow2_bitmaps_load(file, &h, false, &b, e);
+        if (r == 0)
+                r = qcow2_bitmaps_add(b, "another", 0, true, e);
+        if (r == 0)
+                r = qcow2_bitmaps_clear(b, "b", e);
+        return r;
+}
+
+static const struct {
+        int (*run)(struct file *file, struct error *e);
+        bool creates;
+} calls[] = {
+        { run_create, true },  { run_create_full, true }, { run_peek, false },
+        { run_repair, false }, { run_bitmaps, false },
+};
+
+/* A tool that has no memory or no space says so, with a reason, and leaves an image that is what it was, or none. */
+static void test_calls(void **state) {
+        static const struct life life = { .shape = { .size = 1 << 20, .cluster = 4096 },
+                                          .bitmap = true,
+                                          .broken = true,
+                                          .before = { { WRITE, 0, 65536 }, { FLUSH } } };
+        const struct sys sys = bad_sys();
+        static struct image made, t;
+
+        image_make(&made, &life);
+        for (size_t i = 0; i < ELEMENTSOF(calls) * (FAULT_COUNT - 1); i++) {
+                bool creates = calls[i / (FAULT_COUNT - 1)].creates;
+                unsigned int n = 0;
+
+                do {
+                        int r;
+
+                        image_copy(&t, &made);
+                        assert_false(creates && ftruncate(t.rig.fd, 0) < 0);
+                        fault_arm(MEMORY + i % (FAULT_COUNT - 1), ++n);
+                        r = with_file(&t, &sys, calls[i / (FAULT_COUNT - 1)].run);
+                        fault.kind = NOTHING;
+                        assert_int_equal(r < 0, t.rig.e.code < 0);
+                        assert_true(r == 0 || t.rig.e.message);
+                        error_clear(&t.rig.e);
+                        rig_open(&t.rig, NULL);
+                        if (!creates)
+                                check(&t.rig, QCOW2_REPAIR_ALL);
+                        if (!creates || r == 0 || get64(&t.rig, 0) >> 32 == QCOW2_MAGIC)
+                                assert_flawless(&t.rig);
+                        file_close(TAKE_PTR(t.rig.file));
+                        if (!creates)
+                                assert_image(&t, &life, false);
+                        rig_done(&t.rig);
+                } while (fault.hit);
+        }
+        rig_done(&made.rig);
+}
+
+/* ---- chains, direct I/O -------------------------------------------------------------------------------------------- */
+
+static char dir[64];
+
+static int run_chain(const char *top) {
+        const struct chain_options o = { 0 };
+        _cleanup_(chain_freep) struct chain *c = NULL;
+        char byte;
+        int r = chain_open(top, "qcow2", &o, &c, NULL);
+
+        return r < 0 ? r : layer_read(chain_top(c), NULL, &byte, 1000, 1);
+}
+
+static int run_direct(const char *path) {
+        _cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+        const struct file_options o = { .fd = fd, .direct = true };
+        _cleanup_(file_freep) struct file *file = NULL;
+        int r = file_open(&o, &file, NULL);
+
+        if (r == 0)
+                r = file_write(file, "x", 1, 999);
+        return r < 0 ? r : file_read(file, buffer, 3, 998);
+}
+
+static void make(const char *name, const struct qcow2_create *o, char *path, size_t n) {
+        struct rig t = { 0 };
+
+        snprintf(path, n, "%s/%s", dir, name);
+        t.fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(t.fd >= 0);
+        rig_open(&t, NULL);
+        if (o)
+                rig_create(&t, o);
+        else
+                assert_int_equal(file_truncate(t.file, 1 << 20), 0);
+        rig_done(&t);
+}
+
+/* Without memory half a chain would stay open, or a byte of a block be written without its neighbours. */
+static void test_paths(void **state) {
+        const struct qcow2_create middle = { .size = 1 << 20, .backing_file = "raw", .backing_format = "raw" },
+                                  top = { .size = 1 << 20, .backing_file = "middle", .backing_format = "qcow2" };
+        int (*const runs[])(const char *path) = { run_direct, run_chain };
+        char paths[3][128];
+
+        snprintf(dir, sizeof dir, "/var/tmp/lodge-test-faults.XXXXXX");
+        assert_non_null(mkdtemp(dir));
+        make("raw", NULL, paths[0], sizeof paths[0]);
+        make("top", &top, paths[1], sizeof paths[1]);
+        make("middle", &middle, paths[2], sizeof paths[2]);
+        for (size_t i = 0; i < ELEMENTSOF(runs); i++) {
+                int before = dup(0), after, r;
+                unsigned int n = 0;
+
+                close(before);
+                do {
+                        fault_arm(MEMORY, ++n);
+                        r = runs[i](paths[i]);
+                        fault.kind = NOTHING;
+                        assert_int_equal(r, fault.hit ? -ENOMEM : 0);
+                        after = dup(0);
+                        close(after);
+                        assert_int_equal(before, after);
+                } while (fault.hit);
+                assert_in_range(n, 3, 100);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(paths); i++)
+                unlink(paths[i]);
+        rmdir(dir);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_lives),
+                cmocka_unit_test(test_calls),
+                cmocka_unit_test(test_paths),
         };
 
         return cmocka_run_group_tests_name("faults", tests, NULL, NULL);
