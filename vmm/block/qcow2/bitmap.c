@@ -168,7 +168,7 @@ static int load_words(struct qcow2_bitmaps *b, struct bitmap *m, struct file *fi
                 uint64_t entry = be64_get(table + 8 * i), at = entry & QCOW2_OFFSET_MASK, from = i * b->cluster;
 
                 if (entry & QCOW2_BITMAP_RESERVED || at % b->cluster || (at && entry & QCOW2_BITMAP_ALL_ONES) ||
-                    at > file_size(file))
+                    at >= file_size(file))
                         return 1;
                 if (!at && !(entry & QCOW2_BITMAP_ALL_ONES))
                         continue;
