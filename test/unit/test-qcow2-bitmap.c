@@ -297,6 +297,149 @@ static void test_hostile_directory(void **state) {
         }
 }
 
+/* A table that leads to nothing good, or out of the file: bits that were lost would be missing in the next backup. */
+static void test_hostile_table(void **state) {
+        static const struct {
+                uint64_t entry; /* the bits' own place is added to it */
+                bool absolute, behind;
+        } bad[] = {
+                { 2, false, false },                     /* reserved bits */
+                { QCOW2_BITMAP_ALL_ONES, false, false }, /* contradicts itself */
+                { 512, false, false },                   /* not aligned */
+                { 1ull << 50, true, false },             /* not in the file */
+                { 0, true, true },                       /* where the file ends */
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                struct qcow2_bitmap_info info;
+                uint8_t v[8], table[8];
+                struct rig t;
+
+                rig_init(&t);
+                assert_int_equal(qcow2_bitmaps_add(t.b, "a", 0, true, &t.e), 0);
+                qcow2_bitmaps_mark(t.b, 0, 512);
+                assert_int_equal(rig_store(&t, false), 0);
+                assert_int_equal(file_read(t.file, table, 8, t.h.bitmaps.directory_offset), 0);
+                assert_int_equal(file_read(t.file, v, 8, be64_get(table)), 0);
+                be64_put(v, bad[i].entry + (bad[i].behind     ? (file_size(t.file) + 65535) & ~65535ull
+                                            : bad[i].absolute ? 0
+                                                              : be64_get(v)));
+                assert_int_equal(file_write(t.file, v, 8, be64_get(table)), 0);
+                rig_load(&t, false);
+                qcow2_bitmaps_info(t.b, 0, &info);
+                assert_true(info.inconsistent);
+                rig_done(&t);
+        }
+}
+
+/* Bits that stand for "all" are all of the disk, and no more than the disk; what we don't know in an entry is kept. */
+static void test_all_ones(void **state) {
+        struct qcow2_bitmap_info info;
+        uint8_t v[8], extra[4];
+        struct rig t;
+
+        rig_init(&t);
+        t.h.size = (1ull << 30) - 65536; /* the last word is not full */
+        assert_int_equal(qcow2_resize_store(t.file, &t.h, t.h.size, &t.e), 0);
+        rig_load(&t, true);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "name five", 0, true, &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        assert_int_equal(file_read(t.file, v, 8, t.h.bitmaps.directory_offset), 0);
+        {
+                uint64_t table = be64_get(v), at = t.h.bitmaps.directory_offset;
+
+                be64_put(v, QCOW2_BITMAP_ALL_ONES);
+                assert_int_equal(file_write(t.file, v, 8, table), 0);
+                be32_put(v, QCOW2_BM_AUTO | QCOW2_BM_EXTRA_OK); /* the first half of the name becomes extra data */
+                assert_int_equal(file_write(t.file, v, 4, at + QCOW2_BM_FLAGS), 0);
+                be16_put(v, 5);
+                assert_int_equal(file_write(t.file, v, 2, at + QCOW2_BM_NAME_SIZE), 0);
+                be32_put(v, 4);
+                assert_int_equal(file_write(t.file, v, 4, at + QCOW2_BM_EXTRA_SIZE), 0);
+        }
+        rig_load(&t, true);
+        qcow2_bitmaps_info(t.b, 0, &info);
+        assert_string_equal(info.name, " five");
+        assert_int_equal(info.dirty, t.h.size);
+        assert_range(&t, " five", 0, 0, t.h.size);
+        assert_int_equal(rig_store(&t, false), 0);
+        assert_int_equal(file_read(t.file, extra, 4, t.h.bitmaps.directory_offset + QCOW2_BM_FIXED), 0);
+        assert_memory_equal(extra, "name", 4);
+        /* Without the flag that says it may be ignored, extra data makes a bitmap that we don't understand. */
+        be32_put(v, QCOW2_BM_AUTO);
+        assert_int_equal(file_write(t.file, v, 4, t.h.bitmaps.directory_offset + QCOW2_BM_FLAGS), 0);
+        rig_load(&t, false);
+        qcow2_bitmaps_info(t.b, 0, &info);
+        assert_true(info.inconsistent);
+        rig_done(&t);
+}
+
+/* More enabled bitmaps than can be marked: those that are not would miss writes, so they are out of date. */
+static void test_too_many_enabled(void **state) {
+        struct qcow2_bitmap_info info;
+        unsigned int good = 0;
+        char name[16];
+        struct rig t;
+
+        rig_init(&t);
+        for (unsigned int i = 0; i < 40; i++) {
+                snprintf(name, sizeof name, "b%u", i);
+                assert_int_equal(qcow2_bitmaps_add(t.b, name, 1 << 20, i < 32, &t.e), 0);
+        }
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "b32", true, &t.e), -ENOSPC);
+        error_clear(&t.e);
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "b0", true, &t.e), 0); /* is already */
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "b0", false, &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "b32", true, &t.e), 0);
+        assert_int_equal(rig_store(&t, false), 0);
+        for (uint64_t at = t.h.bitmaps.directory_offset; at < t.h.bitmaps.directory_offset + t.h.bitmaps.directory_size;
+             at += 32) {
+                uint8_t flags[4];
+
+                be32_put(flags, QCOW2_BM_AUTO);
+                assert_int_equal(file_write(t.file, flags, 4, at + QCOW2_BM_FLAGS), 0);
+        }
+        rig_load(&t, false);
+        for (unsigned int i = 0; i < 40; i++) {
+                qcow2_bitmaps_info(t.b, i, &info);
+                assert_true(info.enabled != info.inconsistent);
+                good += info.enabled;
+        }
+        assert_int_equal(good, 32);
+        qcow2_bitmaps_info(t.b, 40, &info);
+        assert_null(info.name);
+        rig_done(&t);
+}
+
+/* What isn't there can't be changed, what is too much for memory isn't made, and clearing forgets everything. */
+static void test_changes(void **state) {
+        static char name[QCOW2_BITMAP_NAME_MAX + 2];
+        struct rig t;
+        uint64_t s, n;
+
+        rig_init(&t);
+        assert_int_equal(qcow2_bitmaps_remove(t.b, "none", NULL), -ENOENT);
+        assert_int_equal(qcow2_bitmaps_clear(t.b, "none", NULL), -ENOENT);
+        assert_int_equal(qcow2_bitmaps_enable(t.b, "none", true, &t.e), -ENOENT);
+        assert_string_equal(t.e.id, "qcow2-bitmap-missing");
+        error_clear(&t.e);
+        assert_int_equal(rig_store(&t, false), 0); /* nothing to write */
+        memset(name, 'n', sizeof name - 1);
+        assert_int_equal(qcow2_bitmaps_add(t.b, name, 0, true, NULL), -EINVAL);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 1ull << 32, true, NULL), -EINVAL);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "a", 512, true, &t.e), 0);
+        qcow2_bitmaps_mark(t.b, 12345, 100000);
+        assert_int_equal(qcow2_bitmaps_clear(t.b, "a", &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "a", 0, &s, &n), 0);
+        qcow2_bitmaps_free(TAKE_PTR(t.b));
+        t.h.size = 8ull << 40; /* 2 GiB of bits, 512 bytes each */
+        assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, false, &t.b, &t.e), 0);
+        assert_int_equal(qcow2_bitmaps_add(t.b, "large", 512, true, &t.e), -E2BIG);
+        assert_string_equal(t.e.id, "qcow2-bitmap-range");
+        assert_int_equal(qcow2_bitmaps_count(t.b), 0);
+        rig_done(&t);
+}
+
 /* Each step of growing leaves a sound image, with the entries that it had; a longer table is clear behind them. */
 static void test_grow(void **state) {
         struct qcow2_bitmap_space space = { rig_alloc, rig_free, NULL };
@@ -342,6 +485,10 @@ int main(void) {
                 cmocka_unit_test(test_no_space),
                 cmocka_unit_test(test_refusals),
                 cmocka_unit_test(test_hostile_directory),
+                cmocka_unit_test(test_hostile_table),
+                cmocka_unit_test(test_all_ones),
+                cmocka_unit_test(test_too_many_enabled),
+                cmocka_unit_test(test_changes),
                 cmocka_unit_test(test_grow),
         };
 
