@@ -181,6 +181,11 @@ static void test_only_files(void **state) {
         make(t, "top", "missing\n\033[31m", "raw");
         refused(t, "top", -ENOENT, "chain-open");
         refused(t, "nothing", -ENOENT, "disk-open");
+        make_raw(t, "cut", 100, 'x'); /* by whom ever: no longer an image */
+        refused(t, "cut", -EINVAL, "qcow2-magic");
+        assert_int_equal(chain_open(at(t, "cut"), "vmdk", &(struct chain_options){ 0 }, &t->chain, NULL), -EINVAL);
+        make(t, "top", "cut", "raw");
+        refused(t, "top", -EINVAL, "disk-size");
 }
 
 /* Each file once, under whatever names. */

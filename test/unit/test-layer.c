@@ -247,6 +247,100 @@ static void test_chain(void **state) {
         close(d2.fd);
 }
 
+static struct extent mistake; /* what the next format answers */
+
+static int wrong_map(struct layer *layer, struct layer_user *user, uint64_t offset, uint64_t length, unsigned int flags,
+                     struct extent *ret_extent) {
+        *ret_extent = mistake;
+        return 0;
+}
+
+static const struct layer_ops wrong_ops = { .name = "wrong", .map = wrong_map, .close = half_close };
+
+/* A format that makes a mistake must not become an endless loop, a read outside, or a call of what isn't there. */
+static void test_format_mistakes(void **state) {
+        static const struct extent mistakes[] = { { EXTENT_DATA, 0, 0, false },
+                                                  { EXTENT_ZERO, 513, 0, false },
+                                                  { EXTENT_COMPRESSED, 512, 0, false } };
+        struct layer top = { 0 };
+        uint8_t buf[512];
+        struct disk d;
+
+        disk_make(&d, 4096, false, false);
+        layer_init(&top, &wrong_ops, d.file);
+        top.size = 4096;
+        for (size_t i = 0; i < ELEMENTSOF(mistakes); i++) {
+                mistake = mistakes[i];
+                top.cluster = 4096;
+                assert_int_equal(layer_read(&top, NULL, buf, 0, 512), -EIO);
+        }
+        layer_close(&top);
+        close(d.fd);
+}
+
+/* Ranges that leave the disk, or wrap around, and buffers that are too short never reach a format. */
+static void test_ranges(void **state) {
+        static const uint64_t bad[][2] = {
+                { 4097, 1 }, { 4096, 1 }, { 0, 4097 }, { UINT64_MAX, 2 }, { 2, UINT64_MAX }
+        };
+        struct extent extent;
+        struct layer *raw = NULL, *owner;
+        uint8_t buf[512] = { 1 };
+        struct iovec v = { buf, sizeof buf };
+        struct disk d;
+
+        disk_make(&d, 4096, false, false);
+        assert_int_equal(raw_open(d.file, &raw, NULL), 0);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                uint64_t at = bad[i][0], n = bad[i][1];
+
+                assert_int_equal(layer_read(raw, NULL, buf, at, n), -ERANGE);
+                assert_int_equal(layer_write(raw, buf, at, n), -ERANGE);
+                assert_int_equal(layer_zero(raw, at, n, true), -ERANGE);
+                assert_int_equal(layer_discard(raw, at, n), -ERANGE);
+                assert_int_equal(layer_map(raw, NULL, at, n, 0, &extent), -ERANGE);
+                assert_int_equal(layer_status(raw, NULL, NULL, at, n, &extent, &owner), -ERANGE);
+        }
+        assert_int_equal(layer_map(raw, NULL, 0, 0, 0, &extent), -ERANGE);
+        assert_int_equal(layer_status(raw, NULL, NULL, 0, 0, &extent, &owner), -ERANGE);
+        assert_int_equal(layer_readv(raw, NULL, &v, 1, 0, 1024), -EINVAL);
+        assert_int_equal(layer_writev(raw, &v, 1, 0, 1024), -EINVAL);
+        assert_int_equal(layer_write(raw, buf, 4096, 0), 0);
+        assert_int_equal(layer_zero(raw, 4096, 0, false), 0);
+        assert_int_equal(layer_discard(raw, 4096, 0), 0);
+        raw->readonly = true;
+        assert_int_equal(layer_map(raw, NULL, 0, 512, LAYER_WRITE, &extent), -EROFS);
+        assert_int_equal(layer_flush(raw), 0);
+        layer_close(raw);
+        close(d.fd);
+}
+
+/* Nobody maps in half a chain: where one layer has no place for another thread, none keeps it. */
+static void test_users_are_full(void **state) {
+        static struct layer_user users[LAYER_USERS_MAX], one, other;
+        struct layer top = { 0 }, *raw = NULL;
+        struct disk d1, d2;
+
+        disk_make(&d1, 4096, false, false);
+        disk_make(&d2, 4096, false, false);
+        assert_int_equal(raw_open(d1.file, &raw, NULL), 0);
+        layer_init(&top, &half_ops, d2.file);
+        top.backing = raw;
+        for (unsigned int i = 0; i < LAYER_USERS_MAX; i++)
+                assert_int_equal(layer_user_add(raw, &users[i]), 0);
+        assert_int_equal(layer_user_add(&top, &one), -ENOSPC);
+        assert_int_equal(top.n_users, 0);
+        layer_user_remove(raw, &users[0]);
+        assert_int_equal(layer_user_add(&top, &other), 0);
+        layer_user_remove(&top, &other);
+        for (unsigned int i = 1; i < LAYER_USERS_MAX; i++)
+                layer_user_remove(raw, &users[i]);
+        assert_int_equal(raw->n_users, 0);
+        layer_close(&top);
+        close(d1.fd);
+        close(d2.fd);
+}
+
 /* Space must not be reused while somebody is inside who may know it; and must be once he has left. */
 static void test_epochs(void **state) {
         struct layer top = { 0 };
@@ -333,6 +427,9 @@ int main(void) {
                 cmocka_unit_test(test_file_direct_unaligned),
                 cmocka_unit_test(test_file_zero),
                 cmocka_unit_test(test_chain),
+                cmocka_unit_test(test_format_mistakes),
+                cmocka_unit_test(test_ranges),
+                cmocka_unit_test(test_users_are_full),
                 cmocka_unit_test(test_epochs),
                 cmocka_unit_test(test_epochs_race),
         };
