@@ -9,7 +9,6 @@
  * to the byte. What is counted is counted in the test's thread only, so a run always fails at the same place.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,8 +20,8 @@
 #include <cmocka.h>
 
 #include "test/block/disk.h"
+#include "test/block/fault.h"
 #include "test/unit/qcow2-rig.h"
-#include "vmm/block/chain/chain.h"
 #include "vmm/block/qcow2/bitmap.h"
 #include "vmm/block/qcow2/image.h"
 
@@ -31,82 +30,6 @@
 #define QEMU   64           /* every so many failures qemu-img looks too */
 
 enum { BACKING = 0xbb, ANY = 0xff }; /* sectors: what lies below; not known */
-
-/* ---- what fails --------------------------------------------------------------------------------------------------- */
-
-enum fault { NOTHING, MEMORY, READ_ERROR, WRITE_ERROR, NO_SPACE, FAULT_COUNT };
-
-static _Thread_local struct {
-        enum fault kind;
-        unsigned int left; /* until it happens */
-        bool hit;
-} fault;
-
-static void fault_arm(enum fault kind, unsigned int n) {
-        fault.kind = kind;
-        fault.left = n;
-        fault.hit = false;
-}
-
-static bool fails(enum fault kind, int error) {
-        if (fault.kind != kind || (fault.left > 0 && --fault.left > 0) || (fault.hit && kind != NO_SPACE))
-                return false;
-        fault.hit = true;
-        errno = error;
-        return true;
-}
-
-/* The linker's --wrap leads the block layer's allocations here. */
-#define ALLOCATOR(type, name, parameters, ...)                                                                         \
-        type __real_##name parameters;                                                                                 \
-        type __wrap_##name parameters;                                                                                 \
-        type __wrap_##name parameters {                                                                                \
-                return fails(MEMORY, ENOMEM) ? NULL : __real_##name(__VA_ARGS__);                                      \
-        }                                                                                                              \
-        struct swallow_semicolon
-
-ALLOCATOR(void *, malloc, (size_t n), n);
-ALLOCATOR(void *, calloc, (size_t n, size_t size), n, size);
-ALLOCATOR(void *, realloc, (void *p, size_t n), p, n);
-ALLOCATOR(void *, reallocarray, (void *p, size_t n, size_t size), p, n, size);
-ALLOCATOR(void *, aligned_alloc, (size_t align, size_t n), align, n);
-ALLOCATOR(char *, strdup, (const char *s), s);
-ALLOCATOR(char *, strndup, (const char *s, size_t n), s, n);
-
-static bool change_fails(void) {
-        return fails(WRITE_ERROR, EIO) || fails(NO_SPACE, ENOSPC);
-}
-
-static ssize_t bad_preadv(int fd, const struct iovec *iov, int n, off_t offset) {
-        return fails(READ_ERROR, EIO) ? -1 : preadv(fd, iov, n, offset);
-}
-
-static ssize_t bad_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
-        return change_fails() ? -1 : pwritev(fd, iov, n, offset);
-}
-
-static int bad_fdatasync(int fd) {
-        return change_fails() ? -1 : fdatasync(fd);
-}
-
-static int bad_fallocate(int fd, int mode, off_t offset, off_t length) {
-        return change_fails() ? -1 : fallocate(fd, mode, offset, length);
-}
-
-static int bad_ftruncate(int fd, off_t size) {
-        return change_fails() ? -1 : ftruncate(fd, size);
-}
-
-static struct sys bad_sys(void) {
-        struct sys sys = sys_real;
-
-        sys.preadv = bad_preadv;
-        sys.pwritev = bad_pwritev;
-        sys.fdatasync = bad_fdatasync;
-        sys.fallocate = bad_fallocate;
-        sys.ftruncate = bad_ftruncate;
-        return sys;
-}
 
 /* ---- operations --------------------------------------------------------------------------------------------------- */
 
@@ -400,9 +323,10 @@ static void assert_image(struct image *t, const struct life *life, bool qemu) {
 }
 
 static void life_survives(const struct life *life, const struct image *made, enum fault kind) {
-        const struct sys sys = bad_sys();
+        const struct sys sys = fault_sys();
         static struct image t;
         unsigned int n = 0;
+        bool hit;
 
         do {
                 int r;
@@ -410,11 +334,11 @@ static void life_survives(const struct life *life, const struct image *made, enu
                 image_copy(&t, made);
                 fault_arm(kind, ++n);
                 r = image_run(&t, &sys, life->steps, 0x10);
-                fault.kind = NOTHING;
-                assert_true(r == 0 || (fault.hit && r == (int[]){ 0, -ENOMEM, -EIO, -EIO, -ENOSPC }[kind]));
+                hit = fault_disarm();
+                assert_true(r == 0 || (hit && r == (int[]){ 0, -ENOMEM, -EIO, -EIO, -ENOSPC }[kind]));
                 assert_image(&t, life, n % QEMU == 1);
                 rig_done(&t.rig);
-        } while (fault.hit);
+        } while (hit);
 }
 
 /* What fails is said or done all the same, and nothing else suffers: each line of qcow2 that gives up is run by this. */
@@ -496,13 +420,14 @@ static void test_calls(void **state) {
                                           .bitmap = true,
                                           .broken = true,
                                           .before = { { WRITE, 0, 65536 }, { FLUSH } } };
-        const struct sys sys = bad_sys();
+        const struct sys sys = fault_sys();
         static struct image made, t;
 
         image_make(&made, &life);
         for (size_t i = 0; i < ELEMENTSOF(calls) * (FAULT_COUNT - 1); i++) {
                 bool creates = calls[i / (FAULT_COUNT - 1)].creates;
                 unsigned int n = 0;
+                bool hit;
 
                 do {
                         int r;
@@ -511,7 +436,7 @@ static void test_calls(void **state) {
                         assert_false(creates && ftruncate(t.rig.fd, 0) < 0);
                         fault_arm(MEMORY + i % (FAULT_COUNT - 1), ++n);
                         r = with_file(&t, &sys, calls[i / (FAULT_COUNT - 1)].run);
-                        fault.kind = NOTHING;
+                        hit = fault_disarm();
                         assert_int_equal(r < 0, t.rig.e.code < 0);
                         assert_true(r == 0 || t.rig.e.message);
                         error_clear(&t.rig.e);
@@ -524,87 +449,15 @@ static void test_calls(void **state) {
                         if (!creates)
                                 assert_image(&t, &life, false);
                         rig_done(&t.rig);
-                } while (fault.hit);
+                } while (hit);
         }
         rig_done(&made.rig);
-}
-
-/* ---- chains, direct I/O -------------------------------------------------------------------------------------------- */
-
-static char dir[64];
-
-static int run_chain(const char *top) {
-        const struct chain_options o = { 0 };
-        _cleanup_(chain_freep) struct chain *c = NULL;
-        char byte;
-        int r = chain_open(top, "qcow2", &o, &c, NULL);
-
-        return r < 0 ? r : layer_read(chain_top(c), NULL, &byte, 1000, 1);
-}
-
-static int run_direct(const char *path) {
-        _cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
-        const struct file_options o = { .fd = fd, .direct = true };
-        _cleanup_(file_freep) struct file *file = NULL;
-        int r = file_open(&o, &file, NULL);
-
-        if (r == 0)
-                r = file_write(file, "x", 1, 999);
-        return r < 0 ? r : file_read(file, buffer, 3, 998);
-}
-
-static void make(const char *name, const struct qcow2_create *o, char *path, size_t n) {
-        struct rig t = { 0 };
-
-        snprintf(path, n, "%s/%s", dir, name);
-        t.fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        assert_true(t.fd >= 0);
-        rig_open(&t, NULL);
-        if (o)
-                rig_create(&t, o);
-        else
-                assert_int_equal(file_truncate(t.file, 1 << 20), 0);
-        rig_done(&t);
-}
-
-/* Without memory half a chain would stay open, or a byte of a block be written without its neighbours. */
-static void test_paths(void **state) {
-        const struct qcow2_create middle = { .size = 1 << 20, .backing_file = "raw", .backing_format = "raw" },
-                                  top = { .size = 1 << 20, .backing_file = "middle", .backing_format = "qcow2" };
-        int (*const runs[])(const char *path) = { run_direct, run_chain };
-        char paths[3][128];
-
-        snprintf(dir, sizeof dir, "/var/tmp/lodge-test-faults.XXXXXX");
-        assert_non_null(mkdtemp(dir));
-        make("raw", NULL, paths[0], sizeof paths[0]);
-        make("top", &top, paths[1], sizeof paths[1]);
-        make("middle", &middle, paths[2], sizeof paths[2]);
-        for (size_t i = 0; i < ELEMENTSOF(runs); i++) {
-                int before = dup(0), after, r;
-                unsigned int n = 0;
-
-                close(before);
-                do {
-                        fault_arm(MEMORY, ++n);
-                        r = runs[i](paths[i]);
-                        fault.kind = NOTHING;
-                        assert_int_equal(r, fault.hit ? -ENOMEM : 0);
-                        after = dup(0);
-                        close(after);
-                        assert_int_equal(before, after);
-                } while (fault.hit);
-                assert_in_range(n, 3, 100);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(paths); i++)
-                unlink(paths[i]);
-        rmdir(dir);
 }
 
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_lives),
                 cmocka_unit_test(test_calls),
-                cmocka_unit_test(test_paths),
         };
 
         return cmocka_run_group_tests_name("faults", tests, NULL, NULL);
