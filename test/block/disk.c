@@ -265,11 +265,14 @@ void disk_cut(bool kill) {
 }
 
 int disk_check_qemu(int fd, bool quiet) {
-        char path[64];
+        char name[192];
         int status;
         pid_t pid;
 
-        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)getpid(), fd);
+        snprintf(name, sizeof name,
+                 "json:{\"driver\": \"qcow2\", \"backing\": null, "
+                 "\"file\": {\"driver\": \"file\", \"filename\": \"/proc/%d/fd/%d\"}}",
+                 (int)getpid(), fd);
         pid = fork();
         if (pid == 0) {
                 int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -277,7 +280,7 @@ int disk_check_qemu(int fd, bool quiet) {
                 dup2(null, 1);
                 if (quiet)
                         dup2(null, 2);
-                execlp("qemu-img", "qemu-img", "check", "-q", "-U", "-f", "qcow2", path, (char *)NULL);
+                execlp("qemu-img", "qemu-img", "check", "-q", "-U", name, (char *)NULL);
                 _exit(127);
         }
         return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;

@@ -33,5 +33,5 @@ uint64_t disk_n_failed(void);
 /** disk_cut() - the power fails (or, with @kill, only the process dies): the file then holds what is left. Faults end. */
 void disk_cut(bool kill);
 
-/** disk_check_qemu() - the exit status of qemu-img check for an image in memory (127: not installed). @quiet: without its findings. */
+/** disk_check_qemu() - the exit status of qemu-img check, without backing images (127: not installed). @quiet: without its findings. */
 int disk_check_qemu(int fd, bool quiet);

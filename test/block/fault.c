@@ -59,7 +59,13 @@ static ssize_t bad_preadv(int fd, const struct iovec *iov, int n, off_t offset) 
 }
 
 static ssize_t bad_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
-        return change_fails() ? -1 : pwritev(fd, iov, n, offset);
+        if (change_fails())
+                return -1;
+        if (!fails(LATE_ERROR, EIO))
+                return pwritev(fd, iov, n, offset);
+        (void)!pwritev(fd, iov, n, offset);
+        errno = EIO;
+        return -1;
 }
 
 static int bad_fdatasync(int fd) {

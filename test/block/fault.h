@@ -16,6 +16,7 @@ enum fault {
         MEMORY,      /* one allocation */
         READ_ERROR,  /* one read, with -EIO */
         WRITE_ERROR, /* one change or sync, with -EIO */
+        LATE_ERROR,  /* one write, with -EIO, but it arrives all the same */
         NO_SPACE,    /* every change and sync from then on, with -ENOSPC */
         FAULT_COUNT
 };

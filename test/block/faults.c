@@ -29,7 +29,7 @@
 #define SIZE   (4ull << 20) /* bytes, the largest that an image gets */
 #define QEMU   64           /* every so many failures qemu-img looks too */
 
-enum { BACKING = 0xbb, ANY = 0xff }; /* sectors: what lies below; not known */
+enum { GOES_ON = 0x99, BACKING = 0xbb, ANY = 0xff }; /* sectors: written after a failure; what lies below; not known */
 
 /* ---- operations --------------------------------------------------------------------------------------------------- */
 
@@ -42,7 +42,7 @@ struct step {
 
 struct image {
         struct rig rig;
-        uint64_t size;
+        uint64_t size, first_size;
         uint8_t sectors[SIZE / SECTOR]; /* the byte that each is full of */
         struct layer *backing;
         struct rig below;
@@ -104,6 +104,18 @@ static void image_close(struct layer *layer) {
         layer_close(layer);
 }
 
+/* After something failed: what is written and flushed from now on has to be there as ever. */
+static void image_go_on(struct image *t, struct layer *layer) {
+        const struct step write = { WRITE, (uint32_t)t->first_size - 4096, 4096 }, flush = { FLUSH };
+        struct step unknown = write;
+        int r = step_do(layer, &write, GOES_ON);
+
+        unknown.op = DISCARD;
+        if (r == 0)
+                r = step_do(layer, &flush, 0);
+        step_note(t, r == 0 ? &write : &unknown, GOES_ON);
+}
+
 /* All steps, or up to the first that fails. Those that are done are noted; so are all when one fails, as not known. */
 static int image_run(struct image *t, const struct sys *sys, const struct step *steps, uint8_t tag) {
         struct layer *layer = NULL;
@@ -114,6 +126,8 @@ static int image_run(struct image *t, const struct sys *sys, const struct step *
                 if (r == 0)
                         step_note(t, s, tag);
         }
+        if (layer && r < 0)
+                image_go_on(t, layer);
         if (layer)
                 image_close(layer);
         for (const struct step *s = steps; r < 0 && s->op; s++) {
@@ -243,7 +257,7 @@ static void break_image(struct rig *t) {
 }
 
 static void image_make(struct image *t, const struct life *life) {
-        *t = (struct image){ .size = life->shape.size, .below.fd = -EBADF };
+        *t = (struct image){ .size = life->shape.size, .first_size = life->shape.size, .below.fd = -EBADF };
         rig_init(&t->rig);
         rig_create(&t->rig, &life->shape);
         if (life->backing) {
@@ -335,7 +349,7 @@ static void life_survives(const struct life *life, const struct image *made, enu
                 fault_arm(kind, ++n);
                 r = image_run(&t, &sys, life->steps, 0x10);
                 hit = fault_disarm();
-                assert_true(r == 0 || (hit && r == (int[]){ 0, -ENOMEM, -EIO, -EIO, -ENOSPC }[kind]));
+                assert_true(r == 0 || (hit && r == (int[]){ 0, -ENOMEM, -EIO, -EIO, -EIO, -ENOSPC }[kind]));
                 assert_image(&t, life, n % QEMU == 1);
                 rig_done(&t.rig);
         } while (hit);

@@ -49,53 +49,50 @@ static void refused(struct rig *t, const struct qcow2_options *o, int code, cons
 #define EXT(type, n) ((uint64_t)(type) << 32 | (n))
 #define V3           QCOW2_HEADER_V3
 
+static const struct {
+        struct lie lies[5];
+        const char *id; /* NULL: it is good */
+} extensions[] = {
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 16) } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 } }, "qcow2-header" }, /* none */
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 }, { V3 + 8, UINT64_MAX } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 }, { V3 + 8, 1ull << 32 | 1 } },
+          "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) },
+            { QCOW2_H_AUTOCLEAR, 1 },
+            { V3 + 8, 1ull << 32 },
+            { V3 + 16, UINT64_MAX },
+            { V3 + 24, K64 } },
+          "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) },
+            { QCOW2_H_AUTOCLEAR, 1 },
+            { V3 + 8, 1ull << 32 },
+            { V3 + 16, 32 },
+            { V3 + 24, 1ull << 60 } },
+          "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { V3 + 8, UINT64_MAX } }, NULL }, /* without its bit it is void */
+        { { { V3, EXT(QCOW2_EXT_FEATURE_NAMES, 0) } }, NULL },
+        { { { V3, EXT(QCOW2_EXT_FEATURE_NAMES, 48) }, { V3 + 56, EXT(QCOW2_EXT_FEATURE_NAMES, 48) } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_CRYPTO, 8) } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, 7 } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 16, UINT64_MAX } }, "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, QCOW2_OFFSET_END - K64 }, { V3 + 16, 2 * K64 } },
+          "qcow2-header" },
+        { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, 6 * K64 }, { V3 + 16, 512 } }, NULL },
+        { { { V3, EXT(QCOW2_EXT_DATA_FILE, 3) }, { V3 + 8, 0x4142430000000000 } }, NULL },
+        { { { V3, EXT(QCOW2_EXT_BACKING_FORMAT, 8) }, { V3 + 8, 0x7261770000000000 } }, NULL },
+        { { { V3, EXT(0x12345678, K64) } }, "qcow2-header" },
+        { { { QCOW2_H_BACKING_OFFSET, K64 - 4 }, { QCOW2_H_BACKING_SIZE - 4, 0 } }, NULL }, /* an empty name */
+        { { { QCOW2_H_SNAPSHOTS, 1ull << 32 }, { QCOW2_H_SNAPSHOTS_OFFSET, 12 } }, "qcow2-header" },
+        { { { QCOW2_H_SNAPSHOTS, 1ull << 32 }, { QCOW2_H_SNAPSHOTS_OFFSET, 1ull << 60 } }, "qcow2-header" },
+        { { { QCOW2_H_L1_OFFSET, 0 } }, "qcow2-header" },
+        { { { QCOW2_H_REFTABLE_OFFSET, 1ull << 60 } }, "qcow2-header" },
+        { { { QCOW2_H_REFCOUNT_ORDER, 4ull << 32 | 120 }, { V3, 0x1122334455667788 }, { V3 + 8, 0 } }, NULL },
+};
+
 /* Strings and tables behind the header come from anybody: what leads out of it, or contradicts itself, is refused and not followed. */
 static void test_hostile_extensions(void **state) {
-        static const struct {
-                struct lie lies[5];
-                const char *id; /* NULL: it is good */
-        } cases[] = {
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 16) } }, "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 } }, "qcow2-header" }, /* none */
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 }, { V3 + 8, UINT64_MAX } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { QCOW2_H_AUTOCLEAR, 1 }, { V3 + 8, 1ull << 32 | 1 } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) },
-                    { QCOW2_H_AUTOCLEAR, 1 },
-                    { V3 + 8, 1ull << 32 },
-                    { V3 + 16, UINT64_MAX },
-                    { V3 + 24, K64 } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) },
-                    { QCOW2_H_AUTOCLEAR, 1 },
-                    { V3 + 8, 1ull << 32 },
-                    { V3 + 16, 32 },
-                    { V3 + 24, 1ull << 60 } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_BITMAPS, 24) }, { V3 + 8, UINT64_MAX } },
-                  NULL }, /* without its bit it is void */
-                { { { V3, EXT(QCOW2_EXT_FEATURE_NAMES, 0) } }, NULL },
-                { { { V3, EXT(QCOW2_EXT_FEATURE_NAMES, 48) }, { V3 + 56, EXT(QCOW2_EXT_FEATURE_NAMES, 48) } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_CRYPTO, 8) } }, "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, 7 } }, "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 16, UINT64_MAX } }, "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, QCOW2_OFFSET_END - K64 }, { V3 + 16, 2 * K64 } },
-                  "qcow2-header" },
-                { { { V3, EXT(QCOW2_EXT_CRYPTO, 16) }, { V3 + 8, 6 * K64 }, { V3 + 16, 512 } }, NULL },
-                { { { V3, EXT(QCOW2_EXT_DATA_FILE, 3) }, { V3 + 8, 0x4142430000000000 } }, NULL },
-                { { { V3, EXT(QCOW2_EXT_BACKING_FORMAT, 8) }, { V3 + 8, 0x7261770000000000 } }, NULL },
-                { { { V3, EXT(0x12345678, K64) } }, "qcow2-header" },
-                { { { QCOW2_H_BACKING_OFFSET, K64 - 4 }, { QCOW2_H_BACKING_SIZE - 4, 0 } }, NULL }, /* an empty name */
-                { { { QCOW2_H_SNAPSHOTS, 1ull << 32 }, { QCOW2_H_SNAPSHOTS_OFFSET, 12 } }, "qcow2-header" },
-                { { { QCOW2_H_SNAPSHOTS, 1ull << 32 }, { QCOW2_H_SNAPSHOTS_OFFSET, 1ull << 60 } }, "qcow2-header" },
-                { { { QCOW2_H_L1_OFFSET, 0 } }, "qcow2-header" },
-                { { { QCOW2_H_REFTABLE_OFFSET, 1ull << 60 } }, "qcow2-header" },
-                { { { QCOW2_H_REFCOUNT_ORDER, 4ull << 32 | 120 }, { V3, 0x1122334455667788 }, { V3 + 8, 0 } }, NULL },
-        };
-
-        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+        for (size_t i = 0; i < ELEMENTSOF(extensions); i++) {
                 _cleanup_qcow2_header_ struct qcow2_header h = { 0 }, again = { 0 };
                 struct rig t;
                 int r;
@@ -103,11 +100,11 @@ static void test_hostile_extensions(void **state) {
                 rig_small(&t);
                 for (unsigned int k = 0; k < 16; k++)
                         put64(&t, V3 + 8 * k, 0);
-                tell(&t, cases[i].lies, ELEMENTSOF(cases[i].lies));
+                tell(&t, extensions[i].lies, ELEMENTSOF(extensions[i].lies));
                 r = qcow2_header_load(t.file, &h, &t.e);
-                assert_int_equal(r, cases[i].id ? -EINVAL : 0);
-                if (cases[i].id) {
-                        assert_string_equal(t.e.id, cases[i].id);
+                assert_int_equal(r, extensions[i].id ? -EINVAL : 0);
+                if (extensions[i].id) {
+                        assert_string_equal(t.e.id, extensions[i].id);
                 } else { /* what is good survives being written again */
                         assert_int_equal(qcow2_header_store(t.file, &h, &t.e), 0);
                         assert_int_equal(qcow2_header_load(t.file, &again, &t.e), 0);
