@@ -114,6 +114,8 @@ static void image_go_on(struct image *t, struct layer *layer) {
         if (r == 0)
                 r = step_do(layer, &flush, 0);
         step_note(t, r == 0 ? &write : &unknown, GOES_ON);
+        if (r == 0) /* the size that it says it has is the one that it has */
+                t->size = atomic_load(&layer->size);
 }
 
 /* All steps, or up to the first that fails. Those that are done are noted; so are all when one fails, as not known. */
@@ -126,10 +128,6 @@ static int image_run(struct image *t, const struct sys *sys, const struct step *
                 if (r == 0)
                         step_note(t, s, tag);
         }
-        if (layer && r < 0)
-                image_go_on(t, layer);
-        if (layer)
-                image_close(layer);
         for (const struct step *s = steps; r < 0 && s->op; s++) {
                 struct step unknown = { s->op == RESIZE ? END : DISCARD, s->offset, s->length };
 
@@ -138,6 +136,10 @@ static int image_run(struct image *t, const struct sys *sys, const struct step *
                 if (s->op != READ && s->op != FLUSH && s->op != REBASE)
                         step_note(t, &unknown, 0);
         }
+        if (layer && r < 0)
+                image_go_on(t, layer);
+        if (layer)
+                image_close(layer);
         return r;
 }
 
