@@ -376,6 +376,37 @@ static void test_hostile_compressed(void **state) {
         }
 }
 
+/* A commit empties the image that it has copied down: what a discard of all of it left as zeroes, to the last sector, would hide the copy. */
+static void test_discard_forgets(void **state) {
+        const uint64_t size = 3 * K64 + 5 * 512;
+
+        for (unsigned int i = 0; i < 4; i++) {
+                struct qcow2_create o = { .size = size, .extended_l2 = i & 1 };
+                struct layer *layer;
+                struct extent x;
+                struct rig t;
+
+                rig_init(&t);
+                rig_create(&t, &o);
+                layer = open_layer(&t, &(struct qcow2_options){ 0 });
+                for (uint64_t at = 0; at < size; at += K64) {
+                        uint64_t n = MIN(size - at, K64);
+                        static const uint8_t data[K64] = { 1 };
+
+                        assert_int_equal(i & 2 ? layer->ops->write_compressed(layer, data, at, n)
+                                               : layer_write(layer, data, at, n),
+                                         0);
+                }
+                assert_int_equal(layer_discard(layer, 0, size), 0);
+                assert_int_equal(layer_map(layer, NULL, 0, size, 0, &x), 0);
+                assert_int_equal(x.kind, EXTENT_UNALLOCATED);
+                assert_int_equal(x.length, size);
+                reopen(&t, layer);
+                assert_flawless(&t);
+                rig_done(&t);
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_hostile_extensions), cmocka_unit_test(test_short_headers),
@@ -383,6 +414,7 @@ int main(void) {
                 cmocka_unit_test(test_feature_is_named),   cmocka_unit_test(test_autoclear),
                 cmocka_unit_test(test_resize_refusals),    cmocka_unit_test(test_damage_stops_changes),
                 cmocka_unit_test(test_harmless_damage),    cmocka_unit_test(test_hostile_compressed),
+                cmocka_unit_test(test_discard_forgets),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -382,7 +382,7 @@ static int zero_cluster(struct qcow2 *q, uint64_t offset, uint64_t n, enum how h
         from = (in + q->unit - 1) & ~(q->unit - 1);
         to = end & ~(q->unit - 1);
         if (start + end == atomic_load(&q->layer.size))
-                to = (end + q->unit - 1) & ~(q->unit - 1); /* nothing is behind */
+                to = q->cluster; /* nothing is behind */
         if (from >= to)
                 return how == DISCARD ? 0 : write_zeroes(q, offset, n);
         if (how != DISCARD)
