@@ -5,42 +5,30 @@
  * usage: model [--sequences N] [--seed S] [--qemu N] [--verbose]
  *
  * Each sequence makes an image of random shape (version, cluster size, refcount width, compression, subclusters, backing images, size),
- * and then reads, writes, zeroes, discards, flushes, resizes, closes and reopens, while calls fail, transfers come short, processes are
+ * and then reads, writes, zeroes, discards, flushes, resizes, puts overlays on top and commits them, closes and reopens, while calls fail, transfers come short, processes are
  * killed and the power is cut. The array knows, for each sector, what may be read now, and what may be found after a power cut:
  * anything that was there since the last flush that succeeded. What would break if this were gone: everything that image.h promises.
  *
  * After each end of an image it is checked: no corruption ever, leaks only where something was cut off, and none once it was opened and closed
  * again. Every Nth image is shown to qemu-img too.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "disk.h"
+#include "values.h"
 #include "vmm/block/qcow2/qcow2.h"
 
-#define SECTOR     512u
-#define VALUES     14
 #define OPS        48
-#define DEPTH      3
+#define DEPTH      3 /* images below the first one */
+#define DEPTH_MAX  8
 #define SIZE_MAX_G (12ull << 20)
-
-/* What a sector may hold: stamps, 0 is zeroes. */
-struct values {
-        uint64_t v[VALUES];
-        uint8_t n;
-        bool any; /* lost count */
-};
-struct sector {
-        struct values now, past;
-};
 
 static struct {
         struct random random;
@@ -48,9 +36,10 @@ static struct {
         struct qcow2_create shape;
         struct sector *sectors;
         uint64_t n_sectors;
-        int fd, backing_fd[DEPTH];
+        unsigned int depth;
+        int fd, backing_fd[DEPTH_MAX];
         struct layer *backing;
-        struct file *backing_file[DEPTH];
+
         struct layer *layer;
         struct layer_user user;
         bool cut_before;               /* version 2 has no dirty bit: leaks stay until somebody looks for them */
@@ -80,49 +69,13 @@ static uint64_t below(uint64_t n) {
         return random_below(&t.random, n);
 }
 
-static void add(struct values *v, uint64_t x) {
-        for (uint8_t i = 0; i < v->n; i++)
-                if (v->v[i] == x)
-                        return;
-        if (v->n == VALUES)
-                v->any = true;
-        else
-                v->v[v->n++] = x;
-}
-
-static void set(struct values *v, uint64_t x) {
-        *v = (struct values){ .v = { x }, .n = 1 };
-}
-
-static bool has(const struct values *v, uint64_t x) {
-        for (uint8_t i = 0; i < v->n; i++)
-                if (v->v[i] == x)
-                        return true;
-        return v->any;
-}
-
-static void paint(uint8_t *buf, uint64_t stamp) {
-        memset(buf, 0, SECTOR);
-        for (unsigned int i = 0; stamp && i < SECTOR / 8; i += 1 + stamp % 5)
-                memcpy(buf + 8 * i, &stamp, 8);
-}
-
-static uint64_t look(const uint8_t *buf) {
-        uint8_t want[SECTOR];
-        uint64_t stamp;
-
-        memcpy(&stamp, buf, 8);
-        paint(want, stamp);
-        return memcmp(want, buf, SECTOR) == 0 ? stamp : UINT64_MAX;
-}
-
 /* @length bytes of new stamps */
 static uint8_t *new_data(uint64_t length, uint64_t *ret_first) {
         uint8_t *buf = malloc(length);
 
         *ret_first = t.stamp;
         for (uint64_t i = 0; i < length; i += SECTOR)
-                paint(buf + i, t.stamp++);
+                sector_paint(buf + i, t.stamp++);
         return buf;
 }
 
@@ -134,16 +87,16 @@ static void verify(uint64_t offset, uint64_t length, bool after_cut) {
                 fail("a read failed");
         for (uint64_t i = 0; r == 0 && i < length / SECTOR; i++) {
                 struct sector *s = &t.sectors[offset / SECTOR + i];
-                uint64_t x = look(buf + i * SECTOR);
+                uint64_t x = sector_look(buf + i * SECTOR);
 
-                if (!has(after_cut ? &s->past : &s->now, x)) {
+                if (!values_has(after_cut ? &s->past : &s->now, x)) {
                         fprintf(stderr, "sector %ju holds %jx, not %jx (%u values)\n", (uintmax_t)(offset / SECTOR + i),
                                 (uintmax_t)x, (uintmax_t)s->now.v[0], after_cut ? s->past.n : s->now.n);
                         fail(after_cut ? "flushed data is lost" : "a read gives what nobody wrote");
                 }
-                set(&s->now, x);
+                values_set(&s->now, x);
                 if (after_cut)
-                        set(&s->past, x);
+                        values_set(&s->past, x);
         }
         free(buf);
         if (r < 0 && after_cut)
@@ -217,8 +170,8 @@ static void resized(uint64_t size) {
         if (n > old) {
                 t.sectors = reallocarray(t.sectors, n, sizeof *t.sectors);
                 for (uint64_t i = old; i < n; i++) {
-                        set(&t.sectors[i].now, 0);
-                        set(&t.sectors[i].past, 0);
+                        values_set(&t.sectors[i].now, 0);
+                        values_set(&t.sectors[i].past, 0);
                 }
         }
         t.n_sectors = n;
@@ -269,10 +222,10 @@ static void wrote(uint64_t offset, uint64_t length, uint64_t first, int r) {
                 struct sector *s = &t.sectors[offset / SECTOR + i];
 
                 if (r == 0)
-                        set(&s->now, first + i);
+                        values_set(&s->now, first + i);
                 else
-                        add(&s->now, first + i);
-                add(&s->past, first + i);
+                        values_add(&s->now, first + i);
+                values_add(&s->past, first + i);
         }
 }
 
@@ -328,10 +281,10 @@ static void zero_some(uint64_t offset, uint64_t length, bool discard) {
                 struct sector *s = &t.sectors[offset / SECTOR + i];
 
                 if (r == 0 && !discard)
-                        set(&s->now, 0);
+                        values_set(&s->now, 0);
                 else
-                        add(&s->now, 0);
-                add(&s->past, 0);
+                        values_add(&s->now, 0);
+                values_add(&s->past, 0);
         }
 }
 
@@ -356,8 +309,164 @@ static void resize(void) {
                 resized(size); /* the size has changed, the rest hasn't */
         } else if (size < old) {
                 for (uint64_t i = size / SECTOR; i < old / SECTOR; i++)
-                        add(&t.sectors[i].past, 0);
+                        values_add(&t.sectors[i].past, 0);
         }
+}
+
+static void push_backing(struct layer *layer, int fd) {
+        layer->backing = t.backing;
+        t.backing = layer;
+        t.backing_fd[t.depth++] = fd;
+}
+
+/* The images below: raw at the bottom, qcow2 above; all of them full of stamps here and there. */
+static void make_backing(unsigned int depth) {
+        uint64_t size = MAX(t.shape.size / (1 + below(2)) & ~(SECTOR - 1ull), (uint64_t)SECTOR);
+        _cleanup_error_ struct error e = ERROR_INIT;
+        uint64_t first;
+
+        t.backing = NULL;
+        t.depth = 0;
+        for (unsigned int d = 0; d < depth; d++) {
+                struct qcow2_create c = { .size = size, .cluster = 512u << below(8) };
+                struct file_options o = { .fd = memfd_create("backing", MFD_CLOEXEC) };
+                struct layer *layer = NULL;
+                struct file *file = NULL;
+                int r = ftruncate(o.fd, (off_t)size);
+
+                if (file_open(&o, &file, &e) < 0)
+                        fail("backing");
+                if (d == 0)
+                        r = raw_open(file, &layer, &e);
+                else if ((r = qcow2_create(file, &c, &e)) == 0)
+                        r = qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, &e);
+                if (r < 0)
+                        fail("backing");
+                push_backing(layer, o.fd);
+                for (unsigned int i = 0; i < 6; i++) {
+                        uint64_t at = below(size / SECTOR) * SECTOR, n = MIN((1 + below(200)) * SECTOR, size - at);
+                        uint8_t *buf = new_data(n, &first);
+
+                        if (layer_write(layer, buf, at, n) < 0)
+                                fail("backing");
+                        for (uint64_t k = 0; k < n / SECTOR; k++)
+                                if (at / SECTOR + k < t.n_sectors) {
+                                        values_set(&t.sectors[at / SECTOR + k].now, first + k);
+                                        values_set(&t.sectors[at / SECTOR + k].past, first + k);
+                                }
+                        free(buf);
+                }
+        }
+}
+
+static void make_shape(void) {
+        static const unsigned int sizes[] = { 512, 512, 1024, 4096, 16384, 65536 };
+        struct qcow2_create *c = &t.shape;
+
+        *c = (struct qcow2_create){ .version = below(5) ? 3 : 2 };
+        c->cluster = sizes[below(ELEMENTSOF(sizes))];
+        if (c->version == 3) {
+                c->refcount_bits = 1u << below(7);
+                c->compression = below(2) ? QCOW2_ZSTD : QCOW2_ZLIB;
+                c->extended_l2 = c->cluster >= 16384 && below(2);
+                c->lazy_refcounts = below(6) == 0;
+        }
+        c->preallocate_metadata = below(8) == 0;
+        c->size = (1 + below(MIN(SIZE_MAX_G, 300ull * c->cluster) / SECTOR)) * SECTOR;
+        t.large = c->version == 3 && c->cluster == 512 && below(4) == 0;
+        if (t.large) { /* the refcount table has to grow: one cluster of it counts 2 MiB */
+                c->refcount_bits = 64;
+                c->size = (3ull << 20) + below(8192) * SECTOR;
+                c->preallocate_metadata = false;
+        }
+}
+
+/* An image of the present shape, where the disk is new. */
+static void make_image(void) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct file *file = NULL;
+
+        t.fd = disk_start(&t.random);
+        if (file_open(&(struct file_options){ .sys = &disk_sys, .fd = t.fd }, &file, &e) < 0 ||
+            qcow2_create(file, &t.shape, &e) < 0)
+                fail(e.message);
+        file_close(file);
+        open_image();
+}
+
+/* What is there becomes the image below a new, empty one. */
+static void put_overlay(void) {
+        struct file_options o = { .fd = memfd_create("backing", MFD_CLOEXEC) };
+        uint64_t size = t.n_sectors * SECTOR;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct layer *layer = NULL;
+        struct file *file = NULL;
+        off_t at = 0, n;
+
+        say("overlay", 0, size, 0);
+        close_image();
+        flushed();
+        n = lseek(t.fd, 0, SEEK_END);
+        if (sendfile(o.fd, t.fd, &at, (size_t)n) != n || file_open(&o, &file, &e) < 0 ||
+            qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, &e) < 0)
+                fail("an image can't be used below another");
+        push_backing(layer, o.fd);
+        disk_end();
+        t.cut_before = false;
+        make_shape();
+        t.shape.size = size;
+        t.shape.preallocate_metadata = false;
+        make_image();
+}
+
+/* What the image holds goes into the one below (each part with all its bytes), and is then no longer in it. */
+static void commit(void) {
+        uint64_t size = t.n_sectors * SECTOR, n;
+        struct layer *below_it = t.backing, *owner;
+        struct extent x;
+        int r = 0;
+
+        if (atomic_load(&below_it->size) < size)
+                r = below_it->ops->resize(below_it, size, NULL);
+        for (uint64_t at = 0; r == 0 && at < size; at += n) {
+                uint8_t *buf;
+
+                r = layer_status(t.layer, &t.user, below_it, at, MIN(size - at, 1ull << 20), &x, &owner);
+                n = r == 0 ? x.length : 1;
+                if (r < 0 || !owner)
+                        continue;
+                buf = malloc(n);
+                r = layer_read(t.layer, &t.user, buf, at, n);
+                if (r == 0)
+                        r = x.kind == EXTENT_ZERO ? layer_zero(below_it, at, n, true)
+                                                  : layer_write(below_it, buf, at, n);
+                free(buf);
+        }
+        if (r == 0)
+                r = layer_flush(below_it);
+        t.layer->backing = NULL; /* so that a discard forgets, and does not hide */
+        if (r == 0)
+                r = layer_discard(t.layer, 0, size);
+        if (r == 0)
+                r = layer_flush(t.layer);
+        t.layer->backing = below_it;
+        say("commit", 0, size, r);
+        if (r < 0)
+                fail("a commit failed");
+        flushed();
+}
+
+/* Overlays come and go between orderly ends: nothing fails meanwhile. */
+static void change_chain(void) {
+        bool overlay = !t.backing || (t.depth < DEPTH_MAX && below(2));
+
+        end_image(disk_is_dead(), below(2));
+        disk_faults(0, 0);
+        if (overlay)
+                put_overlay();
+        else
+                commit();
+        verify(0, t.n_sectors * SECTOR, false);
 }
 
 static void one_op(void) {
@@ -404,6 +513,8 @@ static void one_op(void) {
         case 18:
                 if (below(4) == 0)
                         end_image(below(2), below(2));
+                else if (below(4) == 0)
+                        change_chain();
                 break;
         default:
                 say("read", offset, length, 0);
@@ -411,72 +522,7 @@ static void one_op(void) {
         }
 }
 
-/* The images below: raw at the bottom, qcow2 above; all of them full of stamps here and there. */
-static void make_backing(unsigned int depth) {
-        uint64_t size = MAX(t.shape.size / (1 + below(2)) & ~(SECTOR - 1ull), (uint64_t)SECTOR);
-        _cleanup_error_ struct error e = ERROR_INIT;
-        uint64_t first;
-
-        t.backing = NULL;
-        for (unsigned int d = 0; d < depth; d++) {
-                struct qcow2_create c = { .size = size, .cluster = 512u << below(8) };
-                struct file_options o = { .fd = memfd_create("backing", MFD_CLOEXEC) };
-                struct layer *layer = NULL;
-                int r = ftruncate(o.fd, (off_t)size);
-
-                if (file_open(&o, &t.backing_file[d], &e) < 0)
-                        fail("backing");
-                if (d == 0)
-                        r = raw_open(t.backing_file[d], &layer, &e);
-                else if ((r = qcow2_create(t.backing_file[d], &c, &e)) == 0)
-                        r = qcow2_open(t.backing_file[d], &(struct qcow2_options){ 0 }, &layer, &e);
-                if (r < 0)
-                        fail("backing");
-                layer->backing = t.backing;
-                t.backing = layer;
-                t.backing_fd[d] = o.fd;
-                for (unsigned int i = 0; i < 6; i++) {
-                        uint64_t at = below(size / SECTOR) * SECTOR, n = MIN((1 + below(200)) * SECTOR, size - at);
-                        uint8_t *buf = new_data(n, &first);
-
-                        if (layer_write(layer, buf, at, n) < 0)
-                                fail("backing");
-                        for (uint64_t k = 0; k < n / SECTOR; k++)
-                                if (at / SECTOR + k < t.n_sectors) {
-                                        set(&t.sectors[at / SECTOR + k].now, first + k);
-                                        set(&t.sectors[at / SECTOR + k].past, first + k);
-                                }
-                        free(buf);
-                }
-        }
-}
-
-static void make_shape(void) {
-        static const unsigned int sizes[] = { 512, 512, 1024, 4096, 16384, 65536 };
-        struct qcow2_create *c = &t.shape;
-
-        *c = (struct qcow2_create){ .version = below(5) ? 3 : 2 };
-        c->cluster = sizes[below(ELEMENTSOF(sizes))];
-        if (c->version == 3) {
-                c->refcount_bits = 1u << below(7);
-                c->compression = below(2) ? QCOW2_ZSTD : QCOW2_ZLIB;
-                c->extended_l2 = c->cluster >= 16384 && below(2);
-                c->lazy_refcounts = below(6) == 0;
-        }
-        c->preallocate_metadata = below(8) == 0;
-        c->size = (1 + below(MIN(SIZE_MAX_G, 300ull * c->cluster) / SECTOR)) * SECTOR;
-        t.large = c->version == 3 && c->cluster == 512 && below(4) == 0;
-        if (t.large) { /* the refcount table has to grow: one cluster of it counts 2 MiB */
-                c->refcount_bits = 64;
-                c->size = (3ull << 20) + below(8192) * SECTOR;
-                c->preallocate_metadata = false;
-        }
-}
-
 static void sequence(uint64_t number) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-        struct file *file = NULL;
-
         t.number = number;
         t.random.state = number * 0x2545f4914f6cdd1dull + 1;
         t.stamp = 1;
@@ -487,12 +533,7 @@ static void sequence(uint64_t number) {
         t.sectors = NULL;
         resized(t.shape.size);
         make_backing(t.shape.preallocate_metadata ? 0 : (unsigned int)below(DEPTH + 1));
-        t.fd = disk_start(&t.random);
-        if (file_open(&(struct file_options){ .sys = &disk_sys, .fd = t.fd }, &file, &e) < 0 ||
-            qcow2_create(file, &t.shape, &e) < 0)
-                fail(e.message);
-        file_close(file);
-        open_image();
+        make_image();
         for (t.op = 1; t.op <= OPS; t.op++) {
                 if (disk_is_dead())
                         end_image(true, below(2));
@@ -516,11 +557,8 @@ static void sequence(uint64_t number) {
                 check_qemu(false);
         disk_end();
         layer_close(t.backing);
-        for (unsigned int d = 0; d < DEPTH; d++)
-                if (t.backing_file[d]) {
-                        close(t.backing_fd[d]);
-                        t.backing_file[d] = NULL;
-                }
+        for (unsigned int d = 0; d < t.depth; d++)
+                close(t.backing_fd[d]);
         free(t.sectors);
 }
 
