@@ -398,7 +398,6 @@ static void make_image(void) {
 static void put_overlay(void) {
         struct file_options o = { .fd = memfd_create("backing", MFD_CLOEXEC) };
         uint64_t size = t.n_sectors * SECTOR;
-        _cleanup_error_ struct error e = ERROR_INIT;
         struct layer *layer = NULL;
         struct file *file = NULL;
         off_t at = 0, n;
@@ -407,8 +406,8 @@ static void put_overlay(void) {
         close_image();
         flushed();
         n = lseek(t.fd, 0, SEEK_END);
-        if (sendfile(o.fd, t.fd, &at, (size_t)n) != n || file_open(&o, &file, &e) < 0 ||
-            qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, &e) < 0)
+        if (sendfile(o.fd, t.fd, &at, (size_t)n) != n || file_open(&o, &file, NULL) < 0 ||
+            qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, NULL) < 0)
                 fail("an image can't be used below another");
         push_backing(layer, o.fd);
         disk_end();
