@@ -5,9 +5,9 @@
  * usage: model [--sequences N] [--seed S] [--qemu N] [--verbose]
  *
  * Each sequence makes an image of random shape (version, cluster size, refcount width, compression, subclusters, backing images, size),
- * and then reads, writes, zeroes, discards, flushes, resizes, puts overlays on top and commits them, closes and reopens, while calls fail, transfers come short, processes are
- * killed and the power is cut. The array knows, for each sector, what may be read now, and what may be found after a power cut:
- * anything that was there since the last flush that succeeded. What would break if this were gone: everything that image.h promises.
+ * and then reads, writes, zeroes, discards, flushes, resizes, puts overlays on top and commits them, closes and reopens, while calls
+ * fail, transfers come short, processes are killed and the power is cut. The array knows, for each sector, what may be read now, and what
+ * may be found after a power cut: anything since the last flush that succeeded. What would break without it: all that image.h promises.
  *
  * After each end of an image it is checked: no corruption ever, leaks only where something was cut off, and none once it was opened and closed
  * again. Every Nth image is shown to qemu-img too.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* qcow2, opened: what can't be served is refused by name, what turns out to be damaged stops all changes, what is readonly stays as it is */
+/* qcow2, opened: what can't be served is refused by name, what turns out to be damaged stops all changes */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -376,7 +376,7 @@ static void test_hostile_compressed(void **state) {
         }
 }
 
-/* A commit empties the image that it has copied down: what a discard of all of it left as zeroes, to the last sector, would hide the copy. */
+/* A commit empties the image that it has copied down: zeroes that a discard leaves, up to the last sector, would hide the copy. */
 static void test_discard_forgets(void **state) {
         const uint64_t size = 3 * K64 + 5 * 512;
 
