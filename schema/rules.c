@@ -9,15 +9,13 @@
 
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e) {
         const struct machine_disk_config *disk = value;
-        struct throttle_config none;
+        const struct throttle_config *t = &disk->throttle;
+        bool limited = t->group || t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write;
 
-        memset(&none, 0, sizeof(none)); /* the padding too */
-        none.burst_seconds = disk->throttle.burst_seconds;
         if (disk->type == MACHINE_DISK_TYPE_FILE)
                 return 0;
         if (disk->format != MACHINE_DISK_FORMAT_RAW || disk->iothreads > 0 ||
-            disk->read_error != DISK_READ_ERROR_REPORT || disk->write_error != DISK_WRITE_ERROR_ENOSPC ||
-            memcmp(&disk->throttle, &none, sizeof(none)) != 0)
+            disk->read_error != DISK_READ_ERROR_REPORT || disk->write_error != DISK_WRITE_ERROR_ENOSPC || limited)
                 return schema_fail(e, path, "schema-conflict", "tell them to the back end",
                                    "is a vhost-user disk: format, threads, limits and errors are its back end's");
         return 0;

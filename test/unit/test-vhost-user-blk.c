@@ -190,9 +190,9 @@ static void test_data_goes_both_ways(void **state) {
         offer(d, 0, 0, VIRTIO_BLK_T_OUT, 3);
         harness_used(&d->h, 0, NULL, NULL);
         assert_int_equal(*status_of(d, 0), VIRTIO_BLK_S_OK);
-        assert_int_equal(d->backend->disk[3 * 512 + 511], 'a');
-        assert_int_equal(d->backend->disk[4 * 512], 0);
-        memset(d->backend->disk + 5 * 512, 'x', 512);
+        assert_int_equal(backend_peek(d->backend, 3 * 512 + 511), 'a');
+        assert_int_equal(backend_peek(d->backend, 4 * 512), 0);
+        backend_fill(d->backend, 5 * 512, 'x', 512);
         offer(d, 1, 1, VIRTIO_BLK_T_IN, 5);
         harness_used(&d->h, 1, NULL, NULL);
         assert_int_equal(*(char *)harness_at(&d->h, BUF + 4096 + 511), 'x');
