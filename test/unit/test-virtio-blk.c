@@ -96,8 +96,9 @@ static int no_uring(unsigned int entries, struct io_uring_params *params) {
         return -1;
 }
 
-static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t features, unsigned int io_threads,
-                                bool hangable) {
+/* Disk @index of its machine, behind so many that back ends serve. */
+static struct disk *disk_new_at(unsigned int index, unsigned int cpus, bool readonly, uint64_t features,
+                                unsigned int io_threads, bool hangable) {
         struct disk *d = calloc(1, sizeof(*d));
         struct vmm_config *config;
         struct vmm_disk_config *c;
@@ -108,6 +109,11 @@ static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t featu
         assert_int_equal(ftruncate(d->fd, DISK), 0);
         assert_int_equal(vmm_config_new(&config), 0);
         config->cpus = cpus;
+        for (unsigned int i = 0; i < index; i++) {
+                assert_int_equal(vmm_config_add_disks(config, &c), 0);
+                c->fd = -1;
+                c->vhost_user = true;
+        }
         assert_int_equal(vmm_config_add_disks(config, &c), 0);
         c->fd = d->fd;
         c->readonly = readonly;
@@ -122,9 +128,14 @@ static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t featu
                 d->sys.io_uring_setup = no_uring;
                 d->h.machine.sys = &d->sys;
         }
-        harness_create(&d->h, &virtio_blk_class, 0);
+        harness_create(&d->h, &virtio_blk_class, index);
         harness_start(&d->h, features, io_threads > 0 ? io_threads : MIN(cpus, 4u));
         return d;
+}
+
+static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t features, unsigned int io_threads,
+                                bool hangable) {
+        return disk_new_at(0, cpus, readonly, features, io_threads, hangable);
 }
 
 static struct disk *disk_new_with(bool readonly, uint64_t features, unsigned int io_threads, bool hangable) {
@@ -916,6 +927,21 @@ static void test_mirror(void **state) {
         mirror_with(4, true);
 }
 
+/* A disk that a back end serves has no image, but those behind it have: theirs must not be overwritten, and their jobs be shown. */
+static void test_mirror_beside_a_back_end(void **state) {
+        struct disk *d = disk_new_at(1, 1, false, ALL, 0, false);
+        struct machine_mirror own = { .fd = d->fd, .format = "raw" };
+        struct machine_disk_job job;
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(disk_mirror_start(&d->h.machine, 1, &own, NULL), -EINVAL);
+        assert_int_equal(start_mirror(d, -1, "raw"), -ENOENT);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 0, &job), -ESRCH);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 1, &job), -ESRCH);
+        assert_int_equal(disk_mirror_query(&d->h.machine, 2, &job), -ENOENT);
+        disk_free(d);
+}
+
 static void test_mirror_that_fails(void **state) {
         struct disk *d = disk_new(false, ALL);
         int closed = qcow2_target("base.raw");
@@ -963,6 +989,7 @@ int main(void) {
                 cmocka_unit_test(test_reset_of_hung_storage_waits_aside),
                 cmocka_unit_test(test_pause_drains),
                 cmocka_unit_test(test_mirror),
+                cmocka_unit_test(test_mirror_beside_a_back_end),
                 cmocka_unit_test(test_mirror_that_fails),
         };
 

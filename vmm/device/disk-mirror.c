@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "schema/lodge-schema.h"
 #include "vmm/block/chain/chain.h"
 #include "vmm/block/mirror.h"
 #include "vmm/block/qcow2/qcow2.h"
@@ -105,12 +106,13 @@ static void on_event(void *opaque, enum mirror_event event) {
 
 /* Opening an image for writing changes it: one that a disk of the machine's stands on must not even be opened. */
 static int refuse_own(const struct machine *machine, int fd, struct error *e) {
-        struct block *block;
+        for (unsigned int i = 0; i < machine->config->n_disks; i++) {
+                const struct block *block = virtio_blk_block(machine, i);
 
-        for (unsigned int i = 0; (block = virtio_blk_block(machine, i)); i++)
-                if (block_uses(block, fd))
+                if (block && block_uses(block, fd))
                         return error_set(e, -EINVAL, "mirror-own", "hand in another one",
                                          "the mirror's target is the image of disk%u", i);
+        }
         return 0;
 }
 
@@ -152,7 +154,7 @@ int disk_mirror_query(struct machine *machine, unsigned int disk, struct machine
         struct disk_mirror **place = virtio_blk_mirror(machine, disk);
 
         if (!place || !*place)
-                return place ? -ESRCH : -ENOENT;
+                return disk < machine->config->n_disks ? -ESRCH : -ENOENT;
         *ret_job = job_of(*place);
         return 0;
 }
