@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "base/loop.h"
+#include "test/unit/temp-file.h"
 #include "vmm/block/block.h"
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/qcow2/qcow2.h"
@@ -101,19 +102,6 @@ static void on_batch(void *opaque) {
         f->batches++;
 }
 
-static int make_file(size_t size) {
-        const char *dir = getenv("TMPDIR") ?: "/var/tmp";
-        char path[4096];
-        int fd;
-
-        snprintf(path, sizeof(path), "%s/lodge-test-block.XXXXXX", dir);
-        fd = mkstemp(path);
-        assert_true(fd >= 0);
-        unlink(path);
-        assert_int_equal(ftruncate(fd, (off_t)size), 0);
-        return fd;
-}
-
 static struct file_options options_of(struct fixture *f) {
         return (struct file_options){ .sys = &f->sys, .fd = f->fd };
 }
@@ -165,7 +153,7 @@ static struct fixture *fixture_new(void) {
         f->sys.fallocate = fault_fallocate;
         f->sys.io_uring_setup = fault_uring;
         assert_int_equal(loop_new(&f->loop), 0);
-        f->fd = make_file(SIZE);
+        f->fd = temp_file(SIZE);
         f->backing_fd = -1;
         f->shadow = calloc(1, SIZE);
         return f;
@@ -566,7 +554,7 @@ static struct fixture *fixture_open_chain(enum block_engine engine, uint32_t clu
         struct file *file;
         int r;
 
-        f->backing_fd = backing.fd = make_file(SIZE / 2);
+        f->backing_fd = backing.fd = temp_file(SIZE / 2);
         fill(f->shadow, SIZE / 2, 20);
         assert_int_equal(pwrite(f->backing_fd, f->shadow, SIZE / 2, 0), SIZE / 2);
         backing.readonly = true;

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/iov.h"
+#include "test/unit/temp-file.h"
 #include "vmm/block/layer/layer.h"
 
 static struct {
@@ -60,8 +61,6 @@ struct disk {
 };
 
 static void disk_make(struct disk *d, uint64_t size, bool readonly, bool direct) {
-        const char *dir = getenv("TMPDIR") ?: "/var/tmp";
-        char path[4096];
         struct file_options o;
 
         fault = (typeof(fault)){ 0 };
@@ -69,11 +68,7 @@ static void disk_make(struct disk *d, uint64_t size, bool readonly, bool direct)
         d->sys.preadv = fault_preadv;
         d->sys.pwritev = fault_pwritev;
         d->sys.fallocate = fault_fallocate;
-        snprintf(path, sizeof(path), "%s/lodge-test-layer.XXXXXX", dir);
-        d->fd = mkstemp(path);
-        assert_true(d->fd >= 0);
-        unlink(path);
-        assert_int_equal(ftruncate(d->fd, (off_t)size), 0);
+        d->fd = temp_file(size);
         o = (struct file_options){ .sys = &d->sys, .fd = d->fd, .readonly = readonly, .direct = direct };
         assert_int_equal(file_open(&o, &d->file, NULL), 0);
 }

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/loop.h"
+#include "test/unit/temp-file.h"
 #include "vmm/block/block.h"
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/mirror.h"
@@ -95,19 +96,6 @@ static void fill(uint8_t *buf, size_t len, uint32_t seed) {
         }
 }
 
-static int make_file(size_t size) {
-        const char *dir = getenv("TMPDIR") ?: "/var/tmp";
-        char path[4096];
-        int fd;
-
-        snprintf(path, sizeof(path), "%s/lodge-test-mirror.XXXXXX", dir);
-        fd = mkstemp(path);
-        assert_true(fd >= 0);
-        unlink(path);
-        assert_int_equal(ftruncate(fd, (off_t)size), 0);
-        return fd;
-}
-
 static struct layer *open_layer(const struct sys *sys, int fd, bool qcow2, bool create) {
         const struct file_options o = { .sys = sys, .fd = fd };
         struct layer *layer;
@@ -128,7 +116,7 @@ static struct fixture *fixture_new_with(enum block_engine engine, bool chain, in
         struct fixture *f = calloc(1, sizeof(*f));
         struct block_options o = { .engine = engine, .thread_start = thread_start };
         struct block_queue_options qo = { .depth = 64 };
-        int bottom = make_file(SIZE);
+        int bottom = temp_file(SIZE);
 
         memset(&fault, 0, sizeof(fault));
         f->source_sys = f->target_sys = sys_real;
@@ -142,7 +130,7 @@ static struct fixture *fixture_new_with(enum block_engine engine, bool chain, in
         assert_int_equal(pwrite(bottom, f->shadow, SIZE / 3, 0), SIZE / 3);
         assert_int_equal(pwrite(bottom, f->shadow + SIZE - 100000, 100000, SIZE - 100000), 100000);
         assert_int_equal(loop_new(&f->loop), 0);
-        f->fd = chain ? make_file(0) : bottom;
+        f->fd = chain ? temp_file(0) : bottom;
         f->backing_fd = chain ? bottom : -1;
         o.top = open_layer(&f->source_sys, f->fd, chain, chain);
         if (chain)
@@ -231,7 +219,7 @@ static void start_to_file(struct fixture *f, bool qcow2, uint64_t speed) {
         uint8_t *junk = memset(malloc(SIZE), 0xee, SIZE);
 
         f->target_qcow2 = qcow2;
-        f->target_fd = make_file(qcow2 ? 0 : f->target_size);
+        f->target_fd = temp_file(qcow2 ? 0 : f->target_size);
         if (!qcow2)
                 assert_int_equal(pwrite(f->target_fd, junk, MIN(SIZE, f->target_size), 0), MIN(SIZE, f->target_size));
         free(junk);
@@ -548,7 +536,7 @@ static int mirror_confined(void) {
         int r = sandbox_prepare();
 
         f = fixture_new_with(BLOCK_ENGINE_AUTO, true, confine);
-        f->target_fd = make_file(SIZE);
+        f->target_fd = temp_file(SIZE);
         if (r == 0)
                 r = sandbox_enter_thread(SANDBOX_ROLE_MAIN);
         for (unsigned int i = 0; i < 2 && r == 0; i++) {
