@@ -3,7 +3,6 @@
 #include "schema/rules.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "schema/lodge-schema.h"
 

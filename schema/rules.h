@@ -6,8 +6,10 @@
 
 #include "schema/schema.h"
 
-/** A tap needs an interface, the others must not have one. */
+/** What a vhost-user disk's back end decides must not be set here. */
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e);
+
+/** A tap needs an interface, the others must not have one. */
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
 
 /** Something to boot; no initrd without a kernel. */

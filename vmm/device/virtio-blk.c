@@ -25,9 +25,9 @@
  * machine's loop, hence at most QUEUES_ON_LOOP. Or as many as the disk was given I/O threads, each queue with a thread of its own:
  * doorbells, requests and completions of a queue all happen on its thread, under that thread's lock, and queues share nothing but the
  * image. Before it sleeps, such a thread looks for new requests and completions for a moment (loop_set_idle()): a busy guest then rings no
- * doorbells, each of which is an exit of its vCPU and a wake-up here. Whoever else wants at a queue (activation, reset, pause: on the machine's side) takes its lock. The rings are touched only
- * between DRIVER_OK and reset (`active`), so neither side ever looks at the other's. A rule that the driver broke is noted by the queue
- * and told by the machine's loop, since the device's status is the machine's.
+ * doorbells, each of which is an exit of its vCPU and a wake-up here. Whoever else wants at a queue (activation, reset, pause: on the
+ * machine's side) takes its lock. The rings are touched only between DRIVER_OK and reset (`active`), so neither side ever looks at the
+ * other's. A rule that the driver broke is noted by the queue and told by the machine's loop, since the device's status is the machine's.
  *
  * Reset. Requests in flight are cancelled or waited for: after it, nothing may write into guest memory that now belongs to another
  * kernel. A moment (RESET_PATIENCE_MS) we wait on the spot; with slower storage the reset goes on while the driver waits, as it has to
