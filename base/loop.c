@@ -8,6 +8,7 @@
  */
 #include "base/loop.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -15,11 +16,15 @@
 #include <sys/timerfd.h>
 
 #include "base/clock.h"
+#include "base/pace.h"
 
 /* seccomp: main,io: epoll_wait, read -- waiting; timers and wake-ups are descriptors */
 /* seccomp: main,vcpu: epoll_ctl, timerfd_settime -- devices change what they wait for on the thread of the exit */
 /* seccomp: io: timerfd_settime (rare) -- a queue that has more than one round's work */
 /* seccomp: main,vcpu,io: write -- loop_post() */
+/* seccomp: main,io: sched_getscheduler arg0=0 (rare) -- loop_set_pace() */
+/* seccomp: main,io: sched_setscheduler arg0=0 and arg1=SCHED_BATCH (rare) -- loop_set_pace() */
+/* seccomp: main,io: sched_setscheduler arg0=0 and arg1=SCHED_NORMAL (rare) -- loop_set_pace() */
 
 #define LOOP_POSTS  1024
 #define LOOP_EVENTS 32
@@ -57,6 +62,10 @@ struct loop {
         const struct loop_idle_ops *idle_ops;
         void *idle_opaque;
         uint64_t idle_max_ns, idle_ns; /* look for so long, at most and at the moment */
+
+        bool paced;
+        struct pace pace;
+        uint64_t work; /* since the last sleep */
 
         pthread_mutex_t lock; /* protects the ring below */
         struct post posts[LOOP_POSTS];
@@ -279,6 +288,29 @@ static void learn(struct loop *loop, uint64_t ns) {
                 loop->idle_ns = MIN(loop->idle_ns > 0 ? 2 * loop->idle_ns : IDLE_MIN_NS, loop->idle_max_ns);
 }
 
+void loop_set_pace(struct loop *loop) {
+        loop->paced = true;
+}
+
+void loop_did(struct loop *loop, unsigned int n) {
+        loop->work += n;
+}
+
+/* The loop was asleep, and has done what it was woken for. */
+static void keep_pace(struct loop *loop) {
+        uint64_t work = loop->work;
+        int expected, policy;
+
+        loop->work = 0;
+        if (!pace_woken(&loop->pace, work, pace_needs_clock(&loop->pace) ? clock_ns() : 0))
+                return;
+        expected = loop->pace.patient ? SCHED_OTHER : SCHED_BATCH;
+        policy = loop->pace.patient ? SCHED_BATCH : SCHED_OTHER;
+        /* A policy that somebody gave this thread is not ours to change. */
+        if (sched_getscheduler(0) != expected || sched_setscheduler(0, policy, &(struct sched_param){ 0 }) < 0)
+                loop->paced = false;
+}
+
 int loop_run_once(struct loop *loop, int timeout_ms) {
         struct epoll_event events[LOOP_EVENTS];
         bool learns = loop->idle_ops && timeout_ms < 0;
@@ -300,6 +332,8 @@ int loop_run_once(struct loop *loop, int timeout_ms) {
         }
         loop->dispatching = false;
         bury(loop);
+        if (loop->paced && timeout_ms < 0)
+                keep_pace(loop);
         if (loop->guard)
                 pthread_mutex_unlock(loop->guard);
         return n > 0;

@@ -82,6 +82,16 @@ struct loop_idle_ops {
  */
 void loop_set_idle(struct loop *loop, const struct loop_idle_ops *ops, void *opaque, uint64_t max_ns);
 
+/**
+ * loop_set_pace() - let the thread of loop_run() be patient while that gets more done (base/pace.h)
+ *
+ * For a thread whose scheduling policy is SCHED_OTHER; one that somebody gave another keeps that.
+ */
+void loop_set_pace(struct loop *loop);
+
+/** loop_did() - @n pieces of work were done in this round, such as requests taken from a queue: what loop_set_pace() counts. */
+void loop_did(struct loop *loop, unsigned int n);
+
 /** loop_run() - dispatch until loop_quit(); returns the status given to it, or -errno. */
 int loop_run(struct loop *loop);
 

@@ -188,6 +188,7 @@ static int run_machine(const struct options *options, struct error *e) {
         r = loop_new(&loop);
         if (r < 0)
                 return error_set(e, r, "vmm-loop", NULL, "cannot make the event loop");
+        loop_set_pace(loop);
         r = machine_new(config, &hooks, loop, &machine, e);
         return r < 0 ? r : run_devices(machine, options, e);
 }

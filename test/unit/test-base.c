@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* base: errors keep the first cause, the loop survives sources that free themselves, sizes mean what people write */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -213,6 +215,50 @@ static void test_fds_overflow(void **state) {
         close(s[1]);
 }
 
+struct paced {
+        struct loop *loop;
+        unsigned int rounds;
+        int policy;
+};
+
+/* Always ready: one piece of work at a time, many when patient. */
+static void paced_event(void *opaque, int fd, uint32_t events) {
+        struct paced *p = opaque;
+
+        p->policy = sched_getscheduler(0);
+        loop_did(p->loop, p->policy == SCHED_BATCH ? 1000 : 1);
+        if (++p->rounds == 1000)
+                loop_quit(p->loop, 0);
+}
+
+static void *run_paced(void *opaque) {
+        struct paced *p = opaque;
+        int fd = eventfd(1, EFD_CLOEXEC);
+
+        if (p->policy == SCHED_IDLE)
+                assert_int_equal(sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }), 0);
+        loop_set_pace(p->loop);
+        assert_int_equal(loop_add_fd(p->loop, fd, EPOLLIN, paced_event, p, NULL), 0);
+        assert_int_equal(loop_run(p->loop), 0);
+        close(fd);
+        return NULL;
+}
+
+/* A thread that always takes the CPU from its waker finds one request where thirty could be; one that was given its policy keeps it. */
+static void test_loop_keeps_pace(void **state) {
+        for (int i = 0; i < 2; i++) {
+                _cleanup_(loop_freep) struct loop *loop = NULL;
+                struct paced p = { .policy = i == 0 ? SCHED_OTHER : SCHED_IDLE };
+                pthread_t id;
+
+                assert_int_equal(loop_new(&loop), 0);
+                p.loop = loop;
+                assert_int_equal(pthread_create(&id, NULL, run_paced, &p), 0);
+                assert_int_equal(pthread_join(id, NULL), 0);
+                assert_int_equal(p.policy, i == 0 ? SCHED_BATCH : SCHED_IDLE);
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_first_error_wins),
@@ -222,6 +268,7 @@ int main(void) {
                 cmocka_unit_test(test_source_frees_its_neighbour),
                 cmocka_unit_test(test_post_and_timer),
                 cmocka_unit_test(test_loop_looks_before_it_sleeps),
+                cmocka_unit_test(test_loop_keeps_pace),
                 cmocka_unit_test(test_fds_overflow),
         };
 

@@ -24,7 +24,8 @@
  * Queues. One for each vCPU, so that a request ends on the vCPU that it came from and guests need no interrupts between vCPUs; all on the
  * machine's loop, hence at most QUEUES_ON_LOOP. Or as many as the disk was given I/O threads, each queue with a thread of its own:
  * doorbells, requests and completions of a queue all happen on its thread, under that thread's lock, and queues share nothing but the
- * image. Before it sleeps, such a thread looks for new requests and completions for a moment (loop_set_idle()): a busy guest then rings no
+ * image. Each loop counts its requests, and so finds out whether to take the CPU from the guest at a doorbell (loop_set_pace()).
+ * Before it sleeps, an I/O thread looks for new requests and completions for a moment (loop_set_idle()): a busy guest then rings no
  * doorbells, each of which is an exit of its vCPU and a wake-up here. Whoever else wants at a queue (activation, reset, pause: on the
  * machine's side) takes its lock. The rings are touched only between DRIVER_OK and reset (`active`), so neither side ever looks at the
  * other's. A rule that the driver broke is noted by the queue and told by the machine's loop, since the device's status is the machine's.
@@ -400,11 +401,14 @@ static void blk_broken(struct blk_queue *q) {
                 blk_tell_broken(q->blk);
 }
 
+static struct loop *blk_loop(const struct blk_queue *q) {
+        return q->thread ? io_thread_loop(q->thread) : q->blk->machine->loop;
+}
+
 /* On the queue's thread: true when there was something in the ring. */
 static bool blk_process(struct blk_queue *q) {
         struct virtq_chain chain;
-        unsigned int budget = BLK_QUEUE_SIZE;
-        bool found = false;
+        unsigned int budget = BLK_QUEUE_SIZE, n = 0;
 
         while (q->active && !q->stopped) {
                 struct blk_request *r;
@@ -424,14 +428,15 @@ static bool blk_process(struct blk_queue *q) {
                         blk_give(q, r);
                 if (k == 0)
                         break;
-                found = true;
+                n++;
                 if (k < 0 || blk_start(q, r, &chain) < 0)
                         blk_broken(q);
         }
         block_queue_kick(q->io);
         if (q->active)
                 virtio_device_notify_queue(&q->blk->virtio, q->index);
-        return found;
+        loop_did(blk_loop(q), n);
+        return n > 0;
 }
 
 /* ---- what an I/O thread does before it sleeps -------------------------------------------------------------------- */
@@ -712,7 +717,7 @@ static int add_queue(struct blk *b, bool own_thread, struct error *e) {
         b->n_queues++;
         if (own_thread)
                 r = io_thread_new(b->machine, &q->thread);
-        options.loop = q->thread ? io_thread_loop(q->thread) : b->machine->loop;
+        options.loop = blk_loop(q);
         if (q->thread)
                 loop_set_idle(options.loop, &blk_idle_ops, q, LOOK_NS);
         q->requests = calloc(BLK_QUEUE_SIZE, sizeof(*q->requests));

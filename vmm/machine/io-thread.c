@@ -54,6 +54,7 @@ int io_thread_new(struct machine *machine, struct io_thread **ret_thread) {
                 return r;
         }
         loop_set_guard(t->loop, &t->lock);
+        loop_set_pace(t->loop);
         *ret_thread = t;
         return 0;
 }
