@@ -6,6 +6,7 @@
  * stripe only), link (under @lock again). Between looking and linking only map() can have turned zeroes into data; then the entry is
  * not the one that was looked at, and everything starts over. Data is written before it is linked, so a kill between the two loses
  * space, not data. The stripe also keeps the cluster from being freed by others while data moves: epochs are for those who only map.
+ * Whole clusters in a row that hide what is below go the same way together, with one write for all.
  *
  * The unit in which data is copied from below is the cluster, with extended L2 entries the subcluster.
  */
@@ -14,7 +15,8 @@
 #include "base/iov.h"
 #include "vmm/block/qcow2/image.h"
 
-#define AGAIN 1
+#define AGAIN   1
+#define RUN_MAX 32u /* clusters that are written together */
 
 /* The cluster that is changed, and what was found there */
 struct target {
@@ -270,6 +272,95 @@ static int write_cluster(struct qcow2 *q, const struct iovec *iov, unsigned int 
         return r;
 }
 
+/* Clusters from @t on, @n at most, that have no place and don't read as zeroes: those can get new places together. @lock held. */
+static int find_run(struct target *t, uint32_t n, struct place *places, uint32_t *ret_n) {
+        struct qcow2 *q = t->q;
+        uint32_t i = 0;
+        int r = look(t, false);
+
+        for (n = MIN(n, q->l2_entries - t->index); r == 0 && i < n; i++) {
+                places[i] = (struct place){ .kind = EXTENT_UNALLOCATED };
+                if (t->table)
+                        r = place_get(q, t->table, t->index + i, 0, &places[i]);
+                if (r < 0)
+                        return image_damaged(q, "an L2 entry makes no sense");
+                if (places[i].allocated || places[i].kind == EXTENT_COMPRESSED ||
+                    reads_as_zeroes(q, &places[i], t->start + i * q->cluster))
+                        break;
+        }
+        *ret_n = i;
+        return r;
+}
+
+/* @lock held: the entries point at the new data; AGAIN when one is not what it was. */
+static int link_run(struct target *t, const struct place *before, uint64_t first, uint32_t n) {
+        struct qcow2 *q = t->q;
+        int r = look(t, true);
+
+        for (uint32_t i = 0; r == 0 && i < n; i++) {
+                struct place now;
+
+                r = place_get(q, t->table, t->index + i, 0, &now);
+                if (r == 0 && (now.entry != before[i].entry || now.bitmap != before[i].bitmap))
+                        r = AGAIN;
+        }
+        for (uint32_t i = 0; r == 0 && i < n; i++)
+                place_set(q, t->table, t->index + i, (first + i) << q->bits | QCOW2_COPIED,
+                          q->l2_step == 2 ? UINT32_MAX : 0);
+        return r;
+}
+
+/* @n whole clusters, whose stripes are held. *@ret_n: how many were written, 0 when they don't go together. */
+static int write_run(struct qcow2 *q, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t offset,
+                     uint32_t n, uint32_t *ret_n) {
+        struct target t = target_of(q, offset);
+        struct place before[RUN_MAX];
+        uint64_t first, got = 0;
+        int r = make_room(q);
+
+        *ret_n = 0;
+        if (r < 0)
+                return r;
+        pthread_mutex_lock(&q->lock);
+        r = atomic_load(&q->broken) ? -EIO : find_run(&t, n, before, &n);
+        if (r == 0 && n > 1)
+                r = look(&t, true);
+        if (r == 0 && n > 1)
+                r = clusters_alloc(q, n, false, &first, &got);
+        pthread_mutex_unlock(&q->lock);
+        if (r < 0 || got == 0)
+                return r;
+        r = file_write_part(q->layer.file, iov, n_iov, skip, got << q->bits, first << q->bits);
+        pthread_mutex_lock(&q->lock);
+        if (r == 0)
+                r = link_run(&t, before, first, (uint32_t)got);
+        if (r == 0)
+                *ret_n = (uint32_t)got;
+        else
+                clusters_undo(q, first, got);
+        pthread_mutex_unlock(&q->lock);
+        return r == AGAIN ? 0 : r;
+}
+
+/* As much of a write as goes together: *@ret_done bytes, 0 for none. In rising order of stripes, so that two of these can't wait for each other. */
+static int write_together(struct qcow2 *q, const struct iovec *iov, unsigned int n_iov, uint64_t skip, uint64_t offset,
+                          uint64_t length, uint64_t *ret_done) {
+        uint32_t stripe = (uint32_t)((offset >> q->bits) % STRIPES), n = MIN(RUN_MAX, STRIPES - stripe), did;
+        int r;
+
+        *ret_done = 0;
+        n = (uint32_t)MIN(length >> q->bits, n);
+        if (n < 2 || offset % q->cluster != 0)
+                return 0;
+        for (uint32_t i = 0; i < n; i++)
+                pthread_mutex_lock(&q->stripes[stripe + i]);
+        r = write_run(q, iov, n_iov, skip, offset, n, &did);
+        for (uint32_t i = 0; i < n; i++)
+                pthread_mutex_unlock(&q->stripes[stripe + i]);
+        *ret_done = (uint64_t)did << q->bits;
+        return r;
+}
+
 static void mark(struct qcow2 *q, uint64_t offset, uint64_t length) {
         if (q->bitmaps)
                 qcow2_bitmaps_mark(q->bitmaps, offset, length);
@@ -281,12 +372,16 @@ int qcow2_write(struct layer *layer, const struct iovec *iov, unsigned int n_iov
 
         mark(q, offset, length);
         for (uint64_t done = 0; r == 0 && done < length;) {
-                uint64_t at = offset + done, n = MIN(length - done, q->cluster - (at & (q->cluster - 1)));
+                uint64_t at = offset + done, n;
                 pthread_mutex_t *stripe = stripe_of(q, at);
 
-                pthread_mutex_lock(stripe);
-                r = write_cluster(q, iov, n_iov, done, at, n);
-                pthread_mutex_unlock(stripe);
+                r = write_together(q, iov, n_iov, done, at, length - done, &n);
+                if (r == 0 && n == 0) {
+                        n = MIN(length - done, q->cluster - (at & (q->cluster - 1)));
+                        pthread_mutex_lock(stripe);
+                        r = write_cluster(q, iov, n_iov, done, at, n);
+                        pthread_mutex_unlock(stripe);
+                }
                 done += n;
         }
         return r;
