@@ -174,7 +174,8 @@ class Option:
     def sub_arg(field):
         if field.values:
             return "=" + "|".join(field.values)
-        return {"bool": "=on|off", "size": "=SIZE", "int": "=N", "object": ".KEY=N"}.get(field.type, "=TEXT")
+        words = {"bool": "=on|off", "size": "=SIZE", "int": "=N", "list of int": "=N-M", "object": ".KEY=N"}
+        return words.get(field.type, "=TEXT")
 
 
 class Command:

@@ -6,11 +6,30 @@
 
 #include "schema/lodge-schema.h"
 
+static int rule_iothread_cpus(uint32_t iothreads, const uint32_t *cpus, size_t n_cpus, const struct schema_path *path,
+                              struct error *e) {
+        const struct schema_path at = { .up = path, .name = "iothread_cpus", .index = -1 };
+        bool seen[8192] = { false };
+
+        if (n_cpus > 0 && iothreads == 0)
+                return schema_fail(e, &at, "schema-conflict", "give it threads: iothreads=1",
+                                   "is for I/O threads, and the disk has none");
+        for (size_t i = 0; i < n_cpus; i++) {
+                if (seen[cpus[i]])
+                        return schema_fail(e, &at, "schema-conflict", NULL, "CPU %" PRIu32 " is named twice", cpus[i]);
+                seen[cpus[i]] = true;
+        }
+        return 0;
+}
+
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e) {
         const struct machine_disk_config *disk = value;
         const struct throttle_config *t = &disk->throttle;
         bool limited = t->group || t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write;
+        int r = rule_iothread_cpus(disk->iothreads, disk->iothread_cpus, disk->n_iothread_cpus, path, e);
 
+        if (r < 0)
+                return r;
         if (disk->type == MACHINE_DISK_TYPE_FILE)
                 return 0;
         if (disk->format != MACHINE_DISK_FORMAT_RAW || disk->iothreads > 0 ||
@@ -18,6 +37,12 @@ int schema_rule_machine_disk(void *value, const struct schema_path *path, struct
                 return schema_fail(e, path, "schema-conflict", "tell them to the back end",
                                    "is a vhost-user disk: format, threads, limits and errors are its back end's");
         return 0;
+}
+
+int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct error *e) {
+        const struct vmm_disk_config *disk = value;
+
+        return rule_iothread_cpus(disk->iothreads, disk->iothread_cpus, disk->n_iothread_cpus, path, e);
 }
 
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e) {

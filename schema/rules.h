@@ -9,6 +9,9 @@
 /** What a vhost-user disk's back end decides must not be set here. */
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e);
 
+/** CPUs are given only to I/O threads that there are, each once. */
+int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct error *e);
+
 /** A tap needs an interface, the others must not have one. */
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
 

@@ -27,6 +27,20 @@ static int copy_throttle(struct throttle_config *to, const struct throttle_confi
         return from->group && !to->group ? -ENOMEM : 0;
 }
 
+static int copy_numbers(const uint32_t *from, size_t n, uint32_t **ret_to, size_t *ret_n) {
+        uint32_t *to;
+
+        if (n == 0)
+                return 0;
+        to = calloc(n, sizeof(*to));
+        if (!to)
+                return -ENOMEM;
+        memcpy(to, from, n * sizeof(*to));
+        *ret_to = to;
+        *ret_n = n;
+        return 0;
+}
+
 static int add_disks(struct vmm_config *v, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 struct vmm_disk_config *d;
@@ -37,6 +51,9 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 d->format = format_of(p->disks[i].format);
                 d->readonly = p->disks[i].readonly;
                 d->iothreads = p->disks[i].iothreads;
+                if (copy_numbers(p->disks[i].iothread_cpus, p->disks[i].n_iothread_cpus, &d->iothread_cpus,
+                                 &d->n_iothread_cpus) < 0)
+                        return -ENOMEM;
                 d->read_error = p->disks[i].read_error;
                 d->write_error = p->disks[i].write_error;
                 if (p->disks[i].serial[0])
@@ -81,11 +98,8 @@ static int add_numa(struct vmm_config *v, const struct machine_config *c) {
                 if (vmm_config_add_numa(v, &n) < 0)
                         return -ENOMEM;
                 n->memory = c->numa[i].memory;
-                n->cpus = calloc(c->numa[i].n_cpus ?: 1, sizeof(*n->cpus));
-                if (!n->cpus)
+                if (copy_numbers(c->numa[i].cpus, c->numa[i].n_cpus, &n->cpus, &n->n_cpus) < 0)
                         return -ENOMEM;
-                memcpy(n->cpus, c->numa[i].cpus, c->numa[i].n_cpus * sizeof(*n->cpus));
-                n->n_cpus = c->numa[i].n_cpus;
         }
         return 0;
 }

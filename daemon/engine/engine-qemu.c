@@ -355,6 +355,15 @@ static int check_backends(const struct parts *p, struct error *e) {
         return 0;
 }
 
+/* A disk of QEMU's is served by its main loop, which has no thread to place. */
+static int check_threads(const struct parts *p, struct error *e) {
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].n_iothread_cpus > 0)
+                        return error_set(e, -ENOTSUP, "disk-cpus", "leave iothread_cpus out, or use --engine native",
+                                         "engine qemu cannot place the threads of disk %zu", i);
+        return 0;
+}
+
 int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, bool kvm, int log_fd,
                       struct engine *engine, struct error *e) {
         _cleanup_(free_argvp) char **argv = NULL;
@@ -372,6 +381,8 @@ int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, boo
         };
 
         r = check_backends(p, e);
+        if (r == 0)
+                r = check_threads(p, e);
         if (r < 0)
                 return r;
         r = engine_qemu_arguments(p, ends, kvm, &argv);

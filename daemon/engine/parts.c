@@ -202,6 +202,8 @@ static int open_file(const struct machine_disk_config *c, struct part_disk *d, s
         d->readonly = c->readonly;
         d->format = c->format;
         d->iothreads = (uint32_t)c->iothreads;
+        d->iothread_cpus = c->iothread_cpus;
+        d->n_iothread_cpus = c->n_iothread_cpus;
         d->throttle = &c->throttle;
         d->read_error = c->read_error;
         d->write_error = c->write_error;

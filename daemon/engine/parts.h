@@ -43,6 +43,8 @@ struct part_disk {
         enum machine_disk_format format;
         char serial[21];
         uint32_t iothreads;
+        const uint32_t *iothread_cpus; /* borrowed; n_iothread_cpus of them */
+        size_t n_iothread_cpus;
         const struct throttle_config *throttle; /* borrowed; NULL: no limits */
         enum disk_read_error read_error;
         enum disk_write_error write_error;

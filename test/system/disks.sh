@@ -119,6 +119,41 @@ else
         echo "# qemu-img is not installed: no qcow2 disk"
 fi
 
+# I/O threads run where they were told to: as many CPUs as threads, each has its own. With one CPU, both have that.
+sets() { # PID: the CPUs of its I/O threads, in their order
+        local task name
+        for task in $(printf '%s\n' /proc/"$1"/task/* | sort -V); do
+                read -r name <"$task/comm" && [ "$name" = io ] && sed -n 's/^Cpus_allowed_list:\t//p' "$task/status"
+        done 2>/dev/null | xargs
+}
+placed() { # CPUS WANT
+        local pid vmm="" got="" end=$((SECONDS + 90))
+        timeout 100 "$build/lodge" run tiny --engine native --net none --disk "$work/rw,iothreads=2,iothread_cpus=$1" --exec "sleep 600" \
+                >"$work/out" 2>&1 </dev/null &
+        pid=$!
+        while [ "$got" != "$2" ] && [ $SECONDS -lt $end ] && kill -0 $pid 2>/dev/null; do
+                sleep 0.1
+                vmm=$(pgrep -P "$(pgrep -P "$pid" -d,)" lodge-vmm 2>/dev/null | tail -n 1) # pid is timeout's
+                got=$(sets "${vmm:-none}")
+        done
+        kill $pid 2>/dev/null
+        wait $pid 2>/dev/null
+        echo "the I/O threads may use: $got"
+        tail -n 5 "$work/out"
+        [ "$got" = "$2" ]
+}
+refused() { # ID OPTION...: lodge run says that
+        timeout 100 "$build/lodge" run tiny --net none --exec true "${@:2}" >"$work/out" 2>&1 </dev/null && return 1
+        cat "$work/out"
+        grep -qF "[$1]" "$work/out"
+}
+cpus=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/self/status)
+first=${cpus%%[-,]*} last=${cpus##*[-,]}
+if [ "$first" = "$last" ]; then cpus=$first; else cpus=$last+$first; fi
+check "each I/O thread has the CPU that it was given" placed "$cpus" "$last $first"
+check "CPUs that the host lacks are refused" refused disk-cpus --engine native --disk "$work/rw,iothreads=2,iothread_cpus=8190-8191"
+check "QEMU says that it cannot" refused disk-cpus --engine qemu --disk "$work/rw,iothreads=2,iothread_cpus=$cpus"
+
 # The host's disk is full: the machine waits, and goes on when there is space; the guest notices nothing.
 mkdir "$work/small"
 # shellcheck disable=SC2016

@@ -109,6 +109,32 @@ static void test_a_disk_of_a_back_end(void **state) {
         machine_config_free(c);
 }
 
+/* Threads that were to be placed must arrive so, or be refused: not run anywhere in silence. */
+static void test_places_of_threads(void **state) {
+        static const uint32_t cpus[] = { 5, 3 };
+        _cleanup_(vmm_config_freep) struct vmm_config *v = NULL;
+        _cleanup_error_ struct error error = ERROR_INIT;
+        _cleanup_free_ char *json = NULL;
+        struct engine engine = ENGINE_INIT;
+        struct machine_config *c = NULL;
+        struct parts p;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        p.disks[2].iothreads = 2;
+        p.disks[2].iothread_cpus = cpus;
+        p.disks[2].n_iothread_cpus = 2;
+        json = engine_native_config(&p, &ends, 5);
+        assert_int_equal(vmm_config_parse(json, strlen(json), &v, &error), 0);
+        assert_int_equal(v->disks[1].n_iothread_cpus, 0);
+        assert_int_equal(v->disks[2].n_iothread_cpus, 2);
+        assert_int_equal(v->disks[2].iothread_cpus[0], 5);
+        assert_int_equal(v->disks[2].iothread_cpus[1], 3);
+        assert_int_equal(engine_qemu_start(&p, &ends, true, -1, &engine, &error), -ENOTSUP);
+        assert_string_equal(error.id, "disk-cpus");
+        machine_config_free(c);
+}
+
 /* Values of the person's must not turn into options of QEMU's; formats and modes must arrive. */
 static void test_values_arrive_as_they_are(void **state) {
         struct machine_config *c = NULL;
@@ -251,9 +277,13 @@ static void test_native_without_kvm(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_addresses_equal_the_layout), cmocka_unit_test(test_a_disk_of_a_back_end),
-                cmocka_unit_test(test_values_arrive_as_they_are),  cmocka_unit_test(test_memory_is_laid_out_as_asked),
-                cmocka_unit_test(test_native_config_is_valid),     cmocka_unit_test(test_mac),
+                cmocka_unit_test(test_addresses_equal_the_layout),
+                cmocka_unit_test(test_a_disk_of_a_back_end),
+                cmocka_unit_test(test_places_of_threads),
+                cmocka_unit_test(test_values_arrive_as_they_are),
+                cmocka_unit_test(test_memory_is_laid_out_as_asked),
+                cmocka_unit_test(test_native_config_is_valid),
+                cmocka_unit_test(test_mac),
                 cmocka_unit_test(test_native_without_kvm),
         };
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* virtio-blk: the guest's sectors land in the file, every request gets one status, and no driver can do harm */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -966,6 +968,93 @@ static void test_mirror_that_fails(void **state) {
         disk_free(d); /* with the mirror under way */
 }
 
+/* The CPUs that a thread of ours may use are in /proc; the I/O threads' in the order of their ids, which is the queues'. */
+static unsigned int io_thread_sets(char sets[2][64]) {
+        struct dirent **tasks;
+        int n = scandir("/proc/self/task", &tasks, NULL, versionsort);
+        unsigned int found = 0;
+
+        assert_true(n > 0);
+        for (int i = 0; i < n; i++) {
+                char path[300], line[256];
+                bool ours = false;
+                FILE *f;
+
+                snprintf(path, sizeof(path), "/proc/self/task/%s/status", tasks[i]->d_name);
+                f = fopen(path, "re");
+                while (f && fgets(line, sizeof(line), f)) {
+                        ours |= strcmp(line, "Name:\tio\n") == 0;
+                        if (ours && found < 2)
+                                found += sscanf(line, "Cpus_allowed_list: %63s", sets[found]) == 1;
+                }
+                if (f)
+                        fclose(f);
+                free(tasks[i]);
+        }
+        free(tasks);
+        return found;
+}
+
+/* A disk with two I/O threads on @cpus; what became of it. */
+static int create_on_cpus(struct harness *h, const uint32_t *cpus, size_t n, struct error *e) {
+        struct vmm_config *config;
+        struct vmm_disk_config *c;
+
+        assert_int_equal(vmm_config_new(&config), 0);
+        assert_int_equal(vmm_config_add_disks(config, &c), 0);
+        c->fd = memfd_create("disk", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(c->fd, DISK), 0);
+        c->iothreads = 2;
+        c->iothread_cpus = calloc(n, sizeof(*cpus));
+        memcpy(c->iothread_cpus, cpus, n * sizeof(*cpus));
+        c->n_iothread_cpus = n;
+        harness_init(h, config);
+        return virtio_blk_class.create(&h->machine, 0, &h->device, e);
+}
+
+static void destroy_on_cpus(struct harness *h) {
+        int fd = h->config->disks[0].fd;
+
+        harness_free(h);
+        close(fd);
+}
+
+/* A thread that runs elsewhere than it was told to takes the CPU of a machine that was promised it. */
+static void test_threads_on_chosen_cpus(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        uint32_t first = 0, last = 0;
+        char sets[2][64], want[2][64];
+        struct harness h;
+        cpu_set_t have;
+
+        assert_int_equal(sched_getaffinity(0, sizeof(have), &have), 0);
+        while (!CPU_ISSET(first, &have))
+                first++;
+        for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+                if (CPU_ISSET(cpu, &have))
+                        last = cpu;
+        snprintf(want[0], sizeof(want[0]), "%u", first);
+        snprintf(want[1], sizeof(want[1]), "%u", last);
+
+        /* as many as threads: in their order. With one CPU here, it is one for both. */
+        assert_int_equal(create_on_cpus(&h, (const uint32_t[]){ last, first }, first == last ? 1 : 2, &e), 0);
+        assert_int_equal(io_thread_sets(sets), 2);
+        assert_string_equal(sets[0], want[1]);
+        assert_string_equal(sets[1], want[0]);
+        destroy_on_cpus(&h);
+
+        /* another number: each may use all, and what the host lacks is passed over */
+        assert_int_equal(create_on_cpus(&h, (const uint32_t[]){ 8190, first, 8191 }, 3, &e), 0);
+        assert_int_equal(io_thread_sets(sets), 2);
+        assert_string_equal(sets[0], want[0]);
+        assert_string_equal(sets[1], want[0]);
+        destroy_on_cpus(&h);
+
+        assert_int_equal(create_on_cpus(&h, (const uint32_t[]){ first, 8191 }, 2, &e), -EINVAL);
+        assert_string_equal(e.id, "disk-cpus");
+        destroy_on_cpus(&h);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_sectors_land_in_the_file),
@@ -984,6 +1073,7 @@ int main(void) {
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),
                 cmocka_unit_test(test_queues),
+                cmocka_unit_test(test_threads_on_chosen_cpus),
                 cmocka_unit_test(test_a_broken_queue_stops_all),
                 cmocka_unit_test(test_reset_stops_the_threads),
                 cmocka_unit_test(test_reset_of_hung_storage_waits_aside),

@@ -750,13 +750,34 @@ static int add_queues(struct blk *b, unsigned int n_threads, struct error *e) {
         return 0;
 }
 
+/* As many CPUs as threads: each thread has its own. Else all threads may use them all. */
+static int place_thread(struct blk *b, unsigned int index, struct error *e) {
+        const struct vmm_disk_config *c = b->settings;
+        bool own = c->n_iothread_cpus == b->n_queues;
+        int r = 0;
+
+        if (c->n_iothread_cpus > 0)
+                r = io_thread_place(b->queues[index].thread, c->iothread_cpus + (own ? index : 0),
+                                    own ? 1 : c->n_iothread_cpus);
+        if (r == -EINVAL)
+                return error_set(e, r, "disk-cpus", "lscpu -e=CPU,ONLINE lists the host's; a cpuset may allow fewer",
+                                 "I/O thread %u has no CPU: none that iothread_cpus gives it can be used here", index);
+        return r < 0 ? error_set(e, r, "disk-cpus", NULL, "cannot place I/O thread %u", index) : 0;
+}
+
 static int start_threads(struct blk *b, struct error *e) {
         int r = 0;
 
-        for (unsigned int i = 0; i < b->n_queues && r == 0; i++)
-                if (b->queues[i].thread)
-                        r = io_thread_start(b->queues[i].thread);
-        return r < 0 ? error_set(e, r, "device-create", "allow more threads", "cannot start a disk's I/O threads") : 0;
+        for (unsigned int i = 0; i < b->n_queues && r == 0; i++) {
+                if (!b->queues[i].thread)
+                        continue;
+                r = io_thread_start(b->queues[i].thread);
+                if (r < 0)
+                        return error_set(e, r, "device-create", "allow more threads",
+                                         "cannot start a disk's I/O threads");
+                r = place_thread(b, i, e);
+        }
+        return r;
 }
 
 static int blk_setup(struct blk *b, struct machine *machine, unsigned int index, struct error *e) {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -74,6 +75,17 @@ int io_thread_start(struct io_thread *t) {
 
 static void quit(void *opaque) {
         loop_quit(opaque, 0);
+}
+
+int io_thread_place(struct io_thread *t, const uint32_t *cpus, size_t n_cpus) {
+        union {
+                cpu_set_t first;
+                unsigned char bytes[CPU_ALLOC_SIZE(IO_THREAD_CPUS_MAX)];
+        } set = { .bytes = { 0 } };
+
+        for (size_t i = 0; i < n_cpus; i++)
+                CPU_SET_S(cpus[i], sizeof(set), &set.first);
+        return -pthread_setaffinity_np(t->id, sizeof(set), &set.first);
 }
 
 void io_thread_stop(struct io_thread *t) {
