@@ -22,27 +22,58 @@ static int rule_iothread_cpus(uint32_t iothreads, const uint32_t *cpus, size_t n
         return 0;
 }
 
+/* Of a disk: powers of two that fit each other; 0 is the storage's. */
+static int rule_blocks(uint64_t logical, uint64_t physical, uint64_t discard, const struct schema_path *path,
+                       struct error *e) {
+        const struct {
+                const char *name;
+                uint64_t value;
+        } sizes[] = { { "logical_block_size", logical },
+                      { "physical_block_size", physical },
+                      { "discard_granularity", discard } };
+
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+                const struct schema_path at = { .up = path, .name = sizes[i].name, .index = -1 };
+                uint64_t v = sizes[i].value;
+
+                if (v != 0 && (v < 512 || (v & (v - 1)) != 0))
+                        return schema_fail(e, &at, "schema-range", "512 or 4K fit nearly always",
+                                           "%" PRIu64 " is not a power of two from 512 on", v);
+                if (v != 0 && v < logical)
+                        return schema_fail(e, &at, "schema-conflict", NULL,
+                                           "%" PRIu64 " is smaller than logical_block_size, %" PRIu64, v, logical);
+        }
+        return 0;
+}
+
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e) {
         const struct machine_disk_config *disk = value;
         const struct throttle_config *t = &disk->throttle;
         bool limited = t->group || t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write;
+        bool shaped = disk->cache != DISK_CACHE_WRITEBACK || disk->discard != DISK_DISCARD_UNMAP ||
+                      disk->logical_block_size || disk->physical_block_size || disk->discard_granularity;
         int r = rule_iothread_cpus(disk->iothreads, disk->iothread_cpus, disk->n_iothread_cpus, path, e);
 
         if (r < 0)
                 return r;
         if (disk->type == MACHINE_DISK_TYPE_FILE)
-                return 0;
-        if (disk->format != MACHINE_DISK_FORMAT_RAW || disk->iothreads > 0 ||
-            disk->read_error != DISK_READ_ERROR_REPORT || disk->write_error != DISK_WRITE_ERROR_ENOSPC || limited)
-                return schema_fail(e, path, "schema-conflict", "tell them to the back end",
-                                   "is a vhost-user disk: format, threads, limits and errors are its back end's");
+                return rule_blocks(disk->logical_block_size, disk->physical_block_size, disk->discard_granularity, path,
+                                   e);
+        if (disk->format != MACHINE_DISK_FORMAT_RAW || disk->iothreads > 0 || limited || shaped ||
+            disk->read_error != DISK_READ_ERROR_REPORT || disk->write_error != DISK_WRITE_ERROR_ENOSPC)
+                return schema_fail(
+                        e, path, "schema-conflict", "tell them to the back end",
+                        "is a vhost-user disk: format, threads, limits, errors, cache and sizes are its back end's");
         return 0;
 }
 
 int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct error *e) {
         const struct vmm_disk_config *disk = value;
+        int r = rule_iothread_cpus(disk->iothreads, disk->iothread_cpus, disk->n_iothread_cpus, path, e);
 
-        return rule_iothread_cpus(disk->iothreads, disk->iothread_cpus, disk->n_iothread_cpus, path, e);
+        return r < 0 ? r
+                     : rule_blocks(disk->logical_block_size, disk->physical_block_size, disk->discard_granularity, path,
+                                   e);
 }
 
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e) {

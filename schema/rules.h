@@ -9,7 +9,7 @@
 /** What a vhost-user disk's back end decides must not be set here. */
 int schema_rule_machine_disk(void *value, const struct schema_path *path, struct error *e);
 
-/** CPUs are given only to I/O threads that there are, each once. */
+/** CPUs are given only to I/O threads that there are, each once; block sizes are powers of two that fit each other. Also of a machine_disk. */
 int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct error *e);
 
 /** A tap needs an interface, the others must not have one. */

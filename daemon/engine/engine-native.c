@@ -41,6 +41,26 @@ static int copy_numbers(const uint32_t *from, size_t n, uint32_t **ret_to, size_
         return 0;
 }
 
+static int describe_disk(struct vmm_disk_config *d, const struct machine_disk_config *c) {
+        d->format = format_of(c->format);
+        d->readonly = c->readonly;
+        d->iothreads = c->iothreads;
+        d->read_error = c->read_error;
+        d->write_error = c->write_error;
+        d->direct = c->cache == DISK_CACHE_NONE || c->cache == DISK_CACHE_DIRECTSYNC;
+        d->write_cache = c->cache == DISK_CACHE_WRITEBACK || c->cache == DISK_CACHE_NONE;
+        d->discard = c->discard == DISK_DISCARD_UNMAP;
+        d->logical_block_size = c->logical_block_size;
+        d->physical_block_size = c->physical_block_size;
+        d->discard_granularity = c->discard_granularity;
+        d->serial = copy(c->serial);
+        if (c->serial && !d->serial)
+                return -ENOMEM;
+        if (copy_numbers(c->iothread_cpus, c->n_iothread_cpus, &d->iothread_cpus, &d->n_iothread_cpus) < 0)
+                return -ENOMEM;
+        return copy_throttle(&d->throttle, &c->throttle);
+}
+
 static int add_disks(struct vmm_config *v, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++) {
                 struct vmm_disk_config *d;
@@ -48,18 +68,8 @@ static int add_disks(struct vmm_config *v, const struct parts *p) {
                 if (vmm_config_add_disks(v, &d) < 0)
                         return -ENOMEM;
                 d->fd = p->disks[i].fd;
-                d->format = format_of(p->disks[i].format);
-                d->readonly = p->disks[i].readonly;
-                d->iothreads = p->disks[i].iothreads;
-                if (copy_numbers(p->disks[i].iothread_cpus, p->disks[i].n_iothread_cpus, &d->iothread_cpus,
-                                 &d->n_iothread_cpus) < 0)
-                        return -ENOMEM;
-                d->read_error = p->disks[i].read_error;
-                d->write_error = p->disks[i].write_error;
-                if (p->disks[i].serial[0])
-                        d->serial = copy(p->disks[i].serial);
                 d->vhost_user = p->disks[i].socket;
-                if (p->disks[i].throttle && copy_throttle(&d->throttle, p->disks[i].throttle) < 0)
+                if (describe_disk(d, p->disks[i].config) < 0)
                         return -ENOMEM;
                 for (size_t k = 0; k < p->disks[i].n_backing; k++) {
                         struct vmm_backing_config *b;

@@ -186,29 +186,29 @@ static void add_consoles(struct args *a, const struct engine_ends *ends) {
 }
 
 static bool is_limited(const struct throttle_config *t) {
-        return t && (t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write);
+        return t->bps || t->bps_read || t->bps_write || t->iops || t->iops_read || t->iops_write;
 }
 
 static bool same_group(const struct throttle_config *a, const struct throttle_config *b) {
-        return a == b || (a && b && a->group && b->group && streq(a->group, b->group));
+        return a == b || (a->group && b->group && streq(a->group, b->group));
 }
 
 /* The first disk of the group that disk @index is in: itself, when it is alone. */
 static size_t group_of(const struct parts *p, size_t index) {
         size_t i = 0;
 
-        while (!same_group(p->disks[i].throttle, p->disks[index].throttle))
+        while (!same_group(&p->disks[i].config->throttle, &p->disks[index].config->throttle))
                 i++;
         return i;
 }
 
 /* The limits of a group whose first disk is @index: those of the first disk in it that has any. */
 static const struct throttle_config *group_limits(const struct parts *p, size_t index) {
-        const struct throttle_config *t = p->disks[index].throttle;
+        const struct throttle_config *t = &p->disks[index].config->throttle;
 
         for (size_t i = index; i < p->n_disks && !is_limited(t); i++)
-                if (same_group(p->disks[i].throttle, p->disks[index].throttle))
-                        t = p->disks[i].throttle;
+                if (same_group(&p->disks[i].config->throttle, &p->disks[index].config->throttle))
+                        t = &p->disks[i].config->throttle;
         return t;
 }
 
@@ -248,25 +248,42 @@ static const char *policy_name(const char *ours) {
         return streq(ours, "pause") ? "stop" : ours;
 }
 
-static void add_file(struct args *a, const struct parts *p, size_t i) {
-        const struct part_disk *d = &p->disks[i];
-        const char *readonly = d->readonly ? "on" : "off";
-        _cleanup_free_ char *serial = quote(d->serial);
-        bool throttled = is_limited(d->throttle) || (d->throttle && d->throttle->group);
-        char queues[32] = "";
+/* What the guest is told of a disk, as properties of its device. */
+static void format_shape(const struct machine_disk_config *c, char *text, size_t size) {
+        size_t n = (size_t)snprintf(text, size, ",write-cache=%s",
+                                    c->cache == DISK_CACHE_WRITEBACK || c->cache == DISK_CACHE_NONE ? "on" : "off");
 
+        if (c->logical_block_size > 0)
+                n += (size_t)snprintf(text + n, size - n, ",logical_block_size=%" PRIu64, c->logical_block_size);
+        if (c->physical_block_size > 0)
+                n += (size_t)snprintf(text + n, size - n, ",physical_block_size=%" PRIu64, c->physical_block_size);
+        if (c->discard_granularity > 0)
+                snprintf(text + n, size - n, ",discard_granularity=%" PRIu64, c->discard_granularity);
+}
+
+static void add_file(struct args *a, const struct parts *p, size_t i) {
+        const struct machine_disk_config *d = p->disks[i].config;
+        int fd = p->disks[i].fd;
+        const char *readonly = d->readonly ? "on" : "off";
+        const char *discard = disk_discard_to_string(d->discard);
+        bool direct = d->cache == DISK_CACHE_NONE || d->cache == DISK_CACHE_DIRECTSYNC;
+        _cleanup_free_ char *serial = d->serial ? quote(d->serial) : NULL;
+        bool throttled = is_limited(&d->throttle) || d->throttle.group;
+        char queues[32] = "", shape[160];
+
+        format_shape(d, shape, sizeof(shape));
         if (d->iothreads > 0)
                 snprintf(queues, sizeof(queues), ",num-queues=%u", d->iothreads);
         add(a, "-add-fd");
-        add(a, "fd=%d,set=%zu", d->fd, i + 1);
+        add(a, "fd=%d,set=%zu", fd, i + 1);
         add(a, "-blockdev");
         add(a,
             "driver=file,node-name=file%zu,filename=/dev/fdset/"
-            "%zu,locking=off,read-only=%s,discard=unmap,aio=threads",
-            i, i + 1, readonly);
+            "%zu,locking=off,read-only=%s,discard=%s,aio=threads,cache.direct=%s",
+            i, i + 1, readonly, discard, direct ? "on" : "off");
         add(a, "-blockdev");
-        add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=unmap",
-            machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly);
+        add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=%s",
+            machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly, discard);
         if (throttled) {
                 if (group_of(p, i) == i)
                         add_throttle(a, p, i);
@@ -275,10 +292,10 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
                     i);
         }
         add(a, "-device");
-        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s", i,
+        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s%s", i,
             LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
-            policy_name(disk_write_error_to_string(d->write_error)), d->serial[0] ? ",serial=" : "", serial ?: "",
-            queues);
+            policy_name(disk_write_error_to_string(d->write_error)), serial ? ",serial=" : "", serial ?: "", queues,
+            shape);
 }
 
 /* QEMU connects by itself, through the directory's descriptor, and comes back every second. */
@@ -349,7 +366,7 @@ static void free_argvp(char ***argv) {
 /* What QEMU's front end can't do, and its back end would have to. */
 static int check_backends(const struct parts *p, struct error *e) {
         for (size_t i = 0; i < p->n_disks; i++)
-                if (p->disks[i].socket && (p->disks[i].readonly || p->disks[i].serial[0]))
+                if (p->disks[i].socket && (p->disks[i].config->readonly || p->disks[i].config->serial))
                         return error_set(e, -ENOTSUP, "disk-backend", "tell the back end, or use --engine native",
                                          "engine qemu gives a vhost-user disk no serial number, and readonly neither");
         return 0;
@@ -358,7 +375,7 @@ static int check_backends(const struct parts *p, struct error *e) {
 /* A disk of QEMU's is served by its main loop, which has no thread to place. */
 static int check_threads(const struct parts *p, struct error *e) {
         for (size_t i = 0; i < p->n_disks; i++)
-                if (p->disks[i].n_iothread_cpus > 0)
+                if (p->disks[i].config->n_iothread_cpus > 0)
                         return error_set(e, -ENOTSUP, "disk-cpus", "leave iothread_cpus out, or use --engine native",
                                          "engine qemu cannot place the threads of disk %zu", i);
         return 0;

@@ -37,7 +37,6 @@ int part_backend_open(const struct machine_disk_config *c, struct part_disk *d, 
                 return error_set(e, -errno, "disk-backend", NULL, "cannot make a socket for disk %s", c->path);
         d->fd = pair[0];
         d->parent_fd = pair[1];
-        d->readonly = c->readonly;
         return 0;
 }
 

@@ -199,14 +199,6 @@ static int open_file(const struct machine_disk_config *c, struct part_disk *d, s
                                          : NULL,
                                  "cannot open disk %s", c->path);
         io_set_nonblock(d->fd, false);
-        d->readonly = c->readonly;
-        d->format = c->format;
-        d->iothreads = (uint32_t)c->iothreads;
-        d->iothread_cpus = c->iothread_cpus;
-        d->n_iothread_cpus = c->n_iothread_cpus;
-        d->throttle = &c->throttle;
-        d->read_error = c->read_error;
-        d->write_error = c->write_error;
         r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
                 r = open_backing(d, c->path, e);
@@ -223,8 +215,7 @@ static int open_file(const struct machine_disk_config *c, struct part_disk *d, s
 }
 
 static int open_disk(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
-        if (c->serial)
-                snprintf(d->serial, sizeof(d->serial), "%s", c->serial);
+        d->config = c;
         return c->type == MACHINE_DISK_TYPE_FILE ? open_file(c, d, e) : part_backend_open(c, d, e);
 }
 

@@ -35,19 +35,11 @@ struct part_backing {
 };
 
 struct part_disk {
-        int fd;       /* with a socket: lodge-vmm's end of what parts-backend.h describes */
-        char *socket; /* name of a vhost-user-blk back end's socket; NULL: a file */
-        int dir_fd;   /* the directory that it is in (O_PATH) */
+        const struct machine_disk_config *config; /* borrowed */
+        int fd;                                   /* with a socket: lodge-vmm's end of what parts-backend.h describes */
+        char *socket;                             /* name of a vhost-user-blk back end's socket; NULL: a file */
+        int dir_fd;                               /* the directory that it is in (O_PATH) */
         int parent_fd;
-        bool readonly;
-        enum machine_disk_format format;
-        char serial[21];
-        uint32_t iothreads;
-        const uint32_t *iothread_cpus; /* borrowed; n_iothread_cpus of them */
-        size_t n_iothread_cpus;
-        const struct throttle_config *throttle; /* borrowed; NULL: no limits */
-        enum disk_read_error read_error;
-        enum disk_write_error write_error;
         struct part_backing backing[PART_BACKING_MAX]; /* the nearest first */
         size_t n_backing;
 };

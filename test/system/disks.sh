@@ -44,7 +44,7 @@ tools_archive() { # OUT
         mkdir "$work/tools" &&
                 cp -- "${tools[@]}" "$work/tools/" &&
                 for lib in $(ldd -- "${tools[@]}" | grep -o '/[^ ]*' | grep -v ':$' | sort -u); do cp -L -- "$lib" "$work/tools/" || return; done
-        tar -C "$work/tools" -cf "$1" . && rm -rf -- "$work/tools"
+        tar -C "$work/tools" -cf "$1" . && truncate -s %4096 "$1" && rm -rf -- "$work/tools"
 }
 
 head -c 8M /dev/urandom >"$work/ro"
@@ -60,6 +60,8 @@ script='
 for d in vda vdb vdc; do echo "serial $d $(cat /sys/block/$d/serial)"; done
 echo "sectors $(cat /sys/block/vdb/size)"
 echo "ro $(sha256sum </dev/vda | cut -d" " -f1)"
+q=/sys/block/vdc/queue
+echo "shape $(cat $q/logical_block_size $q/physical_block_size $q/write_cache | tr "\n" " ")"
 dd if=/dev/zero of=/dev/vda bs=512 count=1 2>/dev/null && echo "read-only disk was written"
 dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null && echo copied
 echo 3 >/proc/sys/vm/drop_caches
@@ -83,10 +85,11 @@ three_disks() { # DISK [COMMAND...]
         local blocks
         blocks=$(stat -c %b "${1%%,*}")
         check "a guest with three disks ends well" guest "$script" --memory 768M --cpus 2 --disk "$work/ro,readonly=on,serial=lodge-ro" \
-                --disk "$1,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools"
+                --disk "$1,serial=lodge-rw" --disk "$work/tools.tar,readonly=on,serial=tools,cache=writethrough,logical_block_size=4K,physical_block_size=8K"
         [ $# = 1 ] || check "${*:2}" "${@:2}"
         check "serial numbers" said "serial vda lodge-ro"
         check "the second one too" said "serial vdb lodge-rw"
+        check "block sizes and cache mode are as asked" said "shape 4096 8192 write through "
         check "capacity" said "sectors 196608"
         check "what the guest reads is the file" said "ro $(digest "$work/ro" 8M)"
         check "a read-only disk stays as it is" test "$(grep -c 'read-only disk was written' "$work/out")" = 0

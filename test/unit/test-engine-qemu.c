@@ -13,15 +13,20 @@
 
 static const struct engine_ends ends = { .control_fd = 20, .console_fd = 21, .agent_fd = 22 };
 
-static void fill(struct parts *p, const struct machine_config *c) {
+static void fill(struct parts *p, struct machine_config *c) {
+        struct machine_disk_config *disk;
+
         *p = (struct parts){ .config = c, .kernel_fd = 30, .initrd_fd = 31 };
         snprintf(p->name, sizeof(p->name), "web");
         snprintf(p->uuid, sizeof(p->uuid), "11111111-2222-4333-8444-555555555555");
         p->append = (char *)"console=ttyS0 quiet,odd";
         p->n_disks = LAYOUT_DISKS_MAX;
         for (size_t i = 0; i < p->n_disks; i++)
-                p->disks[i] = (struct part_disk){ .fd = 40 + (int)i, .readonly = i == 1 };
-        snprintf(p->disks[2].serial, sizeof(p->disks[2].serial), "a,b");
+                assert_int_equal(machine_config_add_disks(c, &disk), 0);
+        for (size_t i = 0; i < p->n_disks; i++)
+                p->disks[i] = (struct part_disk){ .fd = 40 + (int)i, .config = &c->disks[i] };
+        c->disks[1].readonly = true;
+        c->disks[2].serial = strdup("a,b");
         p->n_nets = LAYOUT_NETS_MAX;
         for (size_t i = 0; i < p->n_nets; i++) {
                 p->nets[i] = (struct part_net){ .type = i == 1 ? MACHINE_NET_TYPE_TAP : MACHINE_NET_TYPE_USER,
@@ -103,7 +108,7 @@ static void test_a_disk_of_a_back_end(void **state) {
         assert_true(v->disks[3].vhost_user);
         assert_int_equal(v->disks[3].fd, 43);
         assert_false(v->disks[2].vhost_user);
-        p.disks[3].readonly = true; /* QEMU would let the guest write */
+        c->disks[3].readonly = true; /* QEMU would let the guest write */
         assert_int_equal(engine_qemu_start(&p, &ends, true, -1, &engine, &error), -ENOTSUP);
         assert_string_equal(error.id, "disk-backend");
         machine_config_free(c);
@@ -111,7 +116,7 @@ static void test_a_disk_of_a_back_end(void **state) {
 
 /* Threads that were to be placed must arrive so, or be refused: not run anywhere in silence. */
 static void test_places_of_threads(void **state) {
-        static const uint32_t cpus[] = { 5, 3 };
+        uint32_t *cpus = calloc(2, sizeof(*cpus));
         _cleanup_(vmm_config_freep) struct vmm_config *v = NULL;
         _cleanup_error_ struct error error = ERROR_INIT;
         _cleanup_free_ char *json = NULL;
@@ -121,9 +126,11 @@ static void test_places_of_threads(void **state) {
 
         assert_int_equal(machine_config_new(&c), 0);
         fill(&p, c);
-        p.disks[2].iothreads = 2;
-        p.disks[2].iothread_cpus = cpus;
-        p.disks[2].n_iothread_cpus = 2;
+        c->disks[2].iothreads = 2;
+        cpus[0] = 5;
+        cpus[1] = 3;
+        c->disks[2].iothread_cpus = cpus;
+        c->disks[2].n_iothread_cpus = 2;
         json = engine_native_config(&p, &ends, 5);
         assert_int_equal(vmm_config_parse(json, strlen(json), &v, &error), 0);
         assert_int_equal(v->disks[1].n_iothread_cpus, 0);
@@ -144,16 +151,21 @@ static void test_values_arrive_as_they_are(void **state) {
         assert_int_equal(machine_config_new(&c), 0);
         c->cpus = 3;
         fill(&p, c);
-        p.disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
-        p.disks[4].iothreads = 3;
-        p.disks[4].read_error = DISK_READ_ERROR_PAUSE;
-        p.disks[4].write_error = DISK_WRITE_ERROR_IGNORE;
-        p.disks[5].throttle = &(struct throttle_config){ .group = (char *)"g" };
-        p.disks[6].throttle = &(struct throttle_config){
-                .group = (char *)"g", .iops = 50, .bps_write = 4096, .bps_write_burst = 8192, .burst_seconds = 3
+        c->disks[3].format = MACHINE_DISK_FORMAT_QCOW2;
+        c->disks[4].iothreads = 3;
+        c->disks[4].read_error = DISK_READ_ERROR_PAUSE;
+        c->disks[4].write_error = DISK_WRITE_ERROR_IGNORE;
+        c->disks[5].throttle = (struct throttle_config){ .group = strdup("g") };
+        c->disks[6].throttle = (struct throttle_config){
+                .group = strdup("g"), .iops = 50, .bps_write = 4096, .bps_write_burst = 8192, .burst_seconds = 3
         };
-        p.disks[7].throttle = &(struct throttle_config){ .iops_read = 9, .burst_seconds = 1 };
-        p.disks[8].throttle = &(struct throttle_config){ .burst_seconds = 1 };
+        c->disks[7].throttle = (struct throttle_config){ .iops_read = 9, .burst_seconds = 1 };
+        c->disks[8].throttle = (struct throttle_config){ .burst_seconds = 1 };
+        c->disks[9].cache = DISK_CACHE_DIRECTSYNC;
+        c->disks[9].discard = DISK_DISCARD_IGNORE;
+        c->disks[9].logical_block_size = 4096;
+        c->disks[9].physical_block_size = 8192;
+        c->disks[9].discard_granularity = 65536;
         assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
         assert_true(has(argv, "throttle-group,id=throttle5,x-bps-write=4096,x-bps-write-max=8192,"
                               "x-bps-write-max-length=3,x-iops-total=50"));
@@ -171,6 +183,12 @@ static void test_values_arrive_as_they_are(void **state) {
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",rerror=report,werror=enospc"));
         assert_false(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",num-queues"));
         assert_true(has_parts(argv, "driver=raw,node-name=disk1,", "read-only=on"));
+        assert_true(has_parts(argv, "driver=file,node-name=file8,", "discard=unmap,aio=threads,cache.direct=off"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk8,", ",write-cache=on"));
+        assert_true(has_parts(argv, "driver=file,node-name=file9,", "discard=ignore,aio=threads,cache.direct=on"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk9,",
+                              ",write-cache=off,logical_block_size=4096,physical_block_size=8192,"
+                              "discard_granularity=65536"));
         assert_true(has(argv, "tap,id=net1,fd=71"));
         assert_true(has_parts(argv, "q35,accel=kvm,", ""));
         assert_true(has(argv, "-nodefaults"));
@@ -219,6 +237,11 @@ static void test_native_config_is_valid(void **state) {
 
         assert_int_equal(machine_config_new(&c), 0);
         fill(&p, c);
+        c->disks[4].cache = DISK_CACHE_NONE;
+        c->disks[5].cache = DISK_CACHE_WRITETHROUGH;
+        c->disks[5].discard = DISK_DISCARD_IGNORE;
+        c->disks[5].logical_block_size = 4096;
+        c->disks[5].discard_granularity = 65536;
         json = engine_native_config(&p, &ends, 19);
         assert_non_null(json);
         assert_int_equal(vmm_config_parse(json, strlen(json), &v, &e), 0);
@@ -227,6 +250,11 @@ static void test_native_config_is_valid(void **state) {
         assert_int_equal(v->n_disks, LAYOUT_DISKS_MAX);
         assert_int_equal(v->disks[1].readonly, true);
         assert_string_equal(v->disks[2].serial, "a,b");
+        assert_true(v->disks[3].write_cache && v->disks[3].discard && !v->disks[3].direct);
+        assert_true(v->disks[4].write_cache && v->disks[4].direct);
+        assert_false(v->disks[5].write_cache || v->disks[5].discard || v->disks[5].direct);
+        assert_int_equal(v->disks[5].logical_block_size, 4096);
+        assert_int_equal(v->disks[5].discard_granularity, 65536);
         assert_int_equal(v->nets[1].type, VMM_NET_TYPE_TAP);
         assert_string_equal(v->ports[0].name, "org.qemu.guest_agent.0");
         assert_int_equal(v->control_fd, 20);

@@ -98,9 +98,9 @@ static int no_uring(unsigned int entries, struct io_uring_params *params) {
         return -1;
 }
 
-/* Disk @index of its machine, behind so many that back ends serve. */
-static struct disk *disk_new_at(unsigned int index, unsigned int cpus, bool readonly, uint64_t features,
-                                unsigned int io_threads, bool hangable) {
+/* Disk @index of its machine, behind so many that back ends serve; with a @shape of its own, unless that is NULL. */
+static struct disk *disk_new_shaped(unsigned int index, unsigned int cpus, bool readonly, uint64_t features,
+                                    unsigned int io_threads, bool hangable, void (*shape)(struct vmm_disk_config *c)) {
         struct disk *d = calloc(1, sizeof(*d));
         struct vmm_config *config;
         struct vmm_disk_config *c;
@@ -121,6 +121,8 @@ static struct disk *disk_new_at(unsigned int index, unsigned int cpus, bool read
         c->readonly = readonly;
         c->serial = strdup("LODGE-0123456789abcdef"); /* longer than the 20 bytes that fit */
         c->iothreads = io_threads;
+        if (shape)
+                shape(c);
         harness_init(&d->h, config);
         if (hangable) {
                 d->sys = sys_real;
@@ -133,6 +135,11 @@ static struct disk *disk_new_at(unsigned int index, unsigned int cpus, bool read
         harness_create(&d->h, &virtio_blk_class, index);
         harness_start(&d->h, features, io_threads > 0 ? io_threads : MIN(cpus, 4u));
         return d;
+}
+
+static struct disk *disk_new_at(unsigned int index, unsigned int cpus, bool readonly, uint64_t features,
+                                unsigned int io_threads, bool hangable) {
+        return disk_new_shaped(index, cpus, readonly, features, io_threads, hangable, NULL);
 }
 
 static struct disk *disk_new_on(unsigned int cpus, bool readonly, uint64_t features, unsigned int io_threads,
@@ -364,6 +371,42 @@ static void test_write_cache_switch(void **state) {
         virtio_device_write_config(d->h.virtio, at, &off, 1); /* not negotiated: not writable */
         virtio_device_read_config(d->h.virtio, at, &value, 1);
         assert_int_equal(value, 1);
+        disk_free(d);
+}
+
+static void shape_disk(struct vmm_disk_config *c) {
+        c->write_cache = c->discard = false;
+        c->logical_block_size = 4096;
+        c->physical_block_size = 8192;
+}
+
+static void shape_discard(struct vmm_disk_config *c) {
+        c->discard_granularity = 1 << 20;
+}
+
+/* What was asked for is what the driver sees, and holds: without a cache, a write that could not be made durable has failed. */
+static void test_shape(void **state) {
+        struct disk *d = disk_new_shaped(0, 1, false, BIT(VIRTIO_BLK_F_BLK_SIZE), 0, true, shape_disk);
+        struct virtio_blk_config seen;
+
+        virtio_device_read_config(d->h.virtio, 0, &seen, sizeof(seen));
+        assert_int_equal(seen.blk_size, 4096);
+        assert_int_equal(seen.physical_block_exp, 1);
+        assert_int_equal(seen.wce, 0);
+        assert_int_equal(seen.write_zeroes_may_unmap, 0);
+        assert_false(d->h.virtio->device_features &
+                     (BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE) | BIT(VIRTIO_BLK_F_DISCARD)));
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, 4096, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 1, 4096, false), VIRTIO_BLK_S_IOERR);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, 512, false), VIRTIO_BLK_S_IOERR);
+        sync_error = EIO;
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, 4096, false), VIRTIO_BLK_S_IOERR);
+        sync_error = 0;
+        disk_free(d);
+        d = disk_new_shaped(0, 1, false, ALL, 0, false, shape_discard);
+        virtio_device_read_config(d->h.virtio, 0, &seen, sizeof(seen));
+        assert_int_equal(seen.discard_sector_alignment, 2048);
+        assert_int_equal(seen.write_zeroes_may_unmap, 1);
         disk_free(d);
 }
 
@@ -1069,6 +1112,7 @@ int main(void) {
                 cmocka_unit_test(test_readonly),
                 cmocka_unit_test(test_zeroes_and_discard),
                 cmocka_unit_test(test_write_cache_switch),
+                cmocka_unit_test(test_shape),
                 cmocka_unit_test(test_batches),
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),

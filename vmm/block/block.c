@@ -22,19 +22,35 @@ const struct block_limits *block_limits(const struct block *block) {
         return &block->limits;
 }
 
-static void describe(struct block *b) {
+static int describe(struct block *b, const struct block_options *options, struct error *e) {
         const struct layer *top = b->top;
-        uint32_t unit = MIN(top->cluster, 4096u);
+        uint64_t size = atomic_load(&top->size);
+        uint32_t logical = options->logical_block ?: top->logical_block;
+        uint32_t physical = options->physical_block, unit = MIN(top->cluster, 4096u);
+        uint64_t granularity = options->discard_granularity;
 
+        if (logical < top->logical_block)
+                return error_set(e, -EINVAL, "disk-block-size", "name that, or leave it out",
+                                 "the storage's own blocks are larger than %u bytes: %u", logical, top->logical_block);
+        if (size % logical != 0)
+                return error_set(e, -EINVAL, "disk-block-size", "give it another size, or name 512",
+                                 "the disk's %llu bytes are no multiple of logical blocks of %u",
+                                 (unsigned long long)size, logical);
+        if (physical == 0)
+                physical = MAX(file_physical_block(top->file), unit);
+        if (granularity == 0)
+                granularity = physical;
         b->limits = (struct block_limits){
-                .size = atomic_load(&top->size),
-                .logical_block = top->logical_block,
-                .physical_block = MAX(file_physical_block(top->file), unit),
+                .size = size,
+                .logical_block = logical,
+                .physical_block = MAX(physical, logical),
+                .discard_granularity = MAX(granularity, logical),
                 .readonly = top->readonly,
-                .discard = !top->readonly,
+                .discard = !top->readonly && !options->no_discard,
                 .write_zeroes = !top->readonly,
         };
-        atomic_init(&b->size, b->limits.size);
+        atomic_init(&b->size, size);
+        return 0;
 }
 
 static int add_users(struct block *b) {
@@ -143,7 +159,11 @@ int block_open(const struct block_options *options, struct block **ret_block, st
         b->borrowed = options->borrowed;
         b->engine = options->engine;
         b->plain = !b->top->backing && !b->top->ops->read_compressed;
-        describe(b);
+        r = describe(b, options, e);
+        if (r < 0) {
+                free(b);
+                return r;
+        }
         r = pool_new(b->plain ? WORKERS_PLAIN : WORKERS, options->thread_start, options->thread_opaque, &b->pool);
         if (r == 0)
                 r = add_users(b);

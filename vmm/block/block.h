@@ -54,22 +54,26 @@ struct block_options {
         struct layer *top; /* the chain, with every backing image in its place */
         bool borrowed; /* the chain stays open; else it is taken over on success, and closed by a worker in the end */
         enum block_engine engine;
+        uint32_t logical_block, physical_block; /* bytes, powers of two; 0: the storage's */
+        uint64_t discard_granularity;           /* likewise */
+        bool no_discard;
         struct throttle_group *throttle;   /* whose limits it keeps; NULL: none. The disk takes a reference */
         int (*thread_start)(void *opaque); /* first thing on each worker thread (the sandbox), -errno; may be NULL */
         void *thread_opaque;
 };
 
 struct block_limits {
-        uint64_t size;           /* bytes at the start, a multiple of @logical_block; see block_size() */
-        uint32_t logical_block;  /* bytes: unit and alignment of offsets and lengths */
-        uint32_t physical_block; /* bytes: smaller writes cost a read */
+        uint64_t size;                /* bytes at the start, a multiple of @logical_block; see block_size() */
+        uint32_t logical_block;       /* bytes: unit and alignment of offsets and lengths */
+        uint32_t physical_block;      /* bytes: smaller writes cost a read */
+        uint64_t discard_granularity; /* bytes: smaller discards free nothing */
         bool readonly, discard, write_zeroes;
 };
 
 /**
  * block_open() - a disk out of its layers
  *
- * Return: 0, or -errno with "disk-engine".
+ * Return: 0, or -errno with "disk-engine", "disk-block-size".
  */
 int block_open(const struct block_options *options, struct block **ret_block, struct error *e);
 

@@ -19,7 +19,8 @@
  * it; what is wrong inside it (beyond the end, not whole sectors, unknown type) is answered in the status byte (§5.2.6).
  *
  * The write cache (§5.2.6.2). The host's page cache is volatile, so the disk says it has a cache that FLUSH empties. A driver that did not
- * negotiate FLUSH, or switched the cache off by CONFIG_WCE, gets writes that are durable when they complete.
+ * negotiate FLUSH, or switched the cache off by CONFIG_WCE, gets writes that are durable when they complete. A disk without write_cache offers
+ * neither, so that nobody can switch a cache on.
  *
  * Queues. One for each vCPU, so that a request ends on the vCPU that it came from and guests need no interrupts between vCPUs; all on the
  * machine's loop, hence at most QUEUES_ON_LOOP. Or as many as the disk was given I/O threads, each queue with a thread of its own:
@@ -547,7 +548,7 @@ static void blk_reset(struct virtio_device *virtio) {
         }
         if (patience == 0)
                 loop_timer_set(b->hung, RESET_TIMEOUT_MS * 1000ull);
-        __atomic_store_n(&b->config.wce, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&b->config.wce, b->settings->write_cache, __ATOMIC_RELAXED);
 }
 
 static void blk_hung(void *opaque) {
@@ -589,9 +590,7 @@ static const struct virtio_device_ops blk_ops = {
 /* Fills the configuration space (§5.2.4) and returns the features that go with it. */
 static uint64_t blk_describe(struct blk *b) {
         const struct block_limits *l = block_limits(b->block);
-        uint32_t sectors = l->logical_block / BLOCK_SECTOR;
-        uint64_t features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
-                            BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE);
+        uint64_t features = BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY);
 
         b->config = (struct virtio_blk_config){
                 .capacity = l->size / BLOCK_SECTOR,
@@ -599,9 +598,11 @@ static uint64_t blk_describe(struct blk *b) {
                 .blk_size = l->logical_block,
                 .physical_block_exp = (uint8_t)__builtin_ctz(MAX(l->physical_block / l->logical_block, 1u)),
                 .min_io_size = 1,
-                .wce = 1,
+                .wce = b->settings->write_cache,
                 .num_queues = (uint16_t)b->n_queues,
         };
+        if (b->settings->write_cache)
+                features |= BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE);
         if (b->n_queues > 1)
                 features |= BIT(VIRTIO_BLK_F_MQ);
         if (l->readonly)
@@ -610,13 +611,13 @@ static uint64_t blk_describe(struct blk *b) {
                 features |= BIT(VIRTIO_BLK_F_DISCARD);
                 b->config.max_discard_sectors = BLK_RANGE_MAX;
                 b->config.max_discard_seg = 1;
-                b->config.discard_sector_alignment = MAX(l->physical_block / BLOCK_SECTOR, sectors);
+                b->config.discard_sector_alignment = (uint32_t)(l->discard_granularity / BLOCK_SECTOR);
         }
         if (l->write_zeroes) {
                 features |= BIT(VIRTIO_BLK_F_WRITE_ZEROES);
                 b->config.max_write_zeroes_sectors = BLK_RANGE_MAX;
                 b->config.max_write_zeroes_seg = 1;
-                b->config.write_zeroes_may_unmap = 1;
+                b->config.write_zeroes_may_unmap = l->discard;
         }
         return features;
 }
@@ -695,7 +696,14 @@ static int open_layers(const struct sys *sys, const struct vmm_disk_config *conf
 
 static int open_block(struct blk *b, struct error *e) {
         _cleanup_(throttle_group_freep) struct throttle_group *group = NULL;
-        struct block_options options = { .thread_start = blk_thread_start, .thread_opaque = b->machine };
+        struct block_options options = {
+                .logical_block = (uint32_t)b->settings->logical_block_size,
+                .physical_block = (uint32_t)b->settings->physical_block_size,
+                .discard_granularity = b->settings->discard_granularity,
+                .no_discard = !b->settings->discard,
+                .thread_start = blk_thread_start,
+                .thread_opaque = b->machine,
+        };
         int r = disk_limits_join(b->machine, b->number, &b->settings->throttle, &group, e);
 
         options.throttle = group;

@@ -88,7 +88,7 @@ static int probe_direct(struct file *f, bool wanted, struct error *e) {
                                  "the disk is not open for writing");
         if (wanted && !(flags & O_DIRECT)) {
                 if (fcntl(f->fd, F_SETFL, flags | O_DIRECT) < 0)
-                        return error_set(e, -errno, "disk-direct", "leave direct off for this disk",
+                        return error_set(e, -errno, "disk-direct", "go through the page cache: cache=writeback",
                                          "the disk's file system has no direct I/O");
                 flags |= O_DIRECT;
         }
@@ -109,7 +109,7 @@ static int probe_direct(struct file *f, bool wanted, struct error *e) {
         if (n == 0)
                 f->logical = FILE_DIRECT_MAX;
         else if (n < 0)
-                return error_set(e, -saved, "disk-direct", "leave direct off for this disk",
+                return error_set(e, -saved, "disk-direct", "go through the page cache: cache=writeback",
                                  "the disk can't be read with direct I/O");
         f->physical = MAX(f->physical, f->logical);
         return 0;

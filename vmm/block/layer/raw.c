@@ -90,7 +90,7 @@ int raw_open(struct file *file, struct layer **ret_layer, struct error *e) {
                                  "the disk's size of %llu bytes is not a multiple of 512, or zero",
                                  (unsigned long long)size);
         if (file_is_direct(file) && !file_is_readonly(file) && size % file_logical_block(file) != 0)
-                return error_set(e, -EINVAL, "disk-direct", "leave direct off for this disk",
+                return error_set(e, -EINVAL, "disk-direct", "go through the page cache: cache=writeback",
                                  "direct I/O needs blocks of %u bytes, which do not fit the disk",
                                  file_logical_block(file));
         layer = calloc(1, sizeof(*layer));
