@@ -209,33 +209,11 @@ static int do_create(const struct disk_file_options *o, bool json, struct error 
         return 0;
 }
 
-/* Opens and locks the file that is named, in @flags' way. */
-static int open_file(struct context *c, int flags, int *ret_fd, struct error *error) {
-        const char *path = c->options->file;
-        struct file_options options = { .readonly = (flags & O_ACCMODE) == O_RDONLY };
-        _cleanup_close_ int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-        int r;
-
-        if (fd < 0)
-                return error_set(error, -errno, "disk-open",
-                                 "check that the file exists and that you may open it: ls -l",
-                                 "cannot open disk image %s", path);
-        r = disk_lock(fd, options.readonly, path, error);
-        if (r < 0)
-                return r;
-        options.fd = fd;
-        r = file_open(&options, &c->file, error);
-        if (r < 0)
-                return r;
-        *ret_fd = TAKE_FD(fd);
-        return 0;
-}
-
-static int with_file(const struct disk_file_options *o, bool json, int flags,
+static int with_file(const struct disk_file_options *o, bool json, bool readonly,
                      int (*run)(struct context *c, struct error *e), struct error *e) {
         struct context c = { .options = o, .json = json };
         _cleanup_close_ int fd = -EBADF;
-        int r = open_file(&c, flags, &fd, e);
+        int r = disk_open_file(o->file, readonly, &fd, &c.file, e);
 
         if (r == 0)
                 r = run(&c, e);
@@ -244,11 +222,11 @@ static int with_file(const struct disk_file_options *o, bool json, int flags,
 }
 
 static int info(const struct disk_file_options *o, bool json, struct error *e) {
-        return with_file(o, json, O_RDONLY, do_info, e);
+        return with_file(o, json, true, do_info, e);
 }
 
 static int check(const struct disk_file_options *o, bool json, struct error *e) {
-        return with_file(o, json, o->repair == DISK_FILE_REPAIR_NONE ? O_RDONLY : O_RDWR, do_check, e);
+        return with_file(o, json, o->repair == DISK_FILE_REPAIR_NONE, do_check, e);
 }
 
 int cli_image_create(int argc, char **argv) {

@@ -50,6 +50,25 @@ void disk_print_text(const char *text) {
                 putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
 }
 
+int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **ret_file, struct error *e) {
+        struct file_options options = { .readonly = readonly };
+        _cleanup_close_ int fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        int r;
+
+        if (fd < 0)
+                return error_set(e, -errno, "disk-open", "check that the file exists and that you may open it: ls -l",
+                                 "cannot open disk image %s", path);
+        r = disk_lock(fd, readonly, path, e);
+        if (r < 0)
+                return r;
+        options.fd = fd;
+        r = file_open(&options, ret_file, e);
+        if (r < 0)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
 int disk_open_chain(const char *path, enum machine_disk_format format, const struct chain_options *options,
                     struct chain **ret_chain, struct error *e) {
         struct chain_options o = *options;

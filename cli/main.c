@@ -29,6 +29,13 @@ static const struct cli_command commands[] = {
         { &schema_command_image_resize, cli_image_resize },
         { &schema_command_image_commit, cli_image_commit },
         { &schema_command_image_rebase, cli_image_rebase },
+        { &schema_command_image_bitmap_list, cli_image_bitmap_list },
+        { &schema_command_image_bitmap_add, cli_image_bitmap_add },
+        { &schema_command_image_bitmap_remove, cli_image_bitmap_remove },
+        { &schema_command_image_bitmap_clear, cli_image_bitmap_clear },
+        { &schema_command_image_bitmap_enable, cli_image_bitmap_enable },
+        { &schema_command_image_bitmap_disable, cli_image_bitmap_disable },
+        { &schema_command_image_bitmap_dirty, cli_image_bitmap_dirty },
         { &schema_command_host_probe, cli_host_probe },
 };
 
@@ -43,10 +50,14 @@ static const char welcome[] = "Lodge runs virtual machines with KVM.\n"
                               "\n"
                               "Every command: lodge --help\n";
 
+static void print_command(FILE *f, const struct schema_command *command) {
+        fprintf(f, "  %-20s %s\n", command->name, command->summary);
+}
+
 static void print_help(FILE *f) {
         fputs("usage: lodge COMMAND [ARGUMENT...] [OPTION...]\n\ncommands:\n", f);
         for (size_t i = 0; i < ELEMENTSOF(commands); i++)
-                fprintf(f, "  %-16s %s\n", commands[i].schema->name, commands[i].schema->summary);
+                print_command(f, commands[i].schema);
         fputs("\n"
               "options:\n"
               "  --help           this; lodge COMMAND --help explains one command\n"
@@ -112,33 +123,50 @@ static size_t common_prefix(const char *a, const char *b) {
         return n;
 }
 
+/* How many words name a group that the command is in, but not the command: "image bitmap". @ret_length: bytes of the name, with a space */
+static int group_words(const char *name, int argc, char **argv, size_t *ret_length) {
+        size_t at = 0;
+        int words = 0;
+
+        for (; words < argc; words++) {
+                size_t n = strlen(argv[words]);
+
+                if (strncmp(name + at, argv[words], n) != 0 || name[at + n] != ' ')
+                        break;
+                at += n + 1;
+        }
+        *ret_length = at;
+        return words;
+}
+
 static int unknown_command(int argc, char **argv) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        const char *best = NULL;
-        size_t best_len = 0;
-        bool group = false;
+        const char *best = NULL, *group = NULL;
+        size_t best_len = 0, group_len = 0;
+        int words = 0;
 
         for (size_t i = 0; i < ELEMENTSOF(commands); i++) {
                 const char *name = commands[i].schema->name;
-                size_t n = common_prefix(name, argv[0]), word = strcspn(name, " ");
+                size_t n = common_prefix(name, argv[0]), length;
+                int w = group_words(name, argc, argv, &length);
 
-                group |= n == word && argv[0][n] == '\0';
+                if (w > words) {
+                        words = w;
+                        group = name;
+                        group_len = length;
+                }
                 if (n > best_len) {
                         best_len = n;
                         best = name;
                 }
         }
         if (group) {
-                FILE *f = argc > 1 && streq(argv[1], "--help") ? stdout : stderr;
+                FILE *f = argc > words && streq(argv[words], "--help") ? stdout : stderr;
 
-                fprintf(f, "lodge %s:\n", argv[0]);
-                for (size_t i = 0; i < ELEMENTSOF(commands); i++) {
-                        const char *name = commands[i].schema->name;
-                        size_t n = strlen(argv[0]);
-
-                        if (strncmp(name, argv[0], n) == 0 && name[n] == ' ')
-                                fprintf(f, "  %-16s %s\n", name, commands[i].schema->summary);
-                }
+                fprintf(f, "lodge %.*s:\n", (int)group_len - 1, group);
+                for (size_t i = 0; i < ELEMENTSOF(commands); i++)
+                        if (strncmp(commands[i].schema->name, group, group_len) == 0)
+                                print_command(f, commands[i].schema);
                 return f == stdout ? CLI_OK : CLI_USAGE;
         }
         error_set(&e, -EINVAL, "command-unknown", "see all commands: lodge --help", "there is no command '%.64s'",

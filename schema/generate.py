@@ -504,20 +504,28 @@ def choices(option):
     return []
 
 
+def groups(schema):
+    """(group, number of its words, words that may follow), outer groups first: ("image bitmap", 2, ["list", "add"])."""
+    found = {}
+    for command in schema.commands:
+        words = command.name.split()
+        for n in range(1, len(words)):
+            found.setdefault((n, " ".join(words[:n])), {})[words[n]] = True
+    return [(group, n, list(found[n, group])) for n, group in sorted(found)]
+
+
 def write_bash(schema, out):
     out(f"# {NOTICE}\n_lodge() {{")
     out("        local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}")
     out("        COMPREPLY=()")
-    out('        [[ $COMP_CWORD -gt 2 && $cmd =~ ^(image|host)$ ]] && cmd="$cmd ${COMP_WORDS[2]}"')
+    for group, n, _ in groups(schema):
+        out(f'        [[ $COMP_CWORD -gt {n + 1} && $cmd == "{group}" ]] && cmd="$cmd ${{COMP_WORDS[{n + 1}]}}"')
     firsts = sorted({c.name.split()[0] for c in schema.commands})
     out("        if ((COMP_CWORD == 1)); then")
     out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(firsts)}" -- "$cur")\n                return')
-    for first in firsts:
-        seconds = [c.name.split()[1] for c in schema.commands if c.name.startswith(first + " ")]
-        if seconds:
-            out(f"        elif ((COMP_CWORD == 2)) && [[ $cmd == {first} ]]; then")
-            out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(seconds)}" -- "$cur")'
-                "\n                return")
+    for group, n, words in groups(schema):
+        out(f'        elif ((COMP_CWORD == {n + 1})) && [[ $cmd == "{group}" ]]; then')
+        out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(words)}" -- "$cur")\n                return')
     out("        fi\n        case \"$cmd $prev\" in")
     for command in schema.commands:
         for o in command.options:
@@ -541,14 +549,13 @@ def zsh_text(text):
 
 def write_zsh(schema, out):
     out(f"#compdef lodge\n# {NOTICE}\n_lodge() {{\n        local cmd=$words[2]")
-    out("        [[ $cmd == (image|host) ]] && (( CURRENT > 3 )) && cmd=\"$cmd $words[3]\"")
+    for group, n, _ in groups(schema):
+        out(f'        [[ $cmd == "{group}" ]] && (( CURRENT > {n + 2} )) && cmd="$cmd $words[{n + 2}]"')
     firsts = sorted({c.name.split()[0] for c in schema.commands})
     out(f"        if (( CURRENT == 2 )); then\n                compadd {' '.join(firsts)}\n                return")
-    for first in firsts:
-        seconds = [c.name.split()[1] for c in schema.commands if c.name.startswith(first + " ")]
-        if seconds:
-            out(f"        elif (( CURRENT == 3 )) && [[ $cmd == {first} ]]; then")
-            out(f"                compadd {' '.join(seconds)}\n                return")
+    for group, n, words in groups(schema):
+        out(f'        elif (( CURRENT == {n + 2} )) && [[ $cmd == "{group}" ]]; then')
+        out(f"                compadd {' '.join(words)}\n                return")
     out("        fi\n        case $cmd in")
     for command in schema.commands:
         out(f"        ('{command.name}')\n                _arguments \\")
@@ -566,9 +573,10 @@ def write_fish(schema, out):
     for command in schema.commands:
         words = command.name.split()
         out(f"complete -c lodge -n '__fish_is_nth_token 1' -f -a {words[0]}")
-        if len(words) > 1:
-            out(f"complete -c lodge -n '__fish_is_nth_token 2; and __fish_seen_subcommand_from {words[0]}' -f "
-                f"-a {words[1]} -d {fish_text(command.summary)}")
+        for n in range(1, len(words)):
+            inside = "".join(f"; and __fish_seen_subcommand_from {w}" for w in words[:n])
+            text = f" -d {fish_text(command.summary)}" if n + 1 == len(words) else ""
+            out(f"complete -c lodge -n '__fish_is_nth_token {n + 1}{inside}' -f -a {words[n]}{text}")
         seen = "; and ".join(f"__fish_seen_subcommand_from {w}" for w in words)
         for o in command.options:
             value = f" -x -a '{' '.join(choices(o))}'" if choices(o) else " -r -F" if completes_files(o) else \

@@ -373,12 +373,13 @@ static void test_lives(void **state) {
 
 /* ---- calls on a closed image --------------------------------------------------------------------------------------- */
 
-static int with_file(struct image *t, const struct sys *sys, int (*run)(struct file *file, struct error *e)) {
+static int with_file(struct image *t, const struct sys *sys, int (*run)(struct file *file, struct error *e),
+                     bool takes) {
         const struct file_options o = { .sys = sys, .fd = t->rig.fd };
         _cleanup_(file_freep) struct file *file = NULL;
         int r = file_open(&o, &file, &t->rig.e);
 
-        return r < 0 ? r : run(file, &t->rig.e);
+        return r < 0 ? r : run(takes ? TAKE_PTR(file) : file, &t->rig.e);
 }
 
 static int run_create(struct file *file, struct error *e) {
@@ -422,12 +423,44 @@ static int run_bitmaps(struct file *file, struct error *e) {
         return r;
 }
 
+static int replace_bitmap(struct qcow2_bitmaps *b, const void *opaque, struct error *e) {
+        int r = qcow2_bitmaps_remove(b, "b", e);
+
+        return r < 0 ? r : qcow2_bitmaps_add(b, opaque, 512, true, e);
+}
+
+static int run_edit(struct file *file, struct error *e) {
+        int r = run_repair(file, e);
+
+        if (r == 0)
+                return qcow2_bitmaps_edit(file, replace_bitmap, "another", e);
+        file_close(file);
+        return r;
+}
+
+/* What is said to be done is in the file; what has failed leaves the old bitmap or the new one. */
+static void assert_edited(struct file *file, int r) {
+        struct qcow2_bitmap_info info = { 0 };
+        struct qcow2_bitmaps *b = NULL;
+
+        assert_int_equal(qcow2_bitmaps_read(file, &b, NULL), 0);
+        assert_int_equal(qcow2_bitmaps_count(b), 1);
+        qcow2_bitmaps_info(b, 0, &info);
+        assert_true(streq(info.name, "another") || (r < 0 && streq(info.name, "b")));
+        assert_true(r < 0 || (info.enabled && !info.inconsistent && info.granularity == 512));
+        qcow2_bitmaps_free(b);
+}
+
 static const struct {
         int (*run)(struct file *file, struct error *e);
-        bool creates;
+        bool creates, takes; /* the file's content is new; the file is closed */
 } calls[] = {
-        { run_create, true },  { run_create_full, true }, { run_peek, false },
-        { run_repair, false }, { run_bitmaps, false },
+        { .run = run_create, .creates = true },
+        { .run = run_create_full, .creates = true },
+        { .run = run_peek },
+        { .run = run_repair },
+        { .run = run_bitmaps },
+        { .run = run_edit, .takes = true },
 };
 
 /* A tool that has no memory or no space says so, with a reason, and leaves an image that is what it was, or none. */
@@ -442,6 +475,7 @@ static void test_calls(void **state) {
         image_make(&made, &life);
         for (size_t i = 0; i < ELEMENTSOF(calls) * (FAULT_COUNT - 1); i++) {
                 bool creates = calls[i / (FAULT_COUNT - 1)].creates;
+                int (*run)(struct file * file, struct error * e) = calls[i / (FAULT_COUNT - 1)].run;
                 unsigned int n = 0;
                 bool hit;
 
@@ -451,12 +485,14 @@ static void test_calls(void **state) {
                         image_copy(&t, &made);
                         assert_false(creates && ftruncate(t.rig.fd, 0) < 0);
                         fault_arm(MEMORY + i % (FAULT_COUNT - 1), ++n);
-                        r = with_file(&t, &sys, calls[i / (FAULT_COUNT - 1)].run);
+                        r = with_file(&t, &sys, run, calls[i / (FAULT_COUNT - 1)].takes);
                         hit = fault_disarm();
                         assert_int_equal(r < 0, t.rig.e.code < 0);
                         assert_true(r == 0 || t.rig.e.message);
                         error_clear(&t.rig.e);
                         rig_open(&t.rig, NULL);
+                        if (run == run_edit)
+                                assert_edited(t.rig.file, r);
                         if (!creates)
                                 check(&t.rig, QCOW2_REPAIR_ALL);
                         if (!creates || r == 0 || get64(&t.rig, 0) >> 32 == QCOW2_MAGIC)

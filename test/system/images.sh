@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: host
-# seconds: 300
+# seconds: 600
 #
-# images.sh: every verb on disk image files does what qemu-img does with the same files, and refuses what it should
+# images.sh: every verb on disk image files does what qemu-img does with the same files, and refuses what it should; dirty bitmaps, too
 #
 # usage: images.sh
 #
@@ -323,4 +323,146 @@ check "a backing image needs a format" refuses 1 backing-format "$lodge" image c
 check "and has to be there" refuses 2 disk-open "$lodge" image create new.qcow2 --backing gone.qcow2 --backing-format qcow2
 check "there is nothing to commit into" refuses 1 chain-none "$lodge" image commit damaged.qcow2
 check "nothing was made" test ! -e new.qcow2
+
+# Dirty bitmaps. A backup that trusts one that lacks a mark is missing data, so what each program keeps the other has to read the same.
+bitmaps_same() { # FILE: both programs list the same, and find no damage
+        image bitmap list --format json "$1" >ours && qemu-img info -U -f qcow2 --output json "$1" >theirs || return
+        [ "$(json 'sorted((b["name"], b["granularity"], b["enabled"], b["inconsistent"]) for b in d["bitmaps"])' ours)" = "$(
+                json 'sorted((b["name"], b["granularity"], b["flags"] == ["auto"], "in-use" in b["flags"]) for b in d["format-specific"]["data"].get("bitmaps", []))' theirs)" ] &&
+                sound "$1" && return
+        cat ours theirs
+        return 1
+}
+
+marked() { # FILE NAME [START LENGTH]...: as text, as JSON, and in the list
+        local file=$1 name=$2
+        shift 2
+        image bitmap dirty "$file" "$name" >text && image bitmap dirty --format json "$file" "$name" >ours &&
+                image bitmap list --format json "$file" >theirs || return
+        [ "$(tail -n +2 text | xargs)" = "$*" ] &&
+                [ "$(json '" ".join("%d %d" % (r["start"], r["length"]) for r in d["dirty"])' ours)" = "$*" ] &&
+                [ "$(json "sum(r['length'] for r in d['dirty'])" ours)" = "$(json "[b['dirty'] for b in d['bitmaps'] if b['name'] == '$name'][0]" theirs)" ] &&
+                return
+        cat text ours theirs
+        return 1
+}
+
+# Without this, bitmaps that QEMU can't use, or a mark too few at the end of a disk that is no multiple of the granularity.
+bitmaps_of_ours() { # QEMU-OPTIONS
+        rm -f b.qcow2 && qemu-img create -q -f qcow2 ${1:+-o "$1"} b.qcow2 $((4 * 1024 * 1024 + 512)) && image bitmap add b.qcow2 day &&
+                image bitmap add b.qcow2 'fine ü' --granularity 512 && image bitmap add b.qcow2 later --granularity 1M --disabled &&
+                bitmaps_same b.qcow2 &&
+                qemu-io -f qcow2 -c 'write -q -P 1 100k 60k' -c 'write -q -z 1M 512' -c 'discard -q 2M 64k' -c 'write -q 4M 512' b.qcow2 || return
+        marked b.qcow2 day 65536 131072 1048576 65536 2097152 65536 4194304 512 &&
+                marked b.qcow2 'fine ü' 102400 61440 1048576 512 2097152 65536 4194304 512 && marked b.qcow2 later && bitmaps_same b.qcow2 &&
+                qemu-img bitmap -f qcow2 --add --merge day b.qcow2 copy && marked b.qcow2 copy 65536 131072 1048576 65536 2097152 65536 4194304 512 &&
+                image bitmap clear b.qcow2 day && marked b.qcow2 day && marked b.qcow2 copy 65536 131072 1048576 65536 2097152 65536 4194304 512 &&
+                bitmaps_same b.qcow2
+}
+
+# Without this, lodge loses what QEMU has marked, turns the wrong one off, or leaks the clusters of those that it removes.
+bitmaps_of_qemu() { # QEMU-OPTIONS
+        rm -f b.qcow2 && qemu-img create -q -f qcow2 ${1:+-o "$1"} b.qcow2 8M && qemu-img bitmap -f qcow2 --add -g 32k b.qcow2 on &&
+                qemu-img bitmap -f qcow2 --add --disable -g 64k b.qcow2 off && bitmaps_same b.qcow2 &&
+                qemu-io -f qcow2 -c 'write -q -P 1 1M 33k' -c 'write -q -P 1 8128k 64k' b.qcow2 || return
+        marked b.qcow2 on 1048576 65536 8323072 65536 && marked b.qcow2 off &&
+                image bitmap disable b.qcow2 on && image bitmap enable b.qcow2 off && bitmaps_same b.qcow2 &&
+                qemu-io -f qcow2 -c 'write -q -P 2 3M 1' b.qcow2 || return
+        marked b.qcow2 on 1048576 65536 8323072 65536 && marked b.qcow2 off 3145728 65536 && image bitmap clear b.qcow2 on &&
+                marked b.qcow2 on && marked b.qcow2 off 3145728 65536 && image bitmap remove b.qcow2 on && bitmaps_same b.qcow2 &&
+                image bitmap remove b.qcow2 off && bitmaps_same b.qcow2 && [ "$(image bitmap list --format json b.qcow2 | json 'd["bitmaps"]' /dev/stdin)" = '[]' ]
+}
+for options in "" cluster_size=512 extended_l2=on,lazy_refcounts=on; do
+        check "bitmaps made by lodge, ${options:-plain}" bitmaps_of_ours "$options"
+        check "bitmaps made by qemu, ${options:-plain}" bitmaps_of_qemu "$options"
+done
+
+# What lodge itself writes is marked, too, and by no other image of the chain.
+commit_marks() {
+        qemu-img create -q -f qcow2 base.qcow2 4M && image bitmap add base.qcow2 day &&
+                image create over.qcow2 --backing base.qcow2 --backing-format qcow2 && image bitmap add over.qcow2 own --disabled &&
+                qemu-io -f qcow2 -c 'write -q -P 5 1M 128k' over.qcow2 && marked base.qcow2 day && marked over.qcow2 own &&
+                image commit over.qcow2 && marked base.qcow2 day 1048576 131072 && bitmaps_same base.qcow2 && bitmaps_same over.qcow2
+}
+rm -f over.qcow2
+check "commit marks in the image that it writes to" commit_marks
+
+# A refusal costs nothing: the file isn't opened for writing at all, in which case a kill would make every bitmap worthless.
+rm -f b.qcow2 old.qcow2
+qemu-img create -q -f qcow2 b.qcow2 4M
+"$lodge" image bitmap add b.qcow2 day >/dev/null
+qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 4M
+cp b.qcow2 b.before
+verbs() { # without a verb, or with one that isn't there: those that are
+        local verb status
+        "$lodge" image bitmap "$@" >text 2>&1
+        status=$?
+        for verb in list add remove clear enable disable dirty; do grep -q "^  image bitmap $verb " text || return; done
+        [ "$status" = 1 ] && [ "$(wc -l <text)" = 8 ]
+}
+check "the verbs are listed" verbs
+check "also for one that isn't there" verbs frob
+check "raw disks have no bitmaps" refuses 1 qcow2-magic "$lodge" image bitmap add bottom.raw day
+check "nor have images of version 2" refuses 2 qcow2-bitmap-version "$lodge" image bitmap add old.qcow2 day
+check "which can be listed" image bitmap list old.qcow2
+check "a name that is taken" refuses 2 qcow2-bitmap-exists "$lodge" image bitmap add b.qcow2 day
+check "an empty name" refuses 1 qcow2-bitmap-range "$lodge" image bitmap add b.qcow2 ""
+check "a name that is too long" refuses 1 schema-too-long "$lodge" image bitmap add b.qcow2 "$(printf '%01024d' 1)"
+check "a granularity that is no power of two" refuses 1 qcow2-bitmap-range "$lodge" image bitmap add b.qcow2 x --granularity 5000
+for verb in remove clear enable disable dirty; do
+        check "$verb: there is no such bitmap" refuses 2 qcow2-bitmap-missing "$lodge" image bitmap $verb b.qcow2 night
+done
+check "an image that QEMU writes is not changed" in_use b.qcow2 -r -- refuses 4 disk-busy "$lodge" image bitmap clear b.qcow2 day
+check "one that it reads can be looked at" in_use b.qcow2 -r -- "$lodge" image bitmap list b.qcow2
+check "nothing was written" cmp b.qcow2 b.before
+check "one that it writes can't" in_use b.qcow2 -- refuses 4 disk-busy "$lodge" image bitmap dirty b.qcow2 day
+check "its bitmap is as before" bitmaps_same b.qcow2
+check "the longest name" image bitmap add b.qcow2 "$(printf '%01023d' 1)"
+check "is read by QEMU" bitmaps_same b.qcow2
+
+# After a kill nobody knows what was written: the bitmap must never be taken for a true one again.
+left_open() {
+        local pid
+        qemu-io -f qcow2 b.qcow2 <hold >/dev/null &
+        pid=$!
+        exec 7>hold
+        echo 'read -q 0 512' >&7
+        until grep -q '^lock:' "/proc/$pid/fdinfo/"* 2>/dev/null; do sleep 0.05; done
+        sleep 0.2
+        kill -KILL "$pid"
+        exec 7>&-
+        wait "$pid" 2>/dev/null
+        bitmaps_same b.qcow2 && image bitmap list b.qcow2 >text && grep -q '^64 KiB  *-  inconsistent  *day$' text && return
+        cat text
+        return 1
+}
+check "a bitmap that a kill has left open" left_open
+for verb in clear enable disable dirty; do
+        check "$verb: it is refused" refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap $verb b.qcow2 day
+done
+check "another one beside it" image bitmap add b.qcow2 new
+check "doesn't mend it" refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day
+check "it can be removed" image bitmap remove b.qcow2 day
+check "and nothing is left of it" bitmaps_same b.qcow2
+check "the new one is good" marked b.qcow2 new
+
+qemu-img create -q -f qcow2 b0.qcow2 64M
+qemu-io -f qcow2 -c 'write -q -P 1 1M 1M' b0.qcow2
+bitmap_killed() { # SECONDS VERB: killed half way, the image has its bitmaps, or knows that they are worthless, and its data
+        local pid
+        cp b0.qcow2 b.qcow2 && image bitmap add b.qcow2 day --granularity 512 && image bitmap add b.qcow2 fine --granularity 512 &&
+                qemu-io -f qcow2 -c 'write -q -P 1 1M 1M' b.qcow2 || return
+        "$lodge" image bitmap "$2" b.qcow2 fine >/dev/null &
+        pid=$!
+        sleep "$1"
+        kill -KILL "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+        image check --repair all b.qcow2 && bitmaps_same b.qcow2 && same b.qcow2 qcow2 b0.qcow2 qcow2 &&
+                { refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day || marked b.qcow2 day 1048576 1048576; } &&
+                image bitmap remove b.qcow2 day && bitmaps_same b.qcow2
+}
+for seconds in 0.002 0.008; do
+        check "clear, killed after $seconds s" bitmap_killed $seconds clear
+        check "remove, killed after $seconds s" bitmap_killed $seconds remove
+done
 tap_end

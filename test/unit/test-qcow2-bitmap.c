@@ -92,6 +92,40 @@ static void assert_sound(struct rig *t) {
         assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
 }
 
+/* Where the last bit reaches behind the disk's end, a walk over the ranges ends there, and what they sum up to is what is dirty. */
+static void test_end_inside_a_bit(void **state) {
+        struct qcow2_header h = { .version = 3, .size = 65536 + 512, .cluster_bits = 16 };
+        struct qcow2_bitmaps *b = NULL;
+        struct qcow2_bitmap_info info;
+        uint64_t start = 0, length = 0;
+
+        assert_int_equal(qcow2_bitmaps_load(NULL, &h, false, &b, NULL), 0);
+        assert_int_equal(qcow2_bitmaps_add(b, "a", 65536, true, NULL), 0);
+        qcow2_bitmaps_mark(b, h.size - 1, 1);
+        assert_int_equal(qcow2_bitmaps_next(b, "a", 0, &start, &length), 1);
+        assert_int_equal(start, 65536);
+        assert_int_equal(length, 512);
+        assert_int_equal(qcow2_bitmaps_next(b, "a", h.size - 1, &start, &length), 1);
+        assert_int_equal(length, 1);
+        assert_int_equal(qcow2_bitmaps_next(b, "a", h.size, &start, &length), 0);
+        qcow2_bitmaps_info(b, 0, &info);
+        assert_int_equal(info.dirty, 512);
+        qcow2_bitmaps_free(b);
+}
+
+/* The file would have no place for it: version 2 has no bit that tells other programs' writes. */
+static void test_version_2_has_none(void **state) {
+        struct qcow2_header h = { .version = 2, .size = 1 << 20, .cluster_bits = 16 };
+        struct error e = ERROR_INIT;
+        struct qcow2_bitmaps *b = NULL;
+
+        assert_int_equal(qcow2_bitmaps_load(NULL, &h, false, &b, NULL), 0);
+        assert_int_equal(qcow2_bitmaps_add(b, "a", 65536, true, &e), -ENOTSUP);
+        assert_string_equal(e.id, "qcow2-bitmap-version");
+        error_clear(&e);
+        qcow2_bitmaps_free(b);
+}
+
 /* A change that isn't marked would be missing in the next backup. */
 static void test_mark(void **state) {
         uint64_t s, n;
@@ -479,6 +513,8 @@ static void test_grow(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_mark),
+                cmocka_unit_test(test_end_inside_a_bit),
+                cmocka_unit_test(test_version_2_has_none),
                 cmocka_unit_test(test_store_and_load),
                 cmocka_unit_test(test_kill),
                 cmocka_unit_test(test_autoclear),

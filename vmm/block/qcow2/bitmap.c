@@ -39,6 +39,7 @@ struct bitmap {
 
 struct qcow2_bitmaps {
         uint64_t size, cluster, memory;
+        unsigned int version;               /* of the image's format */
         uint64_t directory, directory_size; /* in the file; 0: none */
         struct bitmap **list;               /* in the directory's order; removed ones too */
         unsigned int n;
@@ -252,6 +253,7 @@ int qcow2_bitmaps_load(struct file *file, const struct qcow2_header *h, bool wri
         if (!b)
                 return error_set(e, -ENOMEM, "memory", NULL, "no memory for bitmaps");
         b->size = h->size;
+        b->version = h->version;
         b->cluster = qcow2_cluster(h);
         if (!h->bitmaps.n) {
                 *ret = TAKE_PTR(b);
@@ -484,11 +486,19 @@ int qcow2_bitmaps_add(struct qcow2_bitmaps *b, const char *name, uint64_t granul
         int r;
 
         granularity = granularity ? granularity : 65536;
-        if (!*name || strlen(name) > QCOW2_BITMAP_NAME_MAX || granularity & (granularity - 1) ||
-            granularity < 1ull << GRANULARITY_MIN || granularity > 1ull << GRANULARITY_MAX ||
-            qcow2_bitmaps_count(b) >= QCOW2_BITMAPS_MAX)
+        if (b->version < 3)
+                return error_set(e, -ENOTSUP, "qcow2-bitmap-version", "make one of version 3: lodge image convert",
+                                 "an image of version %u can't hold bitmaps", b->version);
+        if (!*name || strlen(name) > QCOW2_BITMAP_NAME_MAX)
+                return error_set(e, -EINVAL, "qcow2-bitmap-range", "give it a name of 1 to 1023 bytes",
+                                 "the bitmap's name is %s", *name ? "too long" : "empty");
+        if (granularity & (granularity - 1) || granularity < 1ull << GRANULARITY_MIN ||
+            granularity > 1ull << GRANULARITY_MAX)
                 return error_set(e, -EINVAL, "qcow2-bitmap-range", "a power of two from 512 bytes to 2 GiB",
-                                 "the bitmap's name or granularity is out of range");
+                                 "the bitmap's granularity is out of range");
+        if (qcow2_bitmaps_count(b) >= QCOW2_BITMAPS_MAX)
+                return error_set(e, -EINVAL, "qcow2-bitmap-range", "remove another one: lodge image bitmap remove",
+                                 "an image holds at most %u bitmaps", QCOW2_BITMAPS_MAX);
         if (find(b, name))
                 return error_set(e, -EEXIST, "qcow2-bitmap-exists", "use another name", "the image has a bitmap %s",
                                  name);
@@ -518,11 +528,14 @@ static int find_good(const struct qcow2_bitmaps *b, const char *name, struct bit
         struct bitmap *m = find(b, name);
 
         if (!m)
-                return error_set(e, -ENOENT, "qcow2-bitmap-missing", "list them: lodge image info",
+                return error_set(e, -ENOENT, "qcow2-bitmap-missing", "list them: lodge image bitmap list",
                                  "the image has no bitmap %s", name);
         if (!m->words)
-                return error_set(e, -EINVAL, "qcow2-bitmap-inconsistent", "remove it and make a full backup",
-                                 "bitmap %s is out of date", name);
+                return error_set(e, -EINVAL, "qcow2-bitmap-inconsistent",
+                                 "remove it (lodge image bitmap remove), add it anew, and make a full backup",
+                                 "bitmap %s is inconsistent and can only be removed: the image was not closed in "
+                                 "order, or the bitmap is of an unknown kind",
+                                 name);
         *ret = m;
         return 0;
 }
@@ -531,7 +544,7 @@ int qcow2_bitmaps_remove(struct qcow2_bitmaps *b, const char *name, struct error
         struct bitmap *m = find(b, name);
 
         if (!m)
-                return error_set(e, -ENOENT, "qcow2-bitmap-missing", "list them: lodge image info",
+                return error_set(e, -ENOENT, "qcow2-bitmap-missing", "list them: lodge image bitmap list",
                                  "the image has no bitmap %s", name);
         untrack(b, m);
         m->removed = true;
@@ -561,12 +574,22 @@ int qcow2_bitmaps_enable(struct qcow2_bitmaps *b, const char *name, bool enabled
         return 0;
 }
 
+int qcow2_bitmaps_good(const struct qcow2_bitmaps *b, const char *name, struct error *e) {
+        struct bitmap *m = NULL;
+
+        return find_good(b, name, &m, e);
+}
+
 unsigned int qcow2_bitmaps_count(const struct qcow2_bitmaps *b) {
         unsigned int n = 0;
 
         for (unsigned int i = 0; i < b->n; i++)
                 n += !b->list[i]->removed;
         return n;
+}
+
+static bool bit(const struct bitmap *m, uint64_t i) {
+        return m->words[i / 64] >> i % 64 & 1;
 }
 
 void qcow2_bitmaps_info(const struct qcow2_bitmaps *b, unsigned int i, struct qcow2_bitmap_info *ret) {
@@ -583,13 +606,11 @@ void qcow2_bitmaps_info(const struct qcow2_bitmaps *b, unsigned int i, struct qc
                 bits += (uint64_t)__builtin_popcountll(m->words[w]);
         ret->name = m->name;
         ret->granularity = m->granularity < 64 ? 1ull << m->granularity : 0;
-        ret->dirty = MIN(bits << m->granularity % 64, b->size);
+        ret->dirty = bits << m->granularity % 64;
+        if (m->words && m->n_bits && bit(m, m->n_bits - 1))
+                ret->dirty -= (m->n_bits << m->granularity) - b->size; /* the last bit's part behind the disk's end */
         ret->enabled = is_tracked(b, m);
         ret->inconsistent = !m->words;
-}
-
-static bool bit(const struct bitmap *m, uint64_t i) {
-        return m->words[i / 64] >> i % 64 & 1;
 }
 
 int qcow2_bitmaps_next(const struct qcow2_bitmaps *b, const char *name, uint64_t offset, uint64_t *ret_start,
@@ -601,6 +622,8 @@ int qcow2_bitmaps_next(const struct qcow2_bitmaps *b, const char *name, uint64_t
                 return -ENOENT;
         if (!m->words)
                 return -EINVAL;
+        if (offset >= b->size) /* inside the last bit, perhaps */
+                return 0;
         for (i = offset >> m->granularity; i < m->n_bits && !bit(m, i);)
                 i = m->words[i / 64] >> i % 64 ? i + 1 : (i / 64 + 1) * 64;
         if (i >= m->n_bits)

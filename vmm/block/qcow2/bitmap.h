@@ -52,12 +52,19 @@ void qcow2_bitmaps_mark(struct qcow2_bitmaps *b, uint64_t offset, uint64_t lengt
 int qcow2_bitmaps_store(struct qcow2_bitmaps *b, struct file *file, struct qcow2_header *h,
                         const struct qcow2_bitmap_space *space, bool keep_using, struct error *e);
 
-/** qcow2_bitmaps_add() - @granularity: bytes, a power of two, 512 to 2 GiB; 0: 64 KiB. "qcow2-bitmap-exists", "qcow2-bitmap-range" */
+/**
+ * qcow2_bitmaps_add() - a new one, all clear
+ * @granularity: bytes, a power of two, 512 to 2 GiB; 0: 64 KiB
+ * Return: 0, -errno with "qcow2-bitmap-exists", "qcow2-bitmap-range" (also of the name), "qcow2-bitmap-version"
+ */
 int qcow2_bitmaps_add(struct qcow2_bitmaps *b, const char *name, uint64_t granularity, bool enabled, struct error *e);
 /** qcow2_bitmaps_remove(), _clear(), _enable() - "qcow2-bitmap-missing", "qcow2-bitmap-inconsistent" (clear, enable) */
 int qcow2_bitmaps_remove(struct qcow2_bitmaps *b, const char *name, struct error *e);
 int qcow2_bitmaps_clear(struct qcow2_bitmaps *b, const char *name, struct error *e);
 int qcow2_bitmaps_enable(struct qcow2_bitmaps *b, const char *name, bool enabled, struct error *e);
+
+/** qcow2_bitmaps_good() - can its marks be read? Fails as clear does. */
+int qcow2_bitmaps_good(const struct qcow2_bitmaps *b, const char *name, struct error *e);
 
 unsigned int qcow2_bitmaps_count(const struct qcow2_bitmaps *b);
 /** qcow2_bitmaps_info() - @i: below qcow2_bitmaps_count() */
@@ -70,3 +77,20 @@ void qcow2_bitmaps_info(const struct qcow2_bitmaps *b, unsigned int i, struct qc
  */
 int qcow2_bitmaps_next(const struct qcow2_bitmaps *b, const char *name, uint64_t offset, uint64_t *ret_start,
                        uint64_t *ret_length);
+
+/**
+ * qcow2_bitmaps_read() - the bitmaps of an image that is not open (edit.c). Nothing is written, also to an image that has to be repaired
+ * Return: 0, or -errno with the ids of qcow2_open() for reading and of qcow2_bitmaps_load()
+ */
+int qcow2_bitmaps_read(struct file *file, struct qcow2_bitmaps **ret, struct error *e);
+
+/**
+ * qcow2_bitmaps_edit() - change the bitmaps of an image that is not open
+ * @file: open for writing; taken over, whatever happens
+ * @edit: makes the change, or refuses it (-errno): the file is as it was then
+ *
+ * Return: 0 when the change is durable and the image closed in order; -errno with the ids of @edit, qcow2_open(), qcow2_bitmaps_store(), or
+ * "disk-write": the image stands as it was or as it should be, and its bitmaps perhaps as inconsistent.
+ */
+int qcow2_bitmaps_edit(struct file *file, int (*edit)(struct qcow2_bitmaps *b, const void *opaque, struct error *e),
+                       const void *opaque, struct error *e);

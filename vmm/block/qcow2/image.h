@@ -102,6 +102,7 @@ struct qcow2 {
         struct runs waiting;         /* unlinked durably; somebody may be inside */
         uint64_t packed, packed_end; /* where the next compressed cluster may go, bytes; equal: nowhere */
         bool closing;                /* nobody else is at work: everything is written */
+        bool finished;               /* closed in order, or failed to be: closing writes nothing any more */
         bool size_unsure;            /* a resize failed half way: the next flush writes the size that holds */
         bool l1_unsure;              /* so did one before: the next flush writes where the L1 table is */
         bool lost;      /* a cluster that nothing points at could not be given back: for the repair at the next open */
@@ -116,6 +117,10 @@ struct qcow2 {
 static inline struct qcow2 *qcow2_of(struct layer *layer) {
         return CONTAINER_OF(layer, struct qcow2, layer);
 }
+
+/* open.c */
+/** image_finish() - what closing does to the file, but it says whether it could. Nothing but layer_close() may follow. */
+int image_finish(struct qcow2 *q, struct error *e);
 
 /* tables.c. All under @lock unless said otherwise. */
 struct table *table_new(uint64_t at, uint64_t size);

@@ -233,16 +233,15 @@ static struct qcow2_bitmap_space space_of(struct qcow2 *q) {
 }
 
 /* What is open on disk is closed in order. Whatever fails, the dirty bit then stays. */
-static int finish_writing(struct qcow2 *q) {
+static int finish_writing(struct qcow2 *q, struct error *e) {
         struct qcow2_bitmap_space space = space_of(q);
-        _cleanup_error_ struct error ignored = ERROR_INIT;
         int r;
 
         if (q->bitmaps && !atomic_load(&q->broken)) {
                 uint64_t old = q->h.bitmaps.directory_offset, size = q->h.bitmaps.directory_size;
 
                 meta_remove(q, old, (size + q->cluster - 1) >> q->bits);
-                r = qcow2_bitmaps_store(q->bitmaps, q->layer.file, &q->h, &space, false, &ignored);
+                r = qcow2_bitmaps_store(q->bitmaps, q->layer.file, &q->h, &space, false, e);
                 if (r < 0)
                         return r;
         }
@@ -262,14 +261,27 @@ static int finish_writing(struct qcow2 *q) {
         return r < 0 ? r : file_sync(q->layer.file);
 }
 
+int image_finish(struct qcow2 *q, struct error *e) {
+        int r;
+
+        pthread_mutex_lock(&q->flush_lock);
+        q->finished = true;
+        r = finish_writing(q, e);
+        pthread_mutex_unlock(&q->flush_lock);
+        if (r < 0)
+                return error_set(e, r, "disk-write", "check the file system's free space: df",
+                                 "cannot write the image's tables");
+        if (atomic_load(&q->broken) || q->h.incompatible & QCOW2_INCOMPAT_DIRTY)
+                return error_set(e, -EIO, "disk-write", "repair it: lodge image check --repair all",
+                                 "the image could not be closed in order");
+        return 0;
+}
+
 static void qcow2_close(struct layer *layer) {
         struct qcow2 *q = qcow2_of(layer);
 
-        if (!layer->readonly) {
-                pthread_mutex_lock(&q->flush_lock);
-                finish_writing(q);
-                pthread_mutex_unlock(&q->flush_lock);
-        }
+        if (!layer->readonly && !q->finished)
+                image_finish(q, NULL);
         layer_destroy(layer);
         release(q);
 }

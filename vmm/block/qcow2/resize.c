@@ -29,7 +29,8 @@ int qcow2_resize_check(const struct qcow2_header *h, uint64_t size, struct error
                 return error_set(e, -ENOTSUP, "qcow2-resize", "delete the snapshots: qemu-img snapshot -d",
                                  "an image with internal snapshots is not resized");
         if (h->bitmaps.n)
-                return error_set(e, -ENOTSUP, "qcow2-resize", "remove the bitmaps, and make a full backup afterwards",
+                return error_set(e, -ENOTSUP, "qcow2-resize",
+                                 "remove them (lodge image bitmap remove), and make a full backup afterwards",
                                  "an image with persistent bitmaps is not resized");
         return 0;
 }
