@@ -56,6 +56,8 @@ static int hand_over(const struct part_disk *d) {
         _cleanup_close_ int fd = dial(d);
         int r = io_send_fds(d->parent_fd, "", 1, &fd, fd >= 0 ? 1 : 0);
 
+        if (r < 0 && fd >= 0)
+                (void)io_send_fds(d->parent_fd, "", 1, NULL, 0); /* it waits for an answer: none today, ask again */
         return r < 0 ? r : fd < 0 ? fd : 0;
 }
 

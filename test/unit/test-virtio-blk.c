@@ -380,6 +380,10 @@ static void shape_disk(struct vmm_disk_config *c) {
         c->physical_block_size = 8192;
 }
 
+static void shape_keep(struct vmm_disk_config *c) {
+        c->discard = false;
+}
+
 static void shape_discard(struct vmm_disk_config *c) {
         c->discard_granularity = 1 << 20;
 }
@@ -388,6 +392,7 @@ static void shape_discard(struct vmm_disk_config *c) {
 static void test_shape(void **state) {
         struct disk *d = disk_new_shaped(0, 1, false, BIT(VIRTIO_BLK_F_BLK_SIZE), 0, true, shape_disk);
         struct virtio_blk_config seen;
+        struct stat st;
 
         virtio_device_read_config(d->h.virtio, 0, &seen, sizeof(seen));
         assert_int_equal(seen.blk_size, 4096);
@@ -402,6 +407,14 @@ static void test_shape(void **state) {
         sync_error = EIO;
         assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, 4096, false), VIRTIO_BLK_S_IOERR);
         sync_error = 0;
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 8, 4096, false), VIRTIO_BLK_S_IOERR);
+        disk_free(d);
+        d = disk_new_shaped(0, 1, false, ALL & ~BIT(VIRTIO_BLK_F_DISCARD), 0, false,
+                            shape_keep); /* a driver may ask for it all the same */
+        assert_int_equal(posix_fallocate(d->fd, 0, DISK), 0);
+        assert_int_equal(range_request(d, VIRTIO_BLK_T_WRITE_ZEROES, 0, DISK / 512, 1), VIRTIO_BLK_S_OK);
+        assert_int_equal(fstat(d->fd, &st), 0);
+        assert_int_equal(st.st_blocks, DISK / 512);
         disk_free(d);
         d = disk_new_shaped(0, 1, false, ALL, 0, false, shape_discard);
         virtio_device_read_config(d->h.virtio, 0, &seen, sizeof(seen));
@@ -751,6 +764,7 @@ static void test_error_policies(void **state) {
                 { { DISK_READ_ERROR_REPORT, DISK_WRITE_ERROR_ENOSPC }, EIO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_IOERR },
                 { { DISK_READ_ERROR_PAUSE, DISK_WRITE_ERROR_REPORT }, ENOSPC, 0xff, VIRTIO_BLK_S_IOERR },
                 { { DISK_READ_ERROR_IGNORE, DISK_WRITE_ERROR_PAUSE }, EIO, VIRTIO_BLK_S_OK, 0xff },
+                { { DISK_READ_ERROR_PAUSE, DISK_WRITE_ERROR_PAUSE }, EROFS, 0xff, 0xff }, /* not the guest's doing */
                 { { DISK_READ_ERROR_REPORT, DISK_WRITE_ERROR_IGNORE }, EIO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK },
         };
 
@@ -775,9 +789,8 @@ static void test_error_policies(void **state) {
                                 d->h.device->class->resume(d->h.device);
                                 harness_used(&d->h, 0, NULL, NULL);
                                 assert_int_equal(*answer, VIRTIO_BLK_S_OK);
-                                sync_error = 0; /* the flush of the pause was lost: it is told of, once */
+                                sync_error = 0; /* what was lost is lost */
                                 assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_IOERR);
-                                assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
                         } else {
                                 assert_int_equal(request(d, type, 1, 512, !write), want);
                                 assert_int_equal(request(d, type, DISK / 512, 512, !write), VIRTIO_BLK_S_IOERR);

@@ -9,11 +9,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "vmm/block/disk.h"
 
-/* seccomp: main: newfstatat arg3=AT_EMPTY_PATH (rare) -- is a file one of the disk's? */
 
 #define WORKERS       4
 #define WORKERS_PLAIN 2
@@ -89,18 +87,9 @@ struct throttle_disk *block_throttle(struct block *b) {
 }
 
 bool block_uses(const struct block *b, int fd) {
-        struct stat st, other;
-
-        if (fstat(fd, &st) < 0)
-                return false;
-        for (const struct layer *l = b->top; l; l = l->backing) {
-                if (fstat(file_fd(l->file), &other) < 0)
-                        continue;
-                if (st.st_dev == other.st_dev && st.st_ino == other.st_ino)
+        for (const struct layer *l = b->top; l; l = l->backing)
+                if (file_is_same(fd, file_fd(l->file)))
                         return true;
-                if (S_ISBLK(st.st_mode) && S_ISBLK(other.st_mode) && st.st_rdev == other.st_rdev)
-                        return true;
-        }
         return false;
 }
 

@@ -146,6 +146,7 @@ struct block_request {
         uint64_t progress;
         unsigned int token; /* of layer_enter() */
         uint8_t retries;
+        bool refused; /* in done() with an error: it broke a rule of the disk's, and storage was not asked */
         bool syncing; /* the data is through, the flush isn't; in done() with an error: it is the flush that failed */
 };
 

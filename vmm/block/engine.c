@@ -73,13 +73,13 @@ void engine_kick(struct engine *engine) {
 }
 
 int engine_drain(struct engine *engine, bool cancel, uint64_t deadline_ms) {
-        engine->ops->kick(engine);
         if (cancel)
                 engine->ops->cancel(engine);
         for (;;) {
                 struct pollfd p = { .fd = engine->poll_fd, .events = POLLIN };
                 uint64_t now;
 
+                engine->ops->kick(engine); /* what the kernel would not take yet */
                 engine_round(engine);
                 if (engine->in_flight == 0)
                         return 0;

@@ -32,7 +32,8 @@
 #include "vmm/block/engine.h"
 #include "vmm/block/gate.h"
 
-#define RETRIES 32
+#define RETRIES    32
+#define RANGE_STEP (64ull << 20) /* bytes of a discard, or of zeroes, in one call */
 
 struct block_queue {
         struct block *block;
@@ -79,6 +80,11 @@ static void leave_and_finish(struct block_queue *q, struct block_request *reques
 
 /* ---- what a worker does ------------------------------------------------------------------------------------------ */
 
+/* How far one call goes: others wait for it, and a reset. */
+static uint64_t range_step(const struct block_request *request) {
+        return MIN(request->length - request->progress, RANGE_STEP);
+}
+
 static int64_t work(struct block_io *io, unsigned int worker) {
         struct block_request *request = request_of(io);
         struct block *b = request->queue->block;
@@ -92,9 +98,9 @@ static int64_t work(struct block_io *io, unsigned int worker) {
         case BLOCK_WRITE:
                 return layer_writev(b->top, request->iov, request->n_iov, offset, length);
         case BLOCK_DISCARD:
-                return layer_discard(b->top, offset, length);
+                return layer_discard(b->top, offset, range_step(request));
         case BLOCK_WRITE_ZEROES:
-                return layer_zero(b->top, offset, length, request->flags & BLOCK_UNMAP);
+                return layer_zero(b->top, offset, range_step(request), request->flags & BLOCK_UNMAP);
         case BLOCK_FLUSH:
         case BLOCK_OP_COUNT:
                 break;
@@ -111,8 +117,13 @@ static void give_to_worker(struct block_queue *q, struct block_request *request)
 
 static void flush(struct block_queue *q, struct block_request *request) {
         struct layer *top = q->block->top;
+        int r = file_sync_lost(top->file);
 
         request->syncing = true;
+        if (r < 0) {
+                leave_and_finish(q, request, r);
+                return;
+        }
         if (top->ops->needs_flush(top)) {
                 give_to_worker(q, request);
                 return;
@@ -213,8 +224,29 @@ static void again(struct block_queue *q, struct block_request *request) {
                 leave_and_finish(q, request, -ECANCELED);
         else if (request->syncing)
                 flush(q, request);
-        else
+        else if (moves_data(request))
                 step(q, request);
+        else
+                give_to_worker(q, request);
+}
+
+/* A call has ended well: all of a read, a write or a flush, one step of a range. */
+static void called(struct block_queue *q, struct block_request *request) {
+        if (!request->syncing && !moves_data(request))
+                request->progress += range_step(request);
+        if (!request->syncing && !moves_data(request) && request->progress < request->length)
+                again(q, request);
+        else
+                complete(q, request);
+}
+
+/* The file's own answer is not enough: what it lost may have been told to somebody else. */
+static int64_t synced(struct block_queue *q, int64_t result) {
+        struct file *file = q->block->top->file;
+
+        if (result < 0)
+                file_sync_fail(file, (int)result);
+        return file_sync_lost(file);
 }
 
 static void io_done(void *opaque, struct block_io *io) {
@@ -227,10 +259,14 @@ static void io_done(void *opaque, struct block_io *io) {
         if (io->kind != BLOCK_IO_CALL && (io->result == -EINTR || io->result == -EAGAIN) &&
             request->retries++ < RETRIES) {
                 again(q, request);
-        } else if (io->result < 0) {
+                return;
+        }
+        if (io->kind == BLOCK_IO_SYNC)
+                io->result = synced(q, io->result);
+        if (io->result < 0) {
                 leave_and_finish(q, request, (int)io->result);
         } else if (!moved) {
-                complete(q, request);
+                called(q, request);
         } else if (io->result == 0 && io->kind == BLOCK_IO_READ && !q->block->plain) {
                 give_to_worker(q, request);
         } else if (io->result == 0) {
@@ -291,6 +327,7 @@ void block_queue_submit(struct block_queue *q, struct block_request *request) {
         request->progress = 0;
         request->retries = 0;
         request->syncing = false;
+        request->refused = r < 0;
         if (r < 0 || (request->op != BLOCK_FLUSH && request->length == 0)) {
                 finish(q, request, r);
         } else if (request->op == BLOCK_FLUSH) {

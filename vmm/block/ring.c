@@ -21,13 +21,15 @@
 /* seccomp: vcpu: io_uring_enter (rare) -- a device reset cancels what is in flight */
 
 #define RING_SQ_ENTRIES 32u
+#define RING_LATER_US   10000u
 
 struct ring {
         struct engine engine;
         struct io_uring uring;
         int ring_fd;
         bool fixed; /* the descriptor is registered as file 0 */
-        bool stuck; /* the kernel refused a batch for lack of memory: tried again at the next kick */
+        bool stuck; /* the kernel refused a batch for lack of memory: tried again at the next kick, or a while later */
+        struct loop_source *later;
 };
 
 static void ring_enter(struct ring *r) {
@@ -38,10 +40,19 @@ static void ring_enter(struct ring *r) {
                         if (!r->stuck)
                                 log_error("io_uring_enter: %s", strerror(-n));
                         r->stuck = true;
-                        return;
+                        break;
                 }
         }
-        r->stuck = false;
+        if (io_uring_sq_ready(&r->uring) > 0) /* nothing that ends may be in flight, and no doorbell may come */
+                loop_timer_set(r->later, RING_LATER_US);
+        else
+                r->stuck = false;
+}
+
+static void ring_later(void *opaque) {
+        struct ring *r = opaque;
+
+        engine_kick(&r->engine);
 }
 
 static void ring_submit(struct engine *engine, struct block_io *io) {
@@ -111,6 +122,7 @@ static void ring_cancel(struct engine *engine) {
 static void ring_free(struct engine *engine) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
 
+        loop_source_free(r->later);
         if (r->ring_fd >= 0)
                 io_uring_queue_exit(&r->uring); /* closes ring_fd */
         free(r);
@@ -152,7 +164,9 @@ int engine_new_ring(const struct engine_options *options, struct engine **ret_en
         for (unsigned int i = 0; i < params.sq_entries; i++)
                 r->uring.sq.array[i] = i; /* slot i of the submission ring is entry i, for good */
         r->fixed = io_uring_register_files(&r->uring, &options->fd, 1) == 0;
-        k = engine_attach(&r->engine, r->ring_fd);
+        k = loop_add_timer(options->loop, ring_later, r, &r->later);
+        if (k >= 0)
+                k = engine_attach(&r->engine, r->ring_fd);
         if (k < 0) {
                 ring_free(&r->engine);
                 return k;

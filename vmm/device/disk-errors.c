@@ -4,8 +4,8 @@
 
 #include <errno.h>
 
-bool disk_error_is_guests(int error) {
-        return error == EINVAL || error == ERANGE || error == EROFS || error == ECANCELED;
+bool disk_error_is_guests(const struct block_request *request, int error) {
+        return request->refused || error == ECANCELED;
 }
 
 static enum disk_error_action read_action(enum disk_read_error policy) {
@@ -34,7 +34,7 @@ static enum disk_error_action write_action(enum disk_write_error policy, int err
 
 enum disk_error_action disk_error_action(const struct vmm_disk_config *config, const struct block_request *request,
                                          int error) {
-        if (disk_error_is_guests(error) || request->op == BLOCK_FLUSH || request->syncing)
+        if (disk_error_is_guests(request, error) || request->op == BLOCK_FLUSH || request->syncing)
                 return DISK_ERROR_REPORT;
         return request->op == BLOCK_READ ? read_action(config->read_error) : write_action(config->write_error, error);
 }

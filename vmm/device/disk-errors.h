@@ -7,7 +7,8 @@
  *      ignore   the guest is told that all is well
  *
  * The disk's configuration says which (read_error, write_error). A failed flush is always reported, whatever it says: once fsync() has
- * failed, Linux has forgotten the data that it could not write, and to try again would only make the loss look like a success.
+ * failed, Linux has forgotten the data that it could not write, and to try again would only make the loss look like a success. From then on
+ * each flush of the image fails (file_sync()), until it is opened anew.
  */
 #pragma once
 
@@ -16,7 +17,7 @@
 #include "vmm/machine/machine.h"
 
 /** disk_error_is_guests() - it was a mistake of the guest's, or its reset, and no failure of storage: report it to nobody else. */
-bool disk_error_is_guests(int error);
+bool disk_error_is_guests(const struct block_request *request, int error);
 
 /** disk_error_action() - for @request, which ended with @error (an errno). */
 enum disk_error_action disk_error_action(const struct vmm_disk_config *config, const struct block_request *request,

@@ -104,14 +104,18 @@ static void on_event(void *opaque, enum mirror_event event) {
         machine_disk_job(dm->machine, MACHINE_EVENT_JOB_READY, &job);
 }
 
-/* Opening an image for writing changes it: one that a disk of the machine's stands on must not even be opened. */
+/* Opening an image for writing changes it: one that a disk of the machine's stands on, or is mirrored to, must not even be opened. */
 static int refuse_own(const struct machine *machine, int fd, struct error *e) {
         for (unsigned int i = 0; i < machine->config->n_disks; i++) {
                 const struct block *block = virtio_blk_block(machine, i);
+                struct disk_mirror **other = virtio_blk_mirror(machine, i);
 
                 if (block && block_uses(block, fd))
                         return error_set(e, -EINVAL, "mirror-own", "hand in another one",
                                          "the mirror's target is the image of disk%u", i);
+                if (other && *other && file_is_same(fd, (*other)->options.fd))
+                        return error_set(e, -EINVAL, "mirror-own", "hand in another one",
+                                         "disk%u is being mirrored to that image", i);
         }
         return 0;
 }

@@ -35,6 +35,7 @@
 #include <sys/epoll.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "schema/lodge-schema.h"
@@ -53,6 +54,7 @@
 #define PAUSE_MS     5000u
 #define RETRY_MIN_MS 50u
 #define RETRY_MAX_MS 1000u  /* nobody there: asking costs nothing */
+#define RETRY_SHARE  10u    /* one that is slow to get going, and goes, holds up one part of so many */
 #define RETRY_BAD_MS 10000u /* somebody who may cost ANSWER_MS each time */
 
 /* What passes from the back end to the guest. */
@@ -83,11 +85,12 @@ struct vblk {
         struct loop_source *work;   /* timer */
         struct loop_source *hung;   /* timer: a reset takes too long */
         unsigned int retry_ms;
-        bool asked;    /* the parent, for a connection */
-        bool started;  /* the back end has the rings */
-        bool active;   /* between DRIVER_OK and reset */
-        bool paused;   /* the rings stay stopped */
-        bool draining; /* a reset waits for the end of what is in flight */
+        unsigned int exchange_ms; /* what the last back end took to get going, with everything held up */
+        bool asked;               /* the parent, for a connection */
+        bool started;             /* the back end has the rings */
+        bool active;              /* between DRIVER_OK and reset */
+        bool paused;              /* the rings stay stopped */
+        bool draining;            /* a reset waits for the end of what is in flight */
 
         struct virtio_blk_config config;
         struct vblk_queue queues[QUEUES_MAX];
@@ -151,7 +154,7 @@ static void vblk_drop(struct vblk *b, int r) {
         vhost_user_close(&b->backend);
         if (b->draining)
                 vblk_drained(b);
-        loop_timer_set(b->work, b->retry_ms * 1000ull);
+        loop_timer_set(b->work, MAX(b->retry_ms, b->exchange_ms * RETRY_SHARE) * 1000ull);
         if (b->retry_ms < RETRY_MAX_MS)
                 b->retry_ms *= 2;
 }
@@ -240,13 +243,12 @@ static void vblk_process(struct vblk_queue *q) {
                 if (k <= 0)
                         break;
         }
+        if (shadow_ring_in_flight(q->ring) > before)
+                shadow_ring_kick(q->ring); /* also what stood before a chain that breaks a rule: a reset waits for it */
         if (k < 0) {
                 b->active = false;
                 virtio_device_needs_reset(&b->virtio);
-                return;
         }
-        if (shadow_ring_in_flight(q->ring) > before)
-                shadow_ring_kick(q->ring);
         if (b->active)
                 virtio_device_notify_queue(&b->virtio, q->index);
 }
@@ -254,7 +256,6 @@ static void vblk_process(struct vblk_queue *q) {
 static void vblk_called(void *opaque, int fd, uint32_t events) {
         struct vblk_queue *q = opaque;
 
-        shadow_ring_take_call(q->ring);
         if (!q->blk->started)
                 return;
         if (vblk_collect(q) < 0)
@@ -316,8 +317,10 @@ static bool vblk_fits(const struct vblk *b, const struct virtio_blk_config *c) {
 
 static int vblk_reconnect(struct vblk *b, int fd) {
         struct virtio_blk_config config;
+        uint64_t since = clock_ns();
         int r = vblk_connect(b, fd, &config);
 
+        b->exchange_ms = (unsigned int)((clock_ns() - since) / 1000000);
         if (r < 0)
                 return r;
         if (!vblk_fits(b, &config)) {
@@ -336,6 +339,7 @@ static int vblk_reconnect(struct vblk *b, int fd) {
 static void vblk_start(struct vblk *b) {
         struct vhost_user_region regions[1 + QUEUES_MAX];
         const struct memory_region *ram;
+        uint64_t since = clock_ns();
         int r;
 
         memory_regions(b->machine->memory, &ram); /* one mapping, the first region at its beginning */
@@ -358,6 +362,7 @@ static void vblk_start(struct vblk *b) {
 
                 r = vhost_user_start_ring(&b->backend, i, &ring);
         }
+        b->exchange_ms += (unsigned int)((clock_ns() - since) / 1000000);
         if (r < 0) {
                 if (r != -EPIPE)
                         b->retry_ms = RETRY_BAD_MS;
@@ -398,12 +403,20 @@ static void vblk_answered(void *opaque, int parent_fd, uint32_t events) {
                 vblk_do(b);
 }
 
+static void vblk_ask(struct vblk *b) {
+        int r = vhost_user_ask(b->settings->fd);
+
+        b->asked = r >= 0;
+        if (r < 0 && r != -EPIPE)
+                vblk_retry_later(b, r);
+}
+
 static void vblk_work(void *opaque) {
         struct vblk *b = opaque;
 
         if (b->backend.fd < 0) {
                 if (!b->asked)
-                        b->asked = vhost_user_ask(b->settings->fd) >= 0;
+                        vblk_ask(b);
                 return;
         }
         vblk_try_reset(b);
@@ -483,7 +496,8 @@ static int add_queues(struct vblk *b) {
                 if (r < 0)
                         break;
                 b->n_queues++;
-                r = loop_add_fd(b->machine->loop, shadow_ring_call_fd(q->ring), EPOLLIN, vblk_called, q, &q->called);
+                r = loop_add_fd(b->machine->loop, shadow_ring_call_fd(q->ring), EPOLLIN | EPOLLET, vblk_called, q,
+                                &q->called);
         }
         return r;
 }

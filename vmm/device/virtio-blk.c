@@ -127,7 +127,6 @@ struct blk {
         block_resized_fn resized;   /* who asked for a resize */
         void *resized_opaque;
         struct disk_mirror *mirror; /* NULL: none */
-        atomic_bool flush_lost;     /* that failed, which the guest has yet to hear */
 
         struct virtio_blk_config config; /* wce: atomic */
         char serial[VIRTIO_BLK_ID_BYTES];
@@ -248,7 +247,7 @@ static int blk_failed(struct blk_queue *q, struct blk_request *r, int error) {
         struct blk *b = q->blk;
         enum disk_error_action action = disk_error_action(b->settings, &r->io, error);
 
-        if (disk_error_is_guests(error) || !q->active)
+        if (disk_error_is_guests(&r->io, error) || !q->active)
                 return VIRTIO_BLK_S_IOERR;
         if (!q->untold || action == DISK_ERROR_PAUSE)
                 q->error = (struct machine_disk_error){
@@ -298,7 +297,8 @@ static uint8_t blk_range(struct blk *b, struct blk_request *r, const struct virt
         if (range.num_sectors > BLK_RANGE_MAX || range.sector > UINT64_MAX / BLOCK_SECTOR)
                 return VIRTIO_BLK_S_IOERR;
         r->io.op = zeroes ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD;
-        r->io.flags = range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP ? BLOCK_UNMAP : 0;
+        if ((range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) && block_limits(b->block)->discard)
+                r->io.flags = BLOCK_UNMAP;
         if (zeroes && blk_write_through(b))
                 r->io.flags |= BLOCK_DURABLE;
         r->io.offset = range.sector * BLOCK_SECTOR;
@@ -350,7 +350,7 @@ static int blk_start(struct blk_queue *q, struct blk_request *r, struct virtq_ch
                 break;
         case VIRTIO_BLK_T_FLUSH:
                 r->io.op = BLOCK_FLUSH;
-                status = atomic_exchange(&b->flush_lost, false) ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+                status = VIRTIO_BLK_S_OK;
                 break;
         case VIRTIO_BLK_T_DISCARD:
         case VIRTIO_BLK_T_WRITE_ZEROES:
@@ -939,10 +939,9 @@ static void blk_resume(struct device *device) {
 static void blk_flushed(struct block_request *request, int result) {
         struct blk *b = CONTAINER_OF(request, struct blk, flush);
 
-        /* The guest has to learn of it by its next flush, which the host would let succeed: no reason not to pause. */
+        /* The guest will learn of it by its next flush, which fails too: no reason not to pause. */
         if (result >= 0 || result == -ECANCELED)
                 return;
-        atomic_store(&b->flush_lost, true);
         log_warning("disk %.*s: cannot be flushed for the pause: %s", VIRTIO_BLK_ID_BYTES, b->serial,
                     strerror(-result));
 }

@@ -41,9 +41,8 @@ DEFINE_CLEANUP(shadow_ring, shadow_ring_free);
 struct vhost_user_region shadow_ring_region(const struct shadow_ring *r);
 struct vhost_user_ring shadow_ring_describe(const struct shadow_ring *r);
 
-/** shadow_ring_call_fd() - readable when the back end has used something; drained by shadow_ring_take_call(). */
+/** shadow_ring_call_fd() - an edge each time that the back end has used something (EPOLLET). Not to be read: the back end can make that wait. */
 int shadow_ring_call_fd(const struct shadow_ring *r);
-void shadow_ring_take_call(const struct shadow_ring *r);
 
 /**
  * shadow_ring_add() - put a chain on the ring; shadow_ring_kick() tells the back end of it

@@ -25,6 +25,8 @@
 
 #include "base/iov.h"
 
+/* seccomp: main: newfstatat arg3=AT_EMPTY_PATH (rare) -- is a file one of the disk's? */
+
 #define FILE_IOVS       64
 #define FILE_BOUNCE     (256u << 10)
 #define FILE_ZEROES     (64u << 10)
@@ -39,6 +41,7 @@ struct file {
         uint32_t logical, physical;
         _Atomic uint64_t size;
         _Atomic bool no_punch, no_zero_range, no_discard;
+        _Atomic int sync_lost; /* -errno: what was written before may be gone */
         pthread_mutex_t rmw_lock;
 };
 
@@ -168,6 +171,16 @@ bool file_is_device(const struct file *file) {
 
 bool file_is_direct(const struct file *file) {
         return file->direct;
+}
+
+bool file_is_same(int fd, int other_fd) {
+        struct stat st, other;
+
+        if (fstat(fd, &st) < 0 || fstat(other_fd, &other) < 0)
+                return false;
+        if (st.st_dev == other.st_dev && st.st_ino == other.st_ino)
+                return true;
+        return S_ISBLK(st.st_mode) && S_ISBLK(other.st_mode) && st.st_rdev == other.st_rdev;
 }
 
 bool file_is_readonly(const struct file *file) {
@@ -459,10 +472,23 @@ int file_discard(struct file *file, uint64_t offset, uint64_t len) {
 int file_sync(struct file *file) {
         unsigned int retries = 0;
 
-        while (file->sys->fdatasync(file->fd) < 0)
-                if (errno != EINTR || retries++ >= FILE_RETRIES)
-                        return -errno;
-        return 0;
+        while (file_sync_lost(file) == 0 && file->sys->fdatasync(file->fd) < 0) {
+                if (errno != EINTR)
+                        file_sync_fail(file, -errno);
+                else if (retries++ >= FILE_RETRIES)
+                        return -EINTR;
+        }
+        return file_sync_lost(file); /* also when another one failed meanwhile: ours may have been told nothing */
+}
+
+int file_sync_lost(const struct file *file) {
+        return atomic_load(&file->sync_lost);
+}
+
+void file_sync_fail(struct file *file, int error) {
+        int none = 0;
+
+        (void)atomic_compare_exchange_strong(&file->sync_lost, &none, error);
 }
 
 int file_truncate(struct file *file, uint64_t size) {

@@ -48,6 +48,9 @@ bool file_is_device(const struct file *file);
 bool file_is_direct(const struct file *file);
 bool file_is_readonly(const struct file *file);
 
+/** file_is_same() - are these two descriptors of one file, or of one block device? False when it can't be said. */
+bool file_is_same(int fd, int other_fd);
+
 /** file_read(), file_write() - the whole of @len bytes at @offset; 0 or -errno. */
 int file_read(struct file *file, void *buf, uint64_t len, uint64_t offset);
 int file_write(struct file *file, const void *buf, uint64_t len, uint64_t offset);
@@ -70,8 +73,17 @@ int file_punch(struct file *file, uint64_t offset, uint64_t len);
 /** file_discard() - the content no longer matters; 0 also where there is no such thing. */
 int file_discard(struct file *file, uint64_t offset, uint64_t len);
 
-/** file_sync() - what was written, and the size, is on stable storage (fdatasync). */
+/**
+ * file_sync() - what was written, and the size, is on stable storage (fdatasync)
+ *
+ * Linux tells of data that it could not write back once, to whoever asks first, and has then forgotten it. So a file whose sync has failed
+ * never claims again that all is stable: from then on each call fails as the first one did.
+ */
 int file_sync(struct file *file);
+
+/** file_sync_lost() - 0, or how a sync has failed (-errno); file_sync_fail() notes that one did which was not file_sync()'s. */
+int file_sync_lost(const struct file *file);
+void file_sync_fail(struct file *file, int error);
 
 /** file_truncate() - -ENOTSUP for a device unless it is large enough. New bytes are zeroes. */
 int file_truncate(struct file *file, uint64_t size);
