@@ -12,6 +12,10 @@ static int io_uring_setup(unsigned int entries, struct io_uring_params *params) 
         return (int)syscall(SYS_io_uring_setup, entries, params);
 }
 
+static int io_uring_register(int fd, unsigned int opcode, void *arg, unsigned int n) {
+        return (int)syscall(SYS_io_uring_register, fd, opcode, arg, n);
+}
+
 const struct sys sys_real = {
         .open = open,
         .pread = pread,
@@ -26,5 +30,6 @@ const struct sys sys_real = {
         .ftruncate = ftruncate,
         .ioctl = ioctl,
         .io_uring_setup = io_uring_setup,
+        .io_uring_register = io_uring_register,
         .mmap = mmap,
 };

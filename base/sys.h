@@ -30,6 +30,7 @@ struct sys {
         int (*ftruncate)(int fd, off_t length);
         int (*ioctl)(int fd, unsigned long request, ...);
         int (*io_uring_setup)(unsigned int entries, struct io_uring_params *params);
+        int (*io_uring_register)(int fd, unsigned int opcode, void *arg, unsigned int n);
         void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
 };
 

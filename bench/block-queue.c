@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "bench/block-job.h"
 #include "vmm/block/block.h"
@@ -33,7 +34,7 @@ struct queue {
 
 static struct {
         const char *format;
-        bool cached;
+        bool cached, registered;
         enum block_engine engine;
         struct chain *chain;
         struct block *disk; /* all jobs' */
@@ -78,7 +79,13 @@ static int queue_wait(struct block_job *j) {
 
 static int queue_open(struct block_job *j) {
         const struct block_job_config *c = j->config;
-        struct block_queue_options options = { .depth = c->depth };
+        struct iovec memory = { NULL, (size_t)c->depth * c->block };
+        struct block_queue_options options = {
+                .depth = c->depth,
+                .regions = &memory,
+                .n_regions = this.registered,
+                .region_piece = BLOCK_REGION_PIECE,
+        };
         struct queue *q = calloc(1, sizeof(*q));
         struct error e = { 0 };
         int r;
@@ -87,6 +94,11 @@ static int queue_open(struct block_job *j) {
         r = q ? loop_new(&q->loop) : -ENOMEM;
         if (r < 0)
                 return r;
+        j->memory =
+                mmap(NULL, memory.iov_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+        if (j->memory == MAP_FAILED)
+                return -ENOMEM;
+        memory.iov_base = j->memory;
         options.loop = q->loop;
         r = block_queue_new(this.disk, &options, &q->block, &e);
         if (r < 0) {
@@ -97,9 +109,7 @@ static int queue_open(struct block_job *j) {
                 q->requests[i].job = j;
                 q->requests[i].slot = i;
         }
-        j->memory = mmap(NULL, (size_t)c->depth * c->block, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-        return j->memory == MAP_FAILED ? -ENOMEM : 0;
+        return 0;
 }
 
 static void queue_close(struct block_job *j) {
@@ -146,6 +156,10 @@ static int parse_option(int option, const char *value) {
         case 'c':
                 this.cached = true;
                 return 0;
+        case 'R':
+                this.registered = true;
+                log_set_level(LOG_LEVEL_INFO); /* refused: one line tells */
+                return 0;
         case 'e':
                 this.engine = strcmp(value, "threads") == 0 ? BLOCK_ENGINE_THREADS
                               : strcmp(value, "uring") == 0 ? BLOCK_ENGINE_URING
@@ -161,6 +175,7 @@ int main(int argc, char **argv) {
                 { "cached", no_argument, NULL, 'c' },
                 { "engine", required_argument, NULL, 'e' },
                 { "format", required_argument, NULL, 'F' },
+                { "registered", no_argument, NULL, 'R' },
                 { 0 },
         };
         static const struct block_job_driver driver = {
@@ -169,6 +184,7 @@ int main(int argc, char **argv) {
                 .usage = "  --cached        through the host's page cache (default: direct)\n"
                          "  --format F      raw, qcow2 (default raw)\n"
                          "  --engine E      auto, uring, threads (default auto)\n"
+                         "  --registered    buffers are registered with io_uring\n"
                          "FILE is written to by the kinds that write. One line of JSON comes out.\n",
                 .depth_max = BLOCK_JOB_DEPTH_MAX,
                 .jobs_max = BLOCK_QUEUES_MAX,

@@ -2,6 +2,7 @@
 /* block: every byte arrives where it belongs, whatever the kernel does half way; no request is lost or done twice */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,7 +32,13 @@ static struct {
         _Atomic int error_in; /* the error_in-th call fails with error; 0: never */
         bool no_fallocate, no_uring;
         _Atomic int syncs, syncs_at_write_end, fallocates;
+        int register_error, register_in; /* the register_in-th piece of memory is refused; 0: none */
+        bool register_slowly;
+        int tables, pieces, unregistered; /* calls about registered memory */
 } fault;
+
+/* Disks are opened with the shadow registered in pieces of so many bytes; 0: not at all. */
+static uint64_t shadow_piece;
 
 static bool fail_now(void) {
         if (fault.error_in > 0 && --fault.error_in == 0) {
@@ -86,6 +93,27 @@ static int fault_uring(unsigned int entries, struct io_uring_params *params) {
         return sys_real.io_uring_setup(entries, params);
 }
 
+static void burn_ms(unsigned int ms) {
+        clock_t end = clock() + (clock_t)ms * (CLOCKS_PER_SEC / 1000);
+
+        while (clock() < end)
+                ;
+}
+
+static int fault_register(int fd, unsigned int opcode, void *arg, unsigned int n) {
+        fault.tables += opcode == IORING_REGISTER_BUFFERS2;
+        fault.unregistered += opcode == IORING_UNREGISTER_BUFFERS;
+        if (opcode == IORING_REGISTER_BUFFERS_UPDATE) {
+                if (++fault.pieces == fault.register_in) {
+                        errno = fault.register_error;
+                        return -1;
+                }
+                if (fault.register_slowly)
+                        burn_ms(100);
+        }
+        return sys_real.io_uring_register(fd, opcode, arg, n);
+}
+
 struct fixture {
         struct sys sys;
         struct loop *loop;
@@ -109,7 +137,16 @@ static struct file_options options_of(struct fixture *f) {
 
 static int open_queue(struct fixture *f, enum block_engine engine, struct layer *top, struct error *e) {
         struct block_options o = { .top = top, .engine = engine };
-        struct block_queue_options qo = { .depth = 64, .loop = f->loop, .batch = on_batch, .opaque = f };
+        struct iovec memory = { f->shadow, SIZE };
+        struct block_queue_options qo = {
+                .depth = 64,
+                .loop = f->loop,
+                .batch = on_batch,
+                .opaque = f,
+                .regions = &memory,
+                .n_regions = shadow_piece > 0,
+                .region_piece = shadow_piece,
+        };
         int r = block_open(&o, &f->block, e);
 
         f->top = top;
@@ -154,6 +191,7 @@ static struct fixture *fixture_new(void) {
         f->sys.fdatasync = fault_fdatasync;
         f->sys.fallocate = fault_fallocate;
         f->sys.io_uring_setup = fault_uring;
+        f->sys.io_uring_register = fault_register;
         assert_int_equal(loop_new(&f->loop), 0);
         f->fd = temp_file(SIZE);
         f->backing_fd = -1;
@@ -852,6 +890,213 @@ static void test_limits_change_and_end(void **state) {
         fixture_free(f);
 }
 
+/* ---- registered memory ------------------------------------------------------------------------------------------- */
+
+/* @n regions of one mapping, for a queue of its own. */
+static void open_registered(struct fixture *f, const struct iovec *regions, unsigned int n, uint64_t piece) {
+        struct block_queue_options o = {
+                .depth = 64, .loop = f->loop, .regions = regions, .n_regions = n, .region_piece = piece
+        };
+
+        block_queue_free(f->queue);
+        f->queue = NULL;
+        assert_int_equal(block_queue_new(f->block, &o, &f->queue, NULL), 0);
+}
+
+#define KIB    1024u
+#define PIECE  (128 * KIB)
+#define MEMORY (1024 * KIB)
+/* Registered: pieces of 128, 128 and 44 KiB, then of 128 and 128. */
+#define FIRST_END (300 * KIB)
+#define SECOND    (512 * KIB)
+#define END       (768 * KIB)
+
+/* Memory that is registered, and its pages: other ones are mapped at its addresses since. So it shows who was asked for what. */
+struct views {
+        uint8_t *at;    /* what a transfer gets that names an address */
+        uint8_t *pages; /* what one gets that names a registered piece */
+};
+
+static struct views views_register(struct fixture *f) {
+        int fd = memfd_create("memory", MFD_CLOEXEC);
+        struct iovec regions[2];
+        struct views v;
+
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, MEMORY), 0);
+        v.at = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        v.pages = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        close(fd);
+        assert_true(v.at != MAP_FAILED && v.pages != MAP_FAILED);
+        regions[0] = (struct iovec){ v.at, FIRST_END };
+        regions[1] = (struct iovec){ v.at + SECOND, END - SECOND };
+        open_registered(f, regions, 2, PIECE);
+        if (fault.unregistered > 0) {
+                print_message("skipped: the kernel registers no memory here\n");
+                skip();
+        }
+        assert_int_equal(fault.pieces, 5);
+        assert_ptr_equal(mmap(v.at, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+                         v.at);
+        return v;
+}
+
+static void views_free(struct views v) {
+        munmap(v.at, MEMORY);
+        munmap(v.pages, MEMORY);
+}
+
+static bool is_in_one_piece(size_t offset, size_t len) {
+        if (offset / PIECE != (offset + len - 1) / PIECE)
+                return false;
+        return offset + len <= FIRST_END || (offset >= SECOND && offset + len <= END);
+}
+
+/* A read, then a write, of @len bytes of the memory. What it must not touch stays. */
+static void check_transfer(struct fixture *f, struct views v, size_t offset, size_t len, unsigned int n) {
+        bool registered = is_in_one_piece(offset, len);
+        uint8_t *meant = registered ? v.pages : v.at, *other = registered ? v.at : v.pages;
+        _cleanup_free_ uint8_t *old = malloc(MEMORY);
+        _cleanup_free_ uint8_t *expect = malloc(MEMORY);
+        uint64_t where = (offset + len) % 7 * 512;
+
+        memcpy(old, other, MEMORY);
+        memcpy(expect, meant, MEMORY);
+        fill(expect + offset, len, (uint32_t)(offset ^ len));
+        assert_int_equal(pwrite(f->fd, expect + offset, len, (off_t)where), len);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, v.at + offset, where, len, n), 0);
+        assert_memory_equal(meant, expect, MEMORY);
+        assert_memory_equal(other, old, MEMORY);
+
+        fill(expect + offset, len, (uint32_t)(offset + len));
+        memcpy(meant, expect, MEMORY);
+        assert_int_equal(transfer(f, BLOCK_WRITE, 0, v.at + offset, where + 512, len, n), 0);
+        assert_memory_equal(meant, expect, MEMORY);
+        assert_memory_equal(other, old, MEMORY);
+        assert_int_equal(pread(f->fd, old, len, (off_t)where + 512), len);
+        assert_memory_equal(old, expect + offset, len);
+}
+
+/* The wrong piece, or one that ends too early, would be an error or another request's data; none at all, the CPU's time. */
+static void test_registered_memory_is_named_by_number(void **state) {
+        static const struct {
+                size_t offset, len;
+                unsigned int n;
+        } cases[] = {
+                { 0, 512, 1 },
+                { 0, PIECE, 1 },
+                { 0, PIECE, 8 }, /* buffers in a row are one */
+                { PIECE - 512, 512, 1 },
+                { PIECE - 512, 1024, 1 },
+                { PIECE, 4096, 1 },
+                { PIECE + 512, 4096, 3 },
+                { PIECE, 2 * PIECE, 1 },
+                { FIRST_END - 512, 512, 1 },
+                { FIRST_END - 512, 1024, 1 },
+                { FIRST_END, 512, 1 },
+                { SECOND - 512, 512, 1 },
+                { SECOND - 512, 1024, 1 },
+                { SECOND, 512, 1 },
+                { END - 4096, 4096, 1 },
+                { END - 4096, 8192, 2 },
+                { END, 512, 1 },
+                { 0, MEMORY, 1 },
+        };
+        struct fixture *f = fixture_open(BLOCK_ENGINE_URING);
+        struct views v = views_register(f);
+        struct iovec apart[2] = { { v.at, 512 }, { v.at + 1024, 512 } };
+        struct call c = { .request = { .op = BLOCK_READ, .length = 1024, .iov = apart, .n_iov = 2 } };
+        uint32_t random = 99;
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++)
+                check_transfer(f, v, cases[i].offset, cases[i].len, cases[i].n);
+        for (unsigned int i = 0; i < 60; i++) {
+                size_t offset, len;
+
+                random = random * 1664525 + 1013904223;
+                offset = (random >> 8) % (MEMORY / 512) * 512;
+                random = random * 1664525 + 1013904223;
+                len = MIN(((random >> 8) % 128 + 1) * 512, MEMORY - offset);
+                check_transfer(f, v, offset, len, 1 + random % 4);
+        }
+        /* Buffers with a gap between them are no piece. */
+        assert_int_equal(pread(f->fd, f->shadow, 1024, 0), 1024);
+        assert_int_equal(run(f, &c), 0);
+        assert_memory_equal(v.at, f->shadow, 512);
+        assert_memory_equal(v.at + 1024, f->shadow + 512, 512);
+        views_free(v);
+        fixture_free(f);
+}
+
+/* A transfer that ends early goes on in the piece where it stopped, or the rest of the buffer keeps what it had. */
+static void test_registered_memory_is_continued(void **state) {
+        struct fixture *f = fixture_open(BLOCK_ENGINE_URING);
+        struct views v = views_register(f);
+
+        fill(f->shadow, SIZE, 51);
+        assert_int_equal(pwrite(f->fd, f->shadow, SIZE, 0), SIZE);
+        assert_int_equal(ftruncate(f->fd, 3 * 4096), 0);
+        memset(v.pages, 1, MEMORY);
+        assert_int_equal(transfer(f, BLOCK_READ, 0, v.at + 512, 0, 16384, 1), -EIO);
+        assert_memory_equal(v.pages + 512, f->shadow, 3 * 4096);
+        assert_int_equal(v.pages[511], 1);
+        assert_int_equal(v.pages[512 + 3 * 4096], 1);
+        assert_int_equal(block_queue_metrics(f->queue)->continued, 1);
+        views_free(v);
+        fixture_free(f);
+
+        for (shadow_piece = 64 * KIB; shadow_piece <= 1 << 20; shadow_piece *= 4) {
+                f = fixture_open(BLOCK_ENGINE_URING);
+                exercise(f);
+                fixture_free(f);
+                exercise_chain(BLOCK_ENGINE_URING, 4096); /* many steps to a request */
+        }
+        shadow_piece = 0;
+}
+
+/* Users may lock little memory, some memory can't be registered, and it may take for ever: disks work all the same. */
+static void test_memory_that_cannot_be_registered(void **state) {
+        static const struct {
+                int error, in;
+                bool slowly;
+        } cases[] = { { ENOMEM, 1, false }, { ENOMEM, 3, false }, { EPERM, 4, false }, { 0, 0, true } };
+        struct iovec region = { NULL, SIZE };
+        struct fixture *f;
+        int fd;
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                f = fixture_open(BLOCK_ENGINE_URING);
+                fault.register_error = cases[i].error;
+                fault.register_in = cases[i].in;
+                fault.register_slowly = cases[i].slowly;
+                region.iov_base = f->shadow;
+                open_registered(f, &region, 1, 1 << 20);
+                assert_int_equal(fault.unregistered, 1); /* what it had is free again */
+                exercise(f);
+                open_registered(f, &region, 1, 1 << 20);
+                assert_int_equal(fault.tables, 1); /* one refusal is enough */
+                fixture_free(f);
+        }
+        f = fixture_open(BLOCK_ENGINE_THREADS); /* which has no use for it */
+        region.iov_base = f->shadow;
+        open_registered(f, &region, 1, 1 << 20);
+        assert_int_equal(fault.tables, 0);
+        exercise(f);
+        fixture_free(f);
+
+        f = fixture_open(BLOCK_ENGINE_URING);
+        fd = temp_file(SIZE); /* on most file systems the kernel does not pin a file's pages for long */
+        free(f->shadow);
+        f->shadow = region.iov_base = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        assert_ptr_not_equal(f->shadow, MAP_FAILED);
+        open_registered(f, &region, 1, 1 << 20);
+        exercise(f);
+        munmap(f->shadow, SIZE);
+        f->shadow = NULL;
+        close(fd);
+        fixture_free(f);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_ring_moves_bytes),
@@ -876,6 +1121,9 @@ int main(void) {
                 cmocka_unit_test(test_grows_while_it_is_used),
                 cmocka_unit_test(test_limits_hold_requests_back),
                 cmocka_unit_test(test_limits_change_and_end),
+                cmocka_unit_test(test_registered_memory_is_named_by_number),
+                cmocka_unit_test(test_registered_memory_is_continued),
+                cmocka_unit_test(test_memory_that_cannot_be_registered),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

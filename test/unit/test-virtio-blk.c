@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <linux/virtio_blk.h>
 #include <pthread.h>
 #include <sched.h>
@@ -19,6 +20,8 @@
 #include "vmm/device/disk-limits.h"
 #include "vmm/device/disk-mirror.h"
 #include "vmm/device/virtio-blk.h"
+
+#include "test/unit/temp-file.h" /* after cmocka.h, which the harness includes */
 
 #define DISK   (4u << 20)
 #define HEADER HARNESS_DATA
@@ -421,6 +424,63 @@ static void test_shape(void **state) {
         assert_int_equal(seen.discard_sector_alignment, 2048);
         assert_int_equal(seen.write_zeroes_may_unmap, 1);
         disk_free(d);
+}
+
+static unsigned int n_tables; /* rings that memory was registered with */
+
+static int count_tables(int fd, unsigned int opcode, void *arg, unsigned int n) {
+        n_tables += opcode == IORING_REGISTER_BUFFERS2;
+        return sys_real.io_uring_register(fd, opcode, arg, n);
+}
+
+/* How many rings of a disk is the memory of its machine, which has five, registered with? */
+static unsigned int rings_registered(bool preallocate, bool direct, unsigned int index) {
+        static const unsigned int io_threads[] = { 4, 0, 3, 1, 0 };
+        struct sys sys = sys_real;
+        struct vmm_disk_config *c;
+        struct vmm_config *config;
+        struct harness h;
+        int fd = temp_file(DISK);
+
+        assert_int_equal(vmm_config_new(&config), 0);
+        config->cpus = 2;
+        config->preallocate = preallocate;
+        for (unsigned int i = 0; i < ELEMENTSOF(io_threads); i++) {
+                assert_int_equal(vmm_config_add_disks(config, &c), 0);
+                c->fd = fd;
+                c->direct = direct;
+                c->iothreads = io_threads[i];
+        }
+        n_tables = 0;
+        harness_init(&h, config);
+        sys.io_uring_register = count_tables;
+        h.machine.sys = &sys;
+        harness_create(&h, &virtio_blk_class, index);
+        harness_free(&h);
+        close(fd);
+        return n_tables;
+}
+
+/* Registered memory is locked: never where the machine's is not taken at the start, nor for nothing, nor without an end. */
+static void test_memory_is_registered_where_it_stays(void **state) {
+        struct io_uring_params params = { 0 };
+        int ring = sys_real.io_uring_setup(1, &params), fd = temp_file(0);
+        bool can = ring >= 0 && fcntl(fd, F_SETFL, O_DIRECT) == 0;
+
+        close(fd);
+        if (ring >= 0)
+                close(ring);
+        if (!can) {
+                print_message("skipped: no io_uring, or no direct I/O, here\n");
+                skip();
+        }
+        assert_int_equal(rings_registered(true, true, 0), 4);
+        assert_int_equal(rings_registered(true, true, 1), 2); /* one for each vCPU */
+        assert_int_equal(rings_registered(true, true, 2), 0); /* the last would be the ninth */
+        assert_int_equal(rings_registered(true, true, 3), 1);
+        assert_int_equal(rings_registered(true, true, 4), 0);
+        assert_int_equal(rings_registered(false, true, 0), 0);
+        assert_int_equal(rings_registered(true, false, 0), 0);
 }
 
 /* A batch is one interrupt's worth, not one for each request, and comes back complete. */
@@ -1126,6 +1186,7 @@ int main(void) {
                 cmocka_unit_test(test_zeroes_and_discard),
                 cmocka_unit_test(test_write_cache_switch),
                 cmocka_unit_test(test_shape),
+                cmocka_unit_test(test_memory_is_registered_where_it_stays),
                 cmocka_unit_test(test_batches),
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),

@@ -143,7 +143,7 @@ void machine_request_shutdown(struct machine *machine, enum shutdown_reason reas
 
 /* @config: what vmm_config holds but for the required descriptors; the harness owns it from here. */
 static inline void harness_init(struct harness *h, struct vmm_config *config) {
-        const struct memory_options options = { .size = HARNESS_RAM };
+        const struct memory_options options = { .size = HARNESS_RAM, .preallocate = config->preallocate };
 
         memset(h, 0, sizeof(*h));
         h->config = config;

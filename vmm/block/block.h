@@ -31,8 +31,9 @@
 #include "base/loop.h"
 #include "vmm/block/pool.h"
 
-#define BLOCK_SECTOR     512u
-#define BLOCK_QUEUES_MAX 16u
+#define BLOCK_SECTOR       512u
+#define BLOCK_QUEUES_MAX   16u
+#define BLOCK_REGION_PIECE (64u << 20) /* for memory whose pages are not larger than that */
 
 struct block;
 struct block_queue;
@@ -155,6 +156,11 @@ struct block_queue_options {
         struct loop *loop;
         void (*batch)(void *opaque); /* after a run of completions; may be NULL */
         void *opaque;
+        /* Memory that most buffers are in. It is registered with io_uring, which makes direct I/O from and to it cheaper, and locks it while the queue
+         * lives (registered.h); it must stay mapped as it is. Looked at by block_queue_new() only. */
+        const struct iovec *regions;
+        unsigned int n_regions; /* at most 4; 0: none */
+        uint64_t region_piece;  /* bytes, a power of two up to 1 GiB: transfers that lie inside one piece gain */
 };
 
 struct block_metrics {
@@ -168,6 +174,8 @@ struct block_metrics {
 
 /**
  * block_queue_new() - a way into @block, at most BLOCK_QUEUES_MAX of them
+ *
+ * Memory that can't be registered is no error: one line in the log, once for each disk.
  *
  * Return: 0, or -errno with "disk-engine".
  */

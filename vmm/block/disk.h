@@ -18,6 +18,7 @@ struct block {
         enum block_engine engine;
         struct throttle_disk throttle;
         struct pool *pool;
+        atomic_bool unregistered; /* memory could not be registered: further queues don't try */
         unsigned int n_users;
         struct layer_user users[POOL_THREADS_MAX]; /* one for each worker */
         struct pool_job closing;

@@ -25,6 +25,8 @@ struct engine_ops {
         unsigned int (*reap)(struct engine *engine); /* done() for what has ended; how many */
         void (*cancel)(struct engine *engine);       /* best effort; the operations still end through reap() */
         void (*free)(struct engine *engine);         /* nothing is in flight */
+        /* as registered_add(); NULL: it would gain nothing */
+        int (*register_memory)(struct engine *engine, const struct iovec *regions, unsigned int n, uint64_t piece);
 };
 
 struct engine_options {

@@ -398,6 +398,21 @@ const char *block_queue_engine(const struct block_queue *q) {
         return q->engine->ops->name;
 }
 
+static void register_memory(struct block_queue *q, const struct block_queue_options *options) {
+        bool locked;
+        int r;
+
+        if (options->n_regions == 0 || !q->engine->ops->register_memory || atomic_load(&q->block->unregistered))
+                return;
+        r = q->engine->ops->register_memory(q->engine, options->regions, options->n_regions, options->region_piece);
+        if (r == 0 || atomic_exchange(&q->block->unregistered, true))
+                return;
+        locked = r == -ENOMEM || r == -EPERM;
+        log_info("disk: memory is not registered with io_uring (%s), so direct I/O takes some CPU more%s",
+                 r == -ETIME ? "it would take too long" : strerror(-r),
+                 locked ? ": raise the limit on locked memory (ulimit -l, or LimitMEMLOCK= in a unit)" : "");
+}
+
 static int start_engines(struct block_queue *q, const struct block_queue_options *options, struct error *e) {
         const struct file *file = q->block->top->file;
         const struct engine_options eo = {
@@ -424,6 +439,7 @@ static int start_engines(struct block_queue *q, const struct block_queue_options
                                  "allow io_uring (sysctl kernel.io_uring_disabled) or more threads",
                                  "cannot start the disk's I/O engine");
         q->engine = q->engine ?: q->workers;
+        register_memory(q, options);
         return 0;
 }
 

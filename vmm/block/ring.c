@@ -5,7 +5,8 @@
  * One ring for each queue of a disk, its descriptor on the event loop: it is readable while completions wait. The submission ring is small and is
  * emptied by one io_uring_enter() for each batch of the guest's; the completion ring holds everything that can be in flight, so it cannot
  * overflow. The descriptor of the disk's first image is registered, which saves its lookup in each operation. Data that is in the host's page cache is
- * copied inside io_uring_enter(), so that such reads end in the same doorbell that started them.
+ * copied inside io_uring_enter(), so that such reads end in the same doorbell that started them. Transfers from or to memory that is
+ * registered (registered.h) name it by number.
  *
  * Any thread that holds the loop's guard may submit, so none of the single-issuer modes is used: a vCPU thread resets a device.
  */
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "vmm/block/registered.h"
 
 /* seccomp: main,io: io_uring_enter */
 /* seccomp: vcpu: io_uring_enter (rare) -- a device reset cancels what is in flight */
@@ -28,6 +30,7 @@ struct ring {
         struct io_uring uring;
         int ring_fd;
         bool fixed; /* the descriptor is registered as file 0 */
+        struct registered memory;
         bool stuck; /* the kernel refused a batch for lack of memory: tried again at the next kick, or a while later */
         struct loop_source *later;
 };
@@ -55,6 +58,25 @@ static void ring_later(void *opaque) {
         engine_kick(&r->engine);
 }
 
+static void prepare(const struct ring *r, struct io_uring_sqe *sqe, int fd, const struct block_io *io) {
+        struct iovec whole;
+        int number;
+
+        if (io->kind == BLOCK_IO_SYNC) {
+                io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+                return;
+        }
+        number = registered_find(&r->memory, io->iov, io->n_iov, &whole);
+        if (number >= 0 && io->kind == BLOCK_IO_READ)
+                io_uring_prep_read_fixed(sqe, fd, whole.iov_base, (unsigned int)whole.iov_len, io->offset, number);
+        else if (number >= 0)
+                io_uring_prep_write_fixed(sqe, fd, whole.iov_base, (unsigned int)whole.iov_len, io->offset, number);
+        else if (io->kind == BLOCK_IO_READ)
+                io_uring_prep_readv(sqe, fd, io->iov, io->n_iov, io->offset);
+        else
+                io_uring_prep_writev(sqe, fd, io->iov, io->n_iov, io->offset);
+}
+
 static void ring_submit(struct engine *engine, struct block_io *io) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
         bool fixed = r->fixed && io->fd == engine->options.fd;
@@ -69,12 +91,7 @@ static void ring_submit(struct engine *engine, struct block_io *io) {
                 engine_fail(engine, io, io->kind != BLOCK_IO_CALL ? -ENOMEM : -EOPNOTSUPP);
                 return;
         }
-        if (io->kind == BLOCK_IO_READ)
-                io_uring_prep_readv(sqe, fd, io->iov, io->n_iov, io->offset);
-        else if (io->kind == BLOCK_IO_WRITE)
-                io_uring_prep_writev(sqe, fd, io->iov, io->n_iov, io->offset);
-        else
-                io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+        prepare(r, sqe, fd, io);
         io_uring_sqe_set_data(sqe, io);
         if (fixed)
                 sqe->flags |= IOSQE_FIXED_FILE;
@@ -119,6 +136,12 @@ static void ring_cancel(struct engine *engine) {
         ring_enter(r);
 }
 
+static int ring_register_memory(struct engine *engine, const struct iovec *regions, unsigned int n, uint64_t piece) {
+        struct ring *r = CONTAINER_OF(engine, struct ring, engine);
+
+        return registered_add(&r->memory, engine->options.sys, r->ring_fd, regions, n, piece);
+}
+
 static void ring_free(struct engine *engine) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
 
@@ -134,6 +157,7 @@ static const struct engine_ops ring_ops = {
         .kick = ring_kick,
         .reap = ring_reap,
         .cancel = ring_cancel,
+        .register_memory = ring_register_memory,
         .free = ring_free,
 };
 

@@ -31,6 +31,9 @@
  * machine's side) takes its lock. The rings are touched only between DRIVER_OK and reset (`active`), so neither side ever looks at the
  * other's. A rule that the driver broke is noted by the queue and told by the machine's loop, since the device's status is the machine's.
  *
+ * Memory. What the machine has taken at the start anyway (preallocate) is registered with io_uring for disks that go past the host's page
+ * cache: the kernel then pins no page for each request. doc/adr/0011 has what it brings and takes.
+ *
  * Reset. Requests in flight are cancelled or waited for: after it, nothing may write into guest memory that now belongs to another
  * kernel. A moment (RESET_PATIENCE_MS) we wait on the spot; with slower storage the reset goes on while the driver waits, as it has to
  * (§4.1.4.3.2), and is over when the last queue has drained. Storage that hangs for longer than RESET_TIMEOUT_MS ends the machine
@@ -75,6 +78,8 @@
 #define BLK_SEG_MAX       (BLK_QUEUE_SIZE - 2) /* header and status take a descriptor each */
 #define BLK_RANGE_MAX     (1u << 22)           /* sectors of one discard or write zeroes: 2 GiB */
 #define QUEUES_ON_LOOP    4u                   /* each has some descriptors of its own, and a machine up to 20 disks */
+#define REGISTERED_MAX    8u /* queues of a machine that its memory is registered for: each takes up to 0.4 % of it */
+#define REGIONS_MAX       2u /* of memory.h */
 #define RESET_PATIENCE_MS 100
 #define RESET_TIMEOUT_MS  30000
 #define PAUSE_TIMEOUT_MS  5000
@@ -716,9 +721,49 @@ static int open_block(struct blk *b, struct error *e) {
         return r;
 }
 
+/* As many as threads; without any, as vCPUs. */
+static unsigned int queues_wanted(const struct vmm_config *machine, const struct vmm_disk_config *disk) {
+        unsigned int cpus = MAX((unsigned int)machine->cpus, 1u);
+
+        return disk->iothreads > 0 ? (unsigned int)disk->iothreads : MIN(cpus, QUEUES_ON_LOOP);
+}
+
+/* Is the guest's memory registered for this disk? The machine's REGISTERED_MAX queues go to the disks that gain by it, in their order. */
+static bool registers(const struct blk *b) {
+        const struct vmm_config *config = b->machine->config;
+        unsigned int n = 0;
+
+        if (!b->settings->direct || !memory_is_preallocated(b->machine->memory))
+                return false;
+        for (unsigned int i = 0; i < b->number; i++) {
+                const struct vmm_disk_config *other = &config->disks[i];
+
+                if (other->direct && !other->vhost_user && n + queues_wanted(config, other) <= REGISTERED_MAX)
+                        n += queues_wanted(config, other);
+        }
+        return n + queues_wanted(config, b->settings) <= REGISTERED_MAX;
+}
+
+static unsigned int guest_memory(const struct blk *b, struct iovec regions[static REGIONS_MAX]) {
+        const struct memory_region *r;
+        size_t n = memory_regions(b->machine->memory, &r);
+
+        for (size_t i = 0; i < n; i++)
+                regions[i] = (struct iovec){ r[i].host, r[i].size };
+        return (unsigned int)n;
+}
+
 static int add_queue(struct blk *b, bool own_thread, struct error *e) {
         struct blk_queue *q = &b->queues[b->n_queues];
-        struct block_queue_options options = { .depth = BLK_QUEUE_SIZE, .batch = blk_batch, .opaque = q };
+        struct iovec regions[REGIONS_MAX];
+        struct block_queue_options options = {
+                .depth = BLK_QUEUE_SIZE,
+                .batch = blk_batch,
+                .opaque = q,
+                .regions = regions,
+                .n_regions = registers(b) ? guest_memory(b, regions) : 0,
+                .region_piece = MAX(memory_page_size(b->machine->memory), (uint64_t)BLOCK_REGION_PIECE),
+        };
         int r = 0;
 
         *q = (struct blk_queue){ .blk = b, .index = b->n_queues };
@@ -736,21 +781,14 @@ static int add_queue(struct blk *b, bool own_thread, struct error *e) {
         return block_queue_new(b->block, &options, &q->io, e);
 }
 
-/* As many as threads; without any, as vCPUs. */
-static unsigned int queues_wanted(const struct blk *b, unsigned int n_threads) {
-        unsigned int cpus = MAX((unsigned int)b->machine->config->cpus, 1u);
-
-        return n_threads > 0 ? n_threads : MIN(cpus, QUEUES_ON_LOOP);
-}
-
-static int add_queues(struct blk *b, unsigned int n_threads, struct error *e) {
-        unsigned int n = queues_wanted(b, n_threads);
+static int add_queues(struct blk *b, struct error *e) {
+        unsigned int n = queues_wanted(b->machine->config, b->settings);
 
         b->queues = calloc(n, sizeof(*b->queues));
         if (!b->queues)
                 return error_set(e, -ENOMEM, "device-create", NULL, "no memory for a disk");
         for (unsigned int i = 0; i < n; i++) {
-                int r = add_queue(b, n_threads > 0, e);
+                int r = add_queue(b, b->settings->iothreads > 0, e);
 
                 if (r < 0)
                         return r;
@@ -799,7 +837,7 @@ static int blk_setup(struct blk *b, struct machine *machine, unsigned int index,
                 memcpy(b->serial, config->serial, strnlen(config->serial, sizeof(b->serial)));
         r = open_block(b, e);
         if (r == 0)
-                r = add_queues(b, (unsigned int)config->iothreads, e);
+                r = add_queues(b, e);
         if (r < 0)
                 return r;
         features = blk_describe(b);

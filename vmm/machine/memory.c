@@ -16,7 +16,8 @@
 struct memory {
         int fd;
         uint8_t *host;
-        uint64_t size;
+        uint64_t size, page_size;
+        bool preallocated;
         struct memory_region regions[2];
         size_t n_regions;
 };
@@ -118,6 +119,8 @@ int memory_new(const struct memory_options *options, struct memory **ret_memory,
         if (options->preallocate && madvise(host, m->size, MADV_POPULATE_WRITE) < 0)
                 return error_set(e, -errno, "memory-alloc", "ask for less, or do not preallocate",
                                  "cannot preallocate %s of guest memory", text_format_size(options->size, text));
+        m->preallocated = options->preallocate;
+        m->page_size = options->page_size;
         add_region(m, 0, 0, low);
         if (m->size > low)
                 add_region(m, LAYOUT_HIGH_RAM_BASE, low, m->size - low);
@@ -147,6 +150,14 @@ int memory_register(struct memory *m, struct kvm *kvm) {
 
 uint64_t memory_size(const struct memory *m) {
         return m->size;
+}
+
+bool memory_is_preallocated(const struct memory *m) {
+        return m->preallocated;
+}
+
+uint64_t memory_page_size(const struct memory *m) {
+        return m->page_size;
 }
 
 size_t memory_regions(const struct memory *m, const struct memory_region **ret_regions) {

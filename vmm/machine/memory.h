@@ -52,6 +52,10 @@ size_t memory_regions(const struct memory *memory, const struct memory_region **
 /** memory_mmio64_base() - where the 64-bit window for BARs begins: above all RAM, on a GiB boundary. */
 uint64_t memory_mmio64_base(const struct memory *memory);
 
+/** memory_is_preallocated() - was all of it taken from the host at the start? memory_page_size() - 0: normal pages; as in the options. */
+bool memory_is_preallocated(const struct memory *memory);
+uint64_t memory_page_size(const struct memory *memory);
+
 /** memory_fd() - the memfd, for vhost-user; borrowed; -1 when the memory is private. */
 int memory_fd(const struct memory *memory);
 
