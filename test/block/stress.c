@@ -7,7 +7,9 @@
  * In the first part of the disk each sector belongs to one thread, and neighbours belong to different ones, so they all meet in every
  * cluster; each thread writes, zeroes and reads its own sectors and knows what is in them. In the last part everybody writes what was mapped
  * a while ago, while others discard it: what is there nobody knows, but a write that comes late must never land in a cluster that now belongs
- * to somebody's sectors (promise 3 of image.h). One thread flushes. In the end the image has neither corruption nor leaks, and every sector is right.
+ * to somebody's sectors (promise 3 of image.h). One thread flushes. Behind all that, one thread writes a sector here and there, each of which needs a
+ * new L2 table, while another lets the disk grow: a table must not get lost between two L1 tables. In the end the image has neither corruption
+ * nor leaks, and every sector is right.
  */
 #include <getopt.h>
 #include <pthread.h>
@@ -27,10 +29,14 @@
 #define OWNERS  4u
 #define SECTORS 4096ull /* owned */
 #define COMMON  2048ull /* behind them */
+#define APART   2048ull /* sectors, between those that are written behind all others */
+#define FAR     512ull  /* so many of those */
+#define SIZE    ((SECTORS + COMMON + FAR * APART) * SECTOR)
 
 struct stress {
         struct layer *layer;
         uint64_t stamps[SECTORS]; /* each written by its owner only */
+        uint64_t far;             /* so many are written */
         _Atomic bool stop;
         _Atomic uint64_t ops;
 };
@@ -72,10 +78,10 @@ static void write_at(struct thread *t, uint64_t offset, const uint8_t *buf, uint
                 fail("a write failed");
 }
 
-static void verify(struct thread *t, uint64_t sector) {
+static void verify(struct thread *t, uint64_t sector, uint64_t stamp) {
         uint8_t buf[SECTOR], want[SECTOR];
 
-        paint(want, t->s->stamps[sector]);
+        paint(want, stamp);
         if (layer_read(t->s->layer, &t->user, buf, sector * SECTOR, SECTOR) < 0 || memcmp(buf, want, SECTOR) != 0) {
                 fprintf(stderr, "sector %ju\n", (uintmax_t)sector);
                 fail("a sector doesn't hold what its owner wrote");
@@ -101,7 +107,7 @@ static void *own(void *opaque) {
                         write_at(t, sector * SECTOR, buf, SECTOR, false);
                         break;
                 default:
-                        verify(t, sector);
+                        verify(t, sector, t->s->stamps[sector]);
                 }
                 atomic_fetch_add(&t->s->ops, 1);
         }
@@ -138,6 +144,34 @@ static void *flush(void *opaque) {
         return NULL;
 }
 
+static uint64_t far_sector(uint64_t i) {
+        return SECTORS + COMMON + i * APART;
+}
+
+static void *spread(void *opaque) {
+        struct thread *t = opaque;
+        uint8_t buf[SECTOR];
+
+        for (; t->s->far < FAR && !atomic_load(&t->s->stop); t->s->far++) {
+                paint(buf, t->s->far + 1);
+                write_at(t, far_sector(t->s->far) * SECTOR, buf, SECTOR, false);
+                usleep(200);
+        }
+        return NULL;
+}
+
+static void *grow(void *opaque) {
+        struct thread *t = opaque;
+
+        while (!atomic_load(&t->s->stop)) {
+                uint64_t size = atomic_load(&t->s->layer->size), more = random_below(&t->random, 4) ? 1 : 4096;
+
+                if (t->s->layer->ops->resize(t->s->layer, size + more * SECTOR, NULL) < 0)
+                        fail("growing failed");
+        }
+        return NULL;
+}
+
 static struct layer *open_image(int fd) {
         _cleanup_error_ struct error e = ERROR_INIT;
         struct layer *layer = NULL;
@@ -150,7 +184,7 @@ static struct layer *open_image(int fd) {
 }
 
 static void one_shape(const struct qcow2_create *shape, uint64_t seed, unsigned int ms) {
-        void *(*const what[])(void *) = { own, own, own, own, meddle, meddle, flush };
+        void *(*const what[])(void *) = { own, own, own, own, meddle, meddle, flush, spread, grow };
         struct thread threads[ELEMENTSOF(what)] = { 0 };
         struct stress *s = calloc(1, sizeof *s);
         struct qcow2_check check = { 0 };
@@ -182,7 +216,9 @@ static void one_shape(const struct qcow2_create *shape, uint64_t seed, unsigned 
         s->layer = open_image(fd);
         layer_user_add(s->layer, &threads[0].user);
         for (uint64_t i = 0; i < SECTORS; i++)
-                verify(&threads[0], i);
+                verify(&threads[0], i, s->stamps[i]);
+        for (uint64_t i = 0; i < s->far; i++)
+                verify(&threads[0], far_sector(i), i + 1);
         layer_user_remove(s->layer, &threads[0].user);
         layer_close(s->layer);
         printf("clusters of %u%s: %ju operations\n", shape->cluster, shape->extended_l2 ? " with subclusters" : "",
@@ -198,14 +234,10 @@ int main(int argc, char **argv) {
                 { 0 },
         };
         static const struct qcow2_create shapes[] = {
-                { .size = (SECTORS + COMMON) * SECTOR, .version = 3, .cluster = 4096, .refcount_bits = 16 },
-                { .size = (SECTORS + COMMON) * SECTOR, .version = 3, .cluster = 512, .refcount_bits = 16 },
-                { .size = (SECTORS + COMMON) * SECTOR,
-                  .version = 3,
-                  .cluster = 16384,
-                  .refcount_bits = 8,
-                  .extended_l2 = true },
-                { .size = (SECTORS + COMMON) * SECTOR, .version = 2, .cluster = 4096, .refcount_bits = 16 },
+                { .size = SIZE, .version = 3, .cluster = 4096, .refcount_bits = 16 },
+                { .size = SIZE, .version = 3, .cluster = 512, .refcount_bits = 16 },
+                { .size = SIZE, .version = 3, .cluster = 16384, .refcount_bits = 8, .extended_l2 = true },
+                { .size = SIZE, .version = 2, .cluster = 4096, .refcount_bits = 16 },
         };
         unsigned int seconds = 2;
         uint64_t seed = 1;

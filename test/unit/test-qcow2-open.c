@@ -272,6 +272,82 @@ static void test_resize_refusals(void **state) {
         rig_done(&t);
 }
 
+/* ---- a guest that writes while the disk grows ---------------------------------------------------------------------- */
+
+/* The layer that is growing; a sector of a part without an L2 table is written when @calls have reached the file. The test's threads are one. */
+static struct {
+        struct layer *layer;
+        unsigned int calls;
+        bool written;
+} growing;
+
+static void write_meanwhile(void) {
+        struct layer *layer = growing.layer;
+        uint8_t buf[512];
+
+        if (!layer || growing.calls-- > 0)
+                return;
+        growing.layer = NULL;
+        growing.written = true;
+        memset(buf, 7, sizeof buf);
+        assert_int_equal(layer_write(layer, buf, 1 << 20, sizeof buf), 0);
+}
+
+static ssize_t growing_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
+        ssize_t r = pwritev(fd, iov, n, offset);
+
+        write_meanwhile();
+        return r;
+}
+
+static int growing_fdatasync(int fd) {
+        write_meanwhile();
+        return fdatasync(fd);
+}
+
+/* A worker makes an L2 table at any moment while another lets the disk grow. The new L1 table, if there is one, has to know it. */
+static void test_write_while_growing(void **state) {
+        static const uint64_t sizes[] = {
+                (2 << 20) + 512, /* the L1 table is long enough */
+                3 << 20,         /* it gets longer, and stays */
+                64 << 20,        /* it moves */
+        };
+        const struct qcow2_options o = { .cache = 2048 };
+
+        for (size_t i = 0; i < ELEMENTSOF(sizes); i++)
+                for (unsigned int calls = 0; calls == 0 || growing.written; calls++) {
+                        struct sys sys = sys_real;
+                        struct layer *layer;
+                        uint8_t buf[512];
+                        struct rig t;
+
+                        rig_init(&t);
+                        rig_create(&t, &(struct qcow2_create){ .size = 2 << 20, .cluster = 512 });
+                        file_close(t.file);
+                        sys.pwritev = growing_pwritev;
+                        sys.fdatasync = growing_fdatasync;
+                        rig_open(&t, &sys);
+                        layer = open_layer(&t, &o);
+                        memset(buf, 1, sizeof buf);
+                        assert_int_equal(layer_write(layer, buf, 0, sizeof buf), 0);
+                        growing.layer = layer;
+                        growing.calls = calls;
+                        growing.written = false;
+                        assert_int_equal(layer->ops->resize(layer, sizes[i], &t.e), 0);
+                        growing.layer = NULL;
+                        for (uint64_t at = 64 << 10; at < 1 << 20; at += 32 << 10) /* tables that push others out */
+                                assert_int_equal(layer_write(layer, buf, at, sizeof buf), 0);
+                        assert_int_equal(layer_flush(layer), 0);
+                        reopen(&t, layer);
+                        assert_flawless(&t);
+                        layer = open_layer(&t, &o);
+                        assert_int_equal(layer_read(layer, NULL, buf, 1 << 20, sizeof buf), 0);
+                        assert_int_equal(buf[0], growing.written ? 7 : 0);
+                        reopen(&t, layer);
+                        rig_done(&t);
+                }
+}
+
 /* ---- damage that shows when it is met ------------------------------------------------------------------------------ */
 
 enum op { WRITE, UNMAP };
@@ -414,7 +490,7 @@ int main(void) {
                 cmocka_unit_test(test_feature_is_named),   cmocka_unit_test(test_autoclear),
                 cmocka_unit_test(test_resize_refusals),    cmocka_unit_test(test_damage_stops_changes),
                 cmocka_unit_test(test_harmless_damage),    cmocka_unit_test(test_hostile_compressed),
-                cmocka_unit_test(test_discard_forgets),
+                cmocka_unit_test(test_discard_forgets),    cmocka_unit_test(test_write_while_growing),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

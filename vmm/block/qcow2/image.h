@@ -103,7 +103,7 @@ struct qcow2 {
         uint64_t packed, packed_end; /* where the next compressed cluster may go, bytes; equal: nowhere */
         bool closing;                /* nobody else is at work: everything is written */
         bool finished;               /* closed in order, or failed to be: closing writes nothing any more */
-        bool size_unsure;            /* a resize failed half way: the next flush writes the size that holds */
+        _Atomic bool size_unsure;    /* a resize failed half way: the next flush writes the size that holds */
         bool l1_unsure;              /* so did one before: the next flush writes where the L1 table is */
         bool lost;      /* a cluster that nothing points at could not be given back: for the repair at the next open */
         bool dirty_set; /* the dirty bit is on disk (or there is none in this version) */
@@ -116,6 +116,10 @@ struct qcow2 {
 
 static inline struct qcow2 *qcow2_of(struct layer *layer) {
         return CONTAINER_OF(layer, struct qcow2, layer);
+}
+
+static inline pthread_mutex_t *stripe_of(struct qcow2 *q, uint64_t offset) {
+        return &q->stripes[(offset >> q->bits) % STRIPES];
 }
 
 /* open.c */

@@ -286,30 +286,95 @@ static void qcow2_close(struct layer *layer) {
         release(q);
 }
 
-/* The L1 table has another place, or is longer. */
-static int renew_l1(struct qcow2 *q, uint64_t size, struct error *e) {
-        struct qcow2_bitmap_space space = space_of(q);
-        uint64_t at = q->h.l1_offset, clusters = (8ull * q->h.l1_entries + q->cluster - 1) >> q->bits;
+/* The place of an L1 table is metadata from the moment on that it is ours: there is nothing left to fail once the header names it. */
+static int l1_alloc(void *opaque, uint64_t bytes, uint64_t *ret_offset) {
+        struct qcow2 *q = opaque;
+        uint64_t n = (bytes + q->cluster - 1) >> q->bits, at;
+        int r = bitmap_alloc(q, bytes, &at);
+
+        if (r < 0)
+                return r;
+        pthread_mutex_lock(&q->lock);
+        r = meta_add(q, at, n);
+        if (r < 0)
+                clusters_undo(q, at >> q->bits, n);
+        pthread_mutex_unlock(&q->lock);
+        if (r == 0)
+                *ret_offset = at;
+        return r;
+}
+
+static void l1_free(void *opaque, uint64_t offset, uint64_t bytes) {
+        struct qcow2 *q = opaque;
+        uint64_t n = (bytes + q->cluster - 1) >> q->bits;
+
+        pthread_mutex_lock(&q->lock);
+        meta_remove(q, offset, n);
+        clusters_free(q, offset >> q->bits, n);
+        pthread_mutex_unlock(&q->lock);
+}
+
+/* An L1 table in memory for @entries, and an array of L2 tables to go with it. */
+static struct table *l1_new(struct qcow2 *q, uint64_t entries) {
+        struct table *t = table_new(0, 8 * entries);
         int r;
 
-        meta_remove(q, at, clusters); /* it is about to be freed, perhaps */
-        r = qcow2_resize_l1(q->layer.file, &q->h, size, &space, &q->l1_unsure, e);
-        if (r < 0) {
-                meta_add(q, at, clusters);
-                pthread_mutex_lock(&q->lock);
-                q->lost |= q->l1_unsure;
-                pthread_mutex_unlock(&q->lock);
-                return r;
-        }
-        r = meta_add(q, q->h.l1_offset, (8ull * q->h.l1_entries + q->cluster - 1) >> q->bits);
         pthread_mutex_lock(&q->lock);
         layer_lock_users(&q->layer);
-        r = r < 0 ? no_memory(e) : load_l1(q, e);
-        if (r == 0 && cache_grow(&q->l2s, q->h.l1_entries) < 0)
-                r = no_memory(e);
-        if (r < 0)
-                q->broken = true; /* what is in memory doesn't fit the file any more */
+        r = cache_grow(&q->l2s, (uint32_t)entries);
         layer_unlock_users(&q->layer);
+        pthread_mutex_unlock(&q->lock);
+        if (t && r == 0)
+                return t;
+        table_free(t);
+        return NULL;
+}
+
+/* The header names the place that @h has: @t, with what is in the old one, takes over. */
+static void l1_switch(struct qcow2 *q, struct table *t, const struct qcow2_header *h) {
+        struct table *old = q->l1;
+
+        pthread_mutex_lock(&q->lock);
+        layer_lock_users(&q->layer);
+        t->at = h->l1_offset;
+        memcpy((void *)t->words, (const void *)old->words, 8ull * q->h.l1_entries);
+        table_mark(t, 0, t->size);
+        q->l1 = t;
+        q->h.l1_offset = h->l1_offset;
+        q->h.l1_entries = h->l1_entries;
+        layer_unlock_users(&q->layer);
+        pthread_mutex_unlock(&q->lock);
+        table_free(old);
+}
+
+/*
+ * A longer L1 table, perhaps at another place. Workers go on meanwhile, and the L2 tables that they make are known to the table in memory only:
+ * so the longer one takes its words from there, never from the file, and the next flush writes it whole. @flush_lock is held: no
+ * flush writes to the old place what the new one then hasn't got.
+ */
+static int grow_l1(struct qcow2 *q, uint64_t size, struct error *e) {
+        struct qcow2_bitmap_space space = { .alloc = l1_alloc, .free = l1_free, .opaque = q };
+        uint64_t entries = qcow2_l1_entries(&q->h, size);
+        struct qcow2_header longer;
+        struct table *t;
+        int r;
+
+        if (entries <= q->h.l1_entries)
+                return 0;
+        t = l1_new(q, entries);
+        if (!t)
+                return no_memory(e);
+        pthread_mutex_lock(&q->lock);
+        longer = q->h; /* borrows its strings */
+        pthread_mutex_unlock(&q->lock);
+        r = qcow2_resize_l1(q->layer.file, &longer, size, &space, &q->l1_unsure, e);
+        if (r == 0) {
+                l1_switch(q, t, &longer);
+                return 0;
+        }
+        table_free(t);
+        pthread_mutex_lock(&q->lock);
+        q->lost |= q->l1_unsure;
         pthread_mutex_unlock(&q->lock);
         return r;
 }
@@ -320,7 +385,7 @@ static int grow(struct qcow2 *q, uint64_t size, struct error *e) {
 
         pthread_mutex_lock(&q->flush_lock);
         r = flush_locked(q);
-        r = r < 0 ? error_set(e, r, "disk-write", NULL, "cannot write the image's tables") : renew_l1(q, size, e);
+        r = r < 0 ? error_set(e, r, "disk-write", NULL, "cannot write the image's tables") : grow_l1(q, size, e);
         pthread_mutex_unlock(&q->flush_lock);
         if (r < 0)
                 return r;
@@ -333,10 +398,22 @@ static int grow(struct qcow2 *q, uint64_t size, struct error *e) {
 }
 
 static int store_size(struct qcow2 *q, uint64_t size, struct error *e) {
-        int r = qcow2_resize_store(q->layer.file, &q->h, size, e);
+        int r;
 
+        pthread_mutex_lock(&q->flush_lock); /* a flush does the same where it failed before */
+        r = qcow2_resize_store(q->layer.file, &q->h, size, e);
         q->size_unsure = r < 0;
+        pthread_mutex_unlock(&q->flush_lock);
         return r;
+}
+
+/* Under the stripe of the cluster that held the end: who has that takes what lies behind the end for nothing. */
+static void publish_size(struct qcow2 *q, uint64_t size) {
+        pthread_mutex_t *stripe = stripe_of(q, atomic_load(&q->layer.size));
+
+        pthread_mutex_lock(stripe);
+        atomic_store(&q->layer.size, size);
+        pthread_mutex_unlock(stripe);
 }
 
 static int qcow2_resize(struct layer *layer, uint64_t size, struct error *e) {
@@ -359,7 +436,7 @@ static int qcow2_resize(struct layer *layer, uint64_t size, struct error *e) {
                 if (r == 0)
                         r = store_size(q, size, e);
                 if (r == 0)
-                        atomic_store(&layer->size, size);
+                        publish_size(q, size);
                 return r;
         }
         r = store_size(q, size, e);

@@ -23,7 +23,8 @@ int qcow2_resize_check(const struct qcow2_header *h, uint64_t size, struct error
  * @ret_unsure: set when it failed and the header on disk may name the new table all the same: qcow2_resize_store_l1(), before the table of @h
  *         is written again, and the new one's clusters are lost until a repair
  *
- * The new table is complete and durable before the header points at it. The caller has flushed, and reads the table again afterwards.
+ * The new table holds what the old one holds in the file, and is durable before the header points at it. The caller keeps flushes away until it
+ * writes to the new place; what has changed only in memory follows then.
  */
 int qcow2_resize_l1(struct file *file, struct qcow2_header *h, uint64_t size, const struct qcow2_bitmap_space *space,
                     bool *ret_unsure, struct error *e);

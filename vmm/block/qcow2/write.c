@@ -38,10 +38,6 @@ static struct target target_of(struct qcow2 *q, uint64_t offset) {
         };
 }
 
-static pthread_mutex_t *stripe_of(struct qcow2 *q, uint64_t offset) {
-        return &q->stripes[(offset >> q->bits) % STRIPES];
-}
-
 /* @lock held. With @change the table is ours to change, and the image is marked dirty. */
 static int look(struct target *t, bool change) {
         struct qcow2 *q = t->q;
