@@ -388,15 +388,14 @@ static size_t put_entry(const struct bitmap *m, uint8_t *p, uint64_t table, uint
         return size;
 }
 
-/* New bitmaps, tables and directory, and what will be free when the header points at them. @tables: where each went */
+/* New bitmaps, tables and directory, and what will be free when the header points at them. @tables: where each went; @ret: zeroed by the caller */
 static int write_all(struct qcow2_bitmaps *b, struct file *file, const struct qcow2_bitmap_space *space,
                      bool keep_using, struct ranges *made, struct ranges *old, uint64_t *tables,
-                     struct qcow2_header *h) {
+                     struct qcow2_header_bitmaps *ret) {
         _cleanup_free_ uint8_t *directory = NULL;
         uint64_t size = 0, at = 0;
         int r = 0;
 
-        h->bitmaps.n = 0;
         for (unsigned int i = 0; r == 0 && i < b->n; i++) {
                 struct bitmap *m = b->list[i];
 
@@ -408,14 +407,14 @@ static int write_all(struct qcow2_bitmaps *b, struct file *file, const struct qc
                 if (r == 0 && m->words)
                         r = store_words(b, m, file, space, made, &tables[i]);
                 size += put_entry(m, NULL, 0, 0, 0);
-                h->bitmaps.n++;
+                ret->n++;
         }
         if (r == 0 && b->directory)
                 r = ranges_add(old, b->directory, b->directory_size);
-        if (r < 0 || !h->bitmaps.n)
+        if (r < 0 || !ret->n)
                 return r;
         directory = calloc(1, size);
-        r = directory ? take_space(space, size, made, &h->bitmaps.directory_offset) : -ENOMEM;
+        r = directory ? take_space(space, size, made, &ret->directory_offset) : -ENOMEM;
         for (unsigned int i = 0; r == 0 && i < b->n; i++) {
                 struct bitmap *m = b->list[i];
                 uint32_t flags = (m->flags & ~(QCOW2_BM_IN_USE | (m->words ? QCOW2_BM_AUTO : 0))) |
@@ -426,20 +425,21 @@ static int write_all(struct qcow2_bitmaps *b, struct file *file, const struct qc
                         at += put_entry(m, directory + at, tables[i], m->words ? table_entries(b, m) : m->n_table,
                                         flags);
         }
-        h->bitmaps.directory_size = size;
-        return r < 0 ? r : file_write(file, directory, size, h->bitmaps.directory_offset);
+        ret->directory_size = size;
+        return r < 0 ? r : file_write(file, directory, size, ret->directory_offset);
 }
 
 int qcow2_bitmaps_store(struct qcow2_bitmaps *b, struct file *file, struct qcow2_header *h,
                         const struct qcow2_bitmap_space *space, bool keep_using, struct error *e) {
         _cleanup_free_ uint64_t *tables = calloc(b->n + 1, sizeof *tables);
         struct ranges made = { 0 }, old = { 0 };
-        struct qcow2_header next = *h; /* borrows its strings */
+        struct qcow2_header_bitmaps bitmaps = { 0 };
+        struct qcow2_header next;
         int r;
 
         if (!b->n)
                 return 0;
-        r = tables ? write_all(b, file, space, keep_using, &made, &old, tables, &next) : -ENOMEM;
+        r = tables ? write_all(b, file, space, keep_using, &made, &old, tables, &bitmaps) : -ENOMEM;
         if (r == 0)
                 r = file_sync(file);
         if (r < 0) {
@@ -448,6 +448,9 @@ int qcow2_bitmaps_store(struct qcow2_bitmaps *b, struct file *file, struct qcow2
                 return error_set(e, r, "qcow2-bitmaps", "free some space on the host",
                                  "cannot write the image's bitmaps: they will be out of date");
         }
+        /* Only now: taking space may have flushed, and so moved the refcount table and set the dirty bit. */
+        next = *h; /* borrows its strings */
+        next.bitmaps = bitmaps;
         next.autoclear =
                 next.bitmaps.n ? next.autoclear | QCOW2_AUTOCLEAR_BITMAPS : next.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS;
         r = qcow2_header_store(file, &next, e);

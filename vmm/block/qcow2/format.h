@@ -237,7 +237,7 @@ struct qcow2_header {
         uint32_t length; /* bytes of the fixed part */
 
         char *backing_file, *backing_format, *data_file; /* owned; NULL: none */
-        struct {
+        struct qcow2_header_bitmaps {
                 uint32_t
                         n; /* 0: no bitmaps (the extension is missing, or invalid because its autoclear bit is unset) */
                 uint64_t directory_size, directory_offset; /* bytes */
