@@ -131,17 +131,18 @@ static int keep_cluster(struct layer *top, struct layer *old, struct layer *new,
         if (r < 0 || memcmp(w->buf, w->other, n) == 0)
                 return r;
         /* The whole cluster, so that nothing has to be filled up from below; its other parts read as they did. */
-        top->backing = old;
         r = disk_read(top, w->buf, start, length, e);
-        top->backing = new;
-        if (r == 0) {
-                r = disk_is_zero(w->buf, length) ? layer_zero(top, start, length, true)
-                                                 : layer_write(top, w->buf, start, length);
-                if (r < 0)
-                        disk_write_failed(r, e);
+        if (r < 0)
+                return r;
+        if (disk_is_zero(w->buf, length)) {
+                top->backing = new; /* where that has nothing, nothing has to be said */
+                r = layer_zero(top, start, length, true);
+                top->backing = old;
+        } else {
+                /* Above @old: where the cluster reads as zeroes, a write links one before its data is there, and a write that fails leaves it. */
+                r = layer_write(top, w->buf, start, length);
         }
-        top->backing = old;
-        return r;
+        return r < 0 ? disk_write_failed(r, e) : 0;
 }
 
 static int keep_content(struct layer *top, struct layer *old, struct layer *new, struct disk_work *w, struct error *e) {

@@ -20,7 +20,7 @@ if ! command -v qemu-img >/dev/null || ! command -v qemu-io >/dev/null; then
         exit 0
 fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/images.XXXXXX") || exit 1
-trap 'rm -rf -- "$work"' EXIT
+trap 'umount "$work/small" 2>/dev/null; rm -rf -- "$work"' EXIT
 cd "$work" || exit 1
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
@@ -261,6 +261,27 @@ for seconds in 0.004 0.01 0.02 0.04; do
         check "all of it is in the lower image then" same low.qcow2 qcow2 all raw
         check "a rebase that is killed after $seconds s" killed "$seconds" rebase --backing next.qcow2 --backing-format qcow2
 done
+
+# A rebase for which there is no space: what it could not copy still comes from below, and the next one copies it. The image has its tables
+# already, so that they can be written when there is no space for data.
+no_space() { # --backing...: what to rebase to
+        rm -f small/thin.qcow2
+        mount -o remount,size=4M small && qemu-img create -q -f qcow2 -b "$work/many" -F raw small/thin.qcow2 &&
+                qemu-io -f qcow2 -c "write -P 7 1M 64k" small/thin.qcow2 && qemu-img convert -f qcow2 -O raw small/thin.qcow2 thin || return
+        refuses 2 disk-write "$lodge" image rebase small/thin.qcow2 "$@" && same small/thin.qcow2 qcow2 thin raw &&
+                mount -o remount,size=32M small && image check --repair all small/thin.qcow2 &&
+                image rebase small/thin.qcow2 "$@" && same small/thin.qcow2 qcow2 thin raw && sound small/thin.qcow2
+}
+mkdir small
+if mount -t tmpfs -o size=4M small small 2>/dev/null; then
+        head -c 8M /dev/urandom >many
+        head -c 1M many >few
+        check "a rebase to nothing without space loses nothing" no_space
+        check "nor does one to a shorter image" no_space --backing "$work/few" --backing-format raw
+        umount small
+else
+        echo "# no tmpfs can be mounted here: a rebase on a full disk was not tried"
+fi
 
 # Who else has it open?
 mkfifo hold
