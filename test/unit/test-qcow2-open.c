@@ -390,6 +390,8 @@ static void test_damage_stops_changes(void **state) {
                 assert_true(r == -EIO || cases[i].op == UNMAP);
                 assert_int_equal(layer_write(layer, buf, 2 * K64, 512), -EIO);
                 assert_int_equal(layer_zero(layer, K64 + 512, 512, false), -EIO);
+                assert_int_equal(layer_flush(layer), -EIO); /* what was changed before is not in the file */
+                assert_true(layer->ops->needs_flush(layer));
                 assert_int_equal(layer_read(layer, NULL, buf, K64, 4), 0);
                 assert_memory_equal(buf, "data", 4);
                 memset(buf, 0, 4);

@@ -13,7 +13,8 @@
  * before (map.c): so after step 1 nothing in the copies points at anything older than itself. Whoever arrives while a flush is on its
  * way waits for the next one, and many are served by that one.
  *
- * When a write fails, everything in the copies counts as changed again.
+ * When a write fails, everything in the copies counts as changed again. Once a damage was met no table is written any more, and every flush fails:
+ * what was changed before is in memory only, and stays there.
  */
 #include <string.h>
 
@@ -196,6 +197,7 @@ int flush_locked(struct qcow2 *q) {
         struct batch b = { 0 };
         struct runs unlinked;
         uint64_t number;
+        bool broken;
         int r;
 
         pthread_mutex_lock(&q->lock);
@@ -203,7 +205,8 @@ int flush_locked(struct qcow2 *q) {
         number = atomic_fetch_add(&q->flush_started, 1) + 1;
         atomic_store(&q->unflushed, false);
         unlinked = TAKE(q->pending, ((struct runs){ 0 }));
-        r = atomic_load(&q->broken) ? 0 : collect(q, &b);
+        broken = atomic_load(&q->broken);
+        r = broken ? 0 : collect(q, &b);
         pthread_mutex_unlock(&q->lock);
 
         if (r == 0 && q->l1_unsure) {
@@ -215,7 +218,9 @@ int flush_locked(struct qcow2 *q) {
                 q->size_unsure = r < 0;
         }
         if (r == 0)
-                r = write_all(q, &b);
+                r = write_all(q, &b); /* nothing when @broken, but what was written in place is synced */
+        if (r == 0 && broken)
+                r = -EIO;
 
         pthread_mutex_lock(&q->lock);
         finish(q, &b, &unlinked, r);
