@@ -272,37 +272,56 @@ static void test_resize_refusals(void **state) {
         rig_done(&t);
 }
 
-/* ---- a guest that writes while the disk grows ---------------------------------------------------------------------- */
+/* ---- a guest that writes while something else goes on ---------------------------------------------------------------------- */
 
-/* The layer that is growing; a sector of a part without an L2 table is written when @calls have reached the file. The test's threads are one. */
+/* The layer that is at work; [@at, @end) is written when @calls have reached the file, and the sync that it was may fail. The test's threads
+ * are one. */
 static struct {
         struct layer *layer;
+        uint64_t at, end;
         unsigned int calls;
-        bool written;
-} growing;
+        bool fails, written;
+} meanwhile;
 
-static void write_meanwhile(void) {
-        struct layer *layer = growing.layer;
+static int write_meanwhile(void) {
+        struct layer *layer = meanwhile.layer;
         uint8_t buf[512];
 
-        if (!layer || growing.calls-- > 0)
-                return;
-        growing.layer = NULL;
-        growing.written = true;
+        if (!layer || meanwhile.calls-- > 0)
+                return 0;
+        meanwhile.layer = NULL;
+        meanwhile.written = true;
         memset(buf, 7, sizeof buf);
-        assert_int_equal(layer_write(layer, buf, 1 << 20, sizeof buf), 0);
+        for (uint64_t at = meanwhile.at; at < meanwhile.end; at += sizeof buf)
+                assert_int_equal(layer_write(layer, buf, at, sizeof buf), 0);
+        errno = EIO;
+        return meanwhile.fails ? -1 : 0;
 }
 
-static ssize_t growing_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
+static ssize_t meanwhile_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
         ssize_t r = pwritev(fd, iov, n, offset);
 
-        write_meanwhile();
+        if (!meanwhile.fails)
+                write_meanwhile();
         return r;
 }
 
-static int growing_fdatasync(int fd) {
-        write_meanwhile();
-        return fdatasync(fd);
+static int meanwhile_fdatasync(int fd) {
+        return write_meanwhile() < 0 ? -1 : fdatasync(fd);
+}
+
+/* An image whose file writes meanwhile. */
+static void meanwhile_init(struct rig *t, const struct qcow2_create *o) {
+        static struct sys sys;
+
+        sys = sys_real;
+        sys.pwritev = meanwhile_pwritev;
+        sys.fdatasync = meanwhile_fdatasync;
+        meanwhile.layer = NULL;
+        rig_init(t);
+        rig_create(t, o);
+        file_close(t->file);
+        rig_open(t, &sys);
 }
 
 /* A worker makes an L2 table at any moment while another lets the disk grow. The new L1 table, if there is one, has to know it. */
@@ -315,26 +334,22 @@ static void test_write_while_growing(void **state) {
         const struct qcow2_options o = { .cache = 2048 };
 
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++)
-                for (unsigned int calls = 0; calls == 0 || growing.written; calls++) {
-                        struct sys sys = sys_real;
+                for (unsigned int calls = 0; calls == 0 || meanwhile.written; calls++) {
                         struct layer *layer;
                         uint8_t buf[512];
                         struct rig t;
 
-                        rig_init(&t);
-                        rig_create(&t, &(struct qcow2_create){ .size = 2 << 20, .cluster = 512 });
-                        file_close(t.file);
-                        sys.pwritev = growing_pwritev;
-                        sys.fdatasync = growing_fdatasync;
-                        rig_open(&t, &sys);
+                        meanwhile_init(&t, &(struct qcow2_create){ .size = 2 << 20, .cluster = 512 });
                         layer = open_layer(&t, &o);
                         memset(buf, 1, sizeof buf);
                         assert_int_equal(layer_write(layer, buf, 0, sizeof buf), 0);
-                        growing.layer = layer;
-                        growing.calls = calls;
-                        growing.written = false;
+                        meanwhile.layer = layer;
+                        meanwhile.at = 1 << 20;
+                        meanwhile.end = meanwhile.at + 512;
+                        meanwhile.calls = calls;
+                        meanwhile.fails = meanwhile.written = false;
                         assert_int_equal(layer->ops->resize(layer, sizes[i], &t.e), 0);
-                        growing.layer = NULL;
+                        meanwhile.layer = NULL;
                         for (uint64_t at = 64 << 10; at < 1 << 20; at += 32 << 10) /* tables that push others out */
                                 assert_int_equal(layer_write(layer, buf, at, sizeof buf), 0);
                         assert_int_equal(layer_flush(layer), 0);
@@ -342,10 +357,40 @@ static void test_write_while_growing(void **state) {
                         assert_flawless(&t);
                         layer = open_layer(&t, &o);
                         assert_int_equal(layer_read(layer, NULL, buf, 1 << 20, sizeof buf), 0);
-                        assert_int_equal(buf[0], growing.written ? 7 : 0);
+                        assert_int_equal(buf[0], meanwhile.written ? 7 : 0);
                         reopen(&t, layer);
                         rig_done(&t);
                 }
+}
+
+/* The refcount table gets longer while a flush is about to name the place that it had, and that flush fails: nothing points at the place any
+ * more, so the image has to be looked at when it is opened again. */
+static void test_refcounts_grow_in_a_flush(void **state) {
+        const struct qcow2_create o = { .size = 16 << 20, .cluster = 512, .refcount_bits = 64 };
+        struct layer *layer;
+        struct rig t;
+
+        for (unsigned int syncs = 0; syncs < 3; syncs++) {
+                uint64_t end = 0;
+
+                meanwhile_init(&t, &o);
+                layer = open_layer(&t, &(struct qcow2_options){ 0 });
+                for (uint8_t buf[512] = { 7 }; end < 3 << 20; end += sizeof buf)
+                        assert_int_equal(layer_write(layer, buf, end, sizeof buf), 0);
+                meanwhile.layer = layer;
+                meanwhile.at = end;
+                meanwhile.end = 12 << 20;
+                meanwhile.calls = syncs;
+                meanwhile.fails = true;
+                assert_int_equal(layer_flush(layer), -EIO);
+                assert_int_equal(layer_flush(layer), 0);
+                reopen(&t, layer);
+                assert_true(get64(&t, QCOW2_H_INCOMPATIBLE) & QCOW2_INCOMPAT_DIRTY);
+                layer = open_layer(&t, &(struct qcow2_options){ .repair = true });
+                reopen(&t, layer);
+                assert_flawless(&t);
+                rig_done(&t);
+        }
 }
 
 /* ---- damage that shows when it is met ------------------------------------------------------------------------------ */
@@ -487,12 +532,19 @@ static void test_discard_forgets(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_hostile_extensions), cmocka_unit_test(test_short_headers),
-                cmocka_unit_test(test_header_is_full),     cmocka_unit_test(test_refusals),
-                cmocka_unit_test(test_feature_is_named),   cmocka_unit_test(test_autoclear),
-                cmocka_unit_test(test_resize_refusals),    cmocka_unit_test(test_damage_stops_changes),
-                cmocka_unit_test(test_harmless_damage),    cmocka_unit_test(test_hostile_compressed),
-                cmocka_unit_test(test_discard_forgets),    cmocka_unit_test(test_write_while_growing),
+                cmocka_unit_test(test_hostile_extensions),
+                cmocka_unit_test(test_short_headers),
+                cmocka_unit_test(test_header_is_full),
+                cmocka_unit_test(test_refusals),
+                cmocka_unit_test(test_feature_is_named),
+                cmocka_unit_test(test_autoclear),
+                cmocka_unit_test(test_resize_refusals),
+                cmocka_unit_test(test_damage_stops_changes),
+                cmocka_unit_test(test_harmless_damage),
+                cmocka_unit_test(test_hostile_compressed),
+                cmocka_unit_test(test_discard_forgets),
+                cmocka_unit_test(test_write_while_growing),
+                cmocka_unit_test(test_refcounts_grow_in_a_flush),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -182,6 +182,8 @@ static void finish(struct qcow2 *q, struct batch *b, struct runs *unlinked, int 
                         table_mark(t, c->offset, c->length);
                 free(c);
         }
+        /* It got longer meanwhile, so that nothing will name this place; but the header on disk may. */
+        q->lost |= result < 0 && b->reftable && q->reftable->at != b->reftable;
         if (result == 0 && b->reftable) {
                 meta_remove(q, q->h.reftable_offset, q->h.reftable_clusters);
                 runs_add(q, &q->waiting, q->h.reftable_offset >> q->bits, q->h.reftable_clusters,

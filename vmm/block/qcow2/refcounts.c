@@ -31,6 +31,21 @@ void runs_done(struct runs *r) {
         *r = (struct runs){ 0 };
 }
 
+/* Room for another one. */
+static int runs_reserve(struct runs *r) {
+        size_t room = r->room ? 2 * r->room : 16;
+        struct run *v;
+
+        if (r->n < r->room)
+                return 0;
+        v = reallocarray(r->v, room, sizeof *v);
+        if (!v)
+                return -ENOMEM;
+        r->v = v;
+        r->room = room;
+        return 0;
+}
+
 void runs_add(struct qcow2 *q, struct runs *r, uint64_t cluster, uint64_t n, uint64_t stamp) {
         struct run *last = r->n ? &r->v[r->n - 1] : NULL;
 
@@ -38,16 +53,9 @@ void runs_add(struct qcow2 *q, struct runs *r, uint64_t cluster, uint64_t n, uin
                 last->n += n;
                 return;
         }
-        if (r->n == r->room) {
-                size_t room = r->room ? 2 * r->room : 16;
-                struct run *v = reallocarray(r->v, room, sizeof *v);
-
-                if (!v) { /* a leak, until the next repair */
-                        q->lost = true;
-                        return;
-                }
-                r->v = v;
-                r->room = room;
+        if (runs_reserve(r) < 0) { /* a leak, until the next repair */
+                q->lost = true;
+                return;
         }
         r->v[r->n++] = (struct run){ .cluster = cluster, .n = n, .stamp = stamp };
 }
@@ -113,7 +121,8 @@ static int extend(struct qcow2 *q, uint64_t index) {
         r = cache_grow(&q->refblocks, (uint32_t)(clusters * per));
         if (r < 0)
                 return r;
-        /* A place that a flush was about to name: whether the header on disk does is unknown, so it stays as it is. */
+        /* A place that a flush was about to name: whether the header on disk does is unknown, so it stays as it is. (A flush that is at
+         * it right now sees to it in the end.) */
         q->lost |= q->reftable->at && q->reftable->at != q->h.reftable_offset && !q->reftable->busy;
         q->reftable->at = 0;
         q->reftable->size = (uint32_t)(clusters * q->cluster); /* its memory is as large as it ever gets */
@@ -148,14 +157,18 @@ static int refblock_new(struct qcow2 *q, uint64_t index, uint64_t place) {
         b->fresh = true;
         table_mark(b, 0, b->size);
         r = place / q->per_refblock == index ? 0 : refblock_get(q, place / q->per_refblock, &holder);
-        if (r == 0)
+        if (r == 0) {
+                put(q, holder ? holder : b, place,
+                    1); /* first: a table that is changed does not leave the cache for @b */
                 r = cache_add(q, &q->refblocks, b);
+                if (r < 0 && holder)
+                        put(q, holder, place, 0);
+        }
         if (r < 0) {
                 meta_remove(q, b->at, 1);
                 table_free(b);
                 return r;
         }
-        put(q, holder ? holder : b, place, 1);
         table_set(q->reftable, (uint32_t)index, b->at);
         return 0;
 }
@@ -294,6 +307,8 @@ int pool_refill(struct qcow2 *q) {
                 return r;
         r = make_zero(q->layer.file, start << q->bits, n << q->bits);
         pthread_mutex_lock(&q->lock);
+        if (r == 0 && runs_reserve(&q->pool) < 0)
+                r = -ENOMEM;
         if (r == 0) {
                 runs_add(q, &q->pool, start, n, 0);
                 q->pool_next = MIN(2 * q->pool_next, most);
