@@ -409,7 +409,8 @@ static void test_damage_stops_changes(void **state) {
                 { { { 4 * K64, 3 * K64 } }, WRITE, 0 },                     /* the L1 table, shared */
                 { { { 4 * K64, 5 * K64 + 512 } }, WRITE, 0 },               /* not aligned */
                 { { { 4 * K64, (1ull << 40) | QCOW2_COPIED } }, WRITE, 0 }, /* behind the file */
-                { { { 4 * K64, 4 * K64 | QCOW2_COPIED } }, UNMAP, 0 },      /* the L2 table is freed as data */
+                { { { 4 * K64, (1ull << 40) | QCOW2_COPIED | QCOW2_ZERO } }, WRITE, 0 }, /* so too, kept for later */
+                { { { 4 * K64, 4 * K64 | QCOW2_COPIED } }, UNMAP, 0 }, /* the L2 table is freed as data */
                 { { { 3 * K64, 4 * K64 }, { 2 * K64 + 8, 0x0002000100010001 } }, WRITE, 9 }, /* an L2 table for two */
                 { { { 2 * K64, 0 } }, WRITE, 9 },                                            /* the metadata is free */
                 { { { K64, 0 } }, WRITE, 9 },                                                /* nothing is counted */
@@ -445,6 +446,35 @@ static void test_damage_stops_changes(void **state) {
                 refused(&t, &o, -EIO, "qcow2-corrupt");
                 error_clear(&t.e);
                 check(&t, QCOW2_REPAIR_ALL); /* and the fix that the message names helps */
+                assert_flawless(&t);
+                reopen(&t, open_layer(&t, &o));
+                rig_done(&t);
+        }
+}
+
+/* Subclusters that contradict themselves, or have data and no place: the whole entry is no good, whichever of them is asked for. */
+static void test_contradictory_subclusters(void **state) {
+        static const uint64_t entries[][2] = {
+                { 0, 1 << 5 },
+                { 5 * K64 | QCOW2_COPIED, 1ull << (32 + 5) | 1 << 5 },
+        };
+        const struct qcow2_options o = { 0 };
+        uint8_t buf[512] = { 0 };
+
+        for (size_t i = 0; i < ELEMENTSOF(entries); i++) {
+                struct layer *layer;
+                struct rig t;
+
+                rig_init(&t);
+                rig_create(&t, &(struct qcow2_create){ .size = 64 << 20, .extended_l2 = true });
+                add_data(&t, 1);
+                put64(&t, 4 * K64, entries[i][0]);
+                put64(&t, 4 * K64 + 8, entries[i][1]);
+                layer = open_layer(&t, &o);
+                assert_int_equal(layer_write(layer, buf, 0, sizeof buf), -EIO);
+                reopen(&t, layer);
+                refused(&t, &o, -EIO, "qcow2-corrupt");
+                check(&t, QCOW2_REPAIR_ALL);
                 assert_flawless(&t);
                 reopen(&t, open_layer(&t, &o));
                 rig_done(&t);
@@ -545,6 +575,7 @@ int main(void) {
                 cmocka_unit_test(test_discard_forgets),
                 cmocka_unit_test(test_write_while_growing),
                 cmocka_unit_test(test_refcounts_grow_in_a_flush),
+                cmocka_unit_test(test_contradictory_subclusters),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

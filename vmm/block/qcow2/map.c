@@ -32,6 +32,7 @@ static int standard_place(const struct qcow2 *q, uint64_t entry, struct place *p
         return at % q->cluster ? -EIO : 0;
 }
 
+/* The bitmap is one word: where a part of it contradicts itself, or means data that has no place, none of it is followed. */
 static int extended_place(const struct qcow2 *q, uint64_t entry, uint64_t bitmap, uint32_t sub, struct place *p) {
         uint64_t at = entry & QCOW2_OFFSET_MASK;
         bool data = QCOW2_SUB_ALLOC(bitmap) >> sub & 1, zero = QCOW2_SUB_ZERO(bitmap) >> sub & 1;
@@ -40,7 +41,9 @@ static int extended_place(const struct qcow2 *q, uint64_t entry, uint64_t bitmap
         p->allocated = at != 0;
         p->copied = entry & QCOW2_COPIED;
         p->kind = data ? EXTENT_DATA : zero ? EXTENT_ZERO : EXTENT_UNALLOCATED;
-        return at % q->cluster || (data && (zero || !at)) ? -EIO : 0;
+        return at % q->cluster || QCOW2_SUB_ALLOC(bitmap) & QCOW2_SUB_ZERO(bitmap) || (!at && QCOW2_SUB_ALLOC(bitmap))
+                       ? -EIO
+                       : 0;
 }
 
 int place_get(const struct qcow2 *q, const struct table *t, uint32_t index, uint32_t sub, struct place *ret) {

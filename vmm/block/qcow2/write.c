@@ -95,6 +95,21 @@ static uint32_t unit_mask(const struct qcow2 *q, uint64_t from, uint64_t to) {
         return (n == 32 ? UINT32_MAX : (1u << n) - 1) << first;
 }
 
+/* Is the place of an entry that has one good to be written to, as far as that can be told without knowing who else has it? @lock held */
+static int check_place(struct qcow2 *q, const struct place *p) {
+        uint64_t count;
+        int r;
+
+        if (clusters_has(&q->meta, p->host >> q->bits, 1))
+                return image_damaged(q, "a guest cluster lies where a table is");
+        if (!p->copied || p->host < file_size(q->layer.file))
+                return 0;
+        r = refcount_get(q, p->host >> q->bits, &count);
+        if (r == 0 && count != 1) /* behind the file's end, and not counted: anything could be meant */
+                return image_damaged(q, "a guest cluster lies outside the file");
+        return r;
+}
+
 /* May bytes [@in, @in + @n) of the cluster be overwritten where they are? @lock held */
 static int in_place(struct target *t, uint64_t in, uint64_t n, bool *ret) {
         struct qcow2 *q = t->q;
@@ -109,18 +124,15 @@ static int in_place(struct target *t, uint64_t in, uint64_t n, bool *ret) {
                 return 0;
         if (q->l2_step == 2 && ~QCOW2_SUB_ALLOC(p->bitmap) & unit_mask(q, in, in + n))
                 return 0;
-        if (clusters_has(&q->meta, p->host >> q->bits, 1))
-                return image_damaged(q, "a guest cluster lies where a table is");
-        if (p->copied && p->host < file_size(q->layer.file)) {
-                *ret = true;
-                return 0;
-        }
-        r = refcount_get(q, p->host >> q->bits, &count);
+        r = check_place(q, p);
         if (r < 0)
                 return r;
-        if (p->copied && count != 1) /* behind the file's end, and not counted: anything could be meant */
-                return image_damaged(q, "a guest cluster lies outside the file");
-        *ret = count == 1;
+        if (!p->copied) { /* perhaps it is, all the same */
+                r = refcount_get(q, p->host >> q->bits, &count);
+                if (r < 0)
+                        return r;
+        }
+        *ret = p->copied || count == 1;
         return 0;
 }
 
@@ -207,8 +219,8 @@ static int copy_on_write(struct target *t, struct copy *c) {
         c->new = t->place.kind == EXTENT_COMPRESSED || !t->place.allocated || !t->place.copied;
         if (c->new)
                 r = clusters_alloc(q, 1, true, &c->host, &n);
-        else if (clusters_has(&q->meta, t->place.host >> q->bits, 1))
-                r = image_damaged(q, "a guest cluster lies where a table is");
+        else
+                r = check_place(q, &t->place);
         c->host = c->new ? c->host << q->bits : t->place.host;
         pthread_mutex_unlock(&q->lock);
         if (r < 0)
