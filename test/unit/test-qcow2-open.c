@@ -117,6 +117,53 @@ static void test_hostile_extensions(void **state) {
         }
 }
 
+/* The backing file's name may begin right behind an extension and so cut its padding off: what the extension says counts to its last byte. */
+static void test_extension_without_padding(void **state) {
+        _cleanup_qcow2_header_ struct qcow2_header h = { 0 }, again = { 0 };
+        static const uint8_t other[16] = { 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 5, 'h', 'e', 'l', 'l', 'o' };
+        struct rig t;
+
+        rig_small(&t);
+        put64(&t, V3, EXT(QCOW2_EXT_BACKING_FORMAT, 3));
+        put64(&t, V3 + 8, 0x7261770000000000);
+        assert_int_equal(file_write(t.file, other, 13, V3 + 16), 0);
+        assert_int_equal(file_write(t.file, "name", 4, V3 + 29), 0);
+        put64(&t, QCOW2_H_BACKING_OFFSET, V3 + 29);
+        assert_int_equal(file_write(t.file, (uint8_t[4]){ 0, 0, 0, 4 }, 4, QCOW2_H_BACKING_SIZE), 0);
+        for (unsigned int i = 0; i < 2; i++) {
+                assert_int_equal(qcow2_header_load(t.file, &h, &t.e), 0);
+                assert_string_equal(h.backing_file, "name");
+                assert_string_equal(h.backing_format, "raw");
+                assert_int_equal(h.others_size, sizeof other);
+                assert_memory_equal(h.others, other, sizeof other);
+                assert_int_equal(qcow2_header_store(t.file, &h, &t.e), 0);
+                qcow2_header_done(&h);
+        }
+        put64(&t, V3, EXT(QCOW2_EXT_BACKING_FORMAT, 5)); /* and a string */
+        put64(&t, V3 + 8, 0x71636f7732000000);
+        assert_int_equal(file_write(t.file, "name", 4, V3 + 13), 0);
+        put64(&t, QCOW2_H_BACKING_OFFSET, V3 + 13);
+        assert_int_equal(qcow2_header_load(t.file, &again, &t.e), 0);
+        assert_string_equal(again.backing_format, "qcow2");
+        assert_string_equal(again.backing_file, "name");
+        rig_done(&t);
+}
+
+/* A disk has whole sectors: a layer that has not would be read behind its end. */
+static void test_odd_size(void **state) {
+        struct layer *layer;
+        struct rig t;
+
+        rig_small(&t);
+        put64(&t, QCOW2_H_SIZE, (64 << 20) - 100);
+        layer = open_layer(&t, &(struct qcow2_options){ 0 });
+        assert_int_equal(atomic_load(&layer->size), (64 << 20) - 512);
+        assert_int_equal(layer->ops->resize(layer, 64 << 20, &t.e), 0);
+        reopen(&t, layer);
+        assert_int_equal(get64(&t, QCOW2_H_SIZE), 64 << 20);
+        rig_done(&t);
+}
+
 /* A file that ends inside the header, or has a header of another shape. */
 static void test_short_headers(void **state) {
         static const struct {
@@ -576,6 +623,8 @@ int main(void) {
                 cmocka_unit_test(test_write_while_growing),
                 cmocka_unit_test(test_refcounts_grow_in_a_flush),
                 cmocka_unit_test(test_contradictory_subclusters),
+                cmocka_unit_test(test_extension_without_padding),
+                cmocka_unit_test(test_odd_size),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -95,7 +95,9 @@ static int load_bitmaps(struct qcow2_header *h, const uint8_t *data, uint32_t n,
 }
 
 static int load_extension(struct qcow2_header *h, uint32_t type, const uint8_t *raw, uint32_t n, struct error *e) {
+        static const uint8_t padding[8];
         const uint8_t *data = raw + 8;
+        int r;
 
         switch (type) {
         case QCOW2_EXT_BACKING_FORMAT:
@@ -117,8 +119,9 @@ static int load_extension(struct qcow2_header *h, uint32_t type, const uint8_t *
                     h->crypto_offset > QCOW2_OFFSET_END - h->crypto_length)
                         return damaged(e, "the encryption header lies out of range");
                 return 0;
-        default:
-                return copy(raw, 8 + (n + 7ul) / 8 * 8, &h->others, &h->others_size);
+        default: /* the padding may be cut off by the name, so it isn't taken from the image */
+                r = copy(raw, 8ul + n, &h->others, &h->others_size);
+                return r < 0 ? r : copy(padding, -n & 7, &h->others, &h->others_size);
         }
 }
 
@@ -134,13 +137,10 @@ static int load_extensions(struct qcow2_header *h, const uint8_t *buf, size_t en
                         return 0;
                 if (n > end - at - 8)
                         return damaged(e, "an extension is longer than the header");
-                if ((n + 7ul) / 8 * 8 >
-                    end - at - 8) /* its padding is cut off by the name: allowed, but nothing follows */
-                        n = (uint32_t)(end - at - 8) / 8 * 8;
                 r = load_extension(h, type, buf + at, n, e);
                 if (r < 0)
                         return r;
-                at += 8 + (n + 7ul) / 8 * 8;
+                at += 8 + (n + 7ul) / 8 * 8; /* behind @end: its padding was cut off by the name, which is allowed */
         }
         return 0;
 }

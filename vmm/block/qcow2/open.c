@@ -472,7 +472,8 @@ static void init(struct qcow2 *q, struct file *file, const struct qcow2_options 
         layer_init(&q->layer, &qcow2_ops, file);
         q->layer.readonly |= o->readonly;
         q->layer.cluster = (uint32_t)qcow2_cluster(&q->h);
-        atomic_init(&q->layer.size, q->h.size);
+        atomic_init(&q->layer.size,
+                    q->h.size & ~511ull); /* a part of a sector at the end is nobody's: QEMU has none there */
         q->keep_discard = o->keep_discard;
         q->bits = q->h.cluster_bits;
         q->cluster = qcow2_cluster(&q->h);
