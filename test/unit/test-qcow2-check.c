@@ -217,6 +217,35 @@ static void test_hostile_entries(void **state) {
         }
 }
 
+/* Two parts of the disk with one L2 table: a write to one would show in the other, so such an image is not opened for writing. Counted once or
+ * twice, the check says so too, and mends it. */
+static void test_shared_l2(void **state) {
+        for (unsigned int n = 1; n <= 2; n++) {
+                struct layer *layer = NULL;
+                struct rig t;
+
+                rig_init(&t);
+                rig_create(&t, &(struct qcow2_create){ .size = 1 << 30 });
+                add_data(&t, 2);
+                put64(&t, 3 * K64, 4 * K64 | (n == 1 ? QCOW2_COPIED : 0));
+                put64(&t, 3 * K64 + 8, get64(&t, 3 * K64));
+                for (unsigned int i = 4; i < 7; i++)
+                        put_refcount(&t, i, n);
+                for (uint64_t at = 4 * K64; n == 2 && at < 4 * K64 + 16; at += 8)
+                        put64(&t, at, get64(&t, at) & ~QCOW2_COPIED);
+                assert_int_equal(qcow2_open(t.file, &(struct qcow2_options){ 0 }, &layer, &t.e), -EIO);
+                assert_string_equal(t.e.id, "qcow2-corrupt");
+                error_clear(&t.e);
+                assert_found(&t, true);
+                assert_int_equal(get64(&t, 3 * K64), 4 * K64 | QCOW2_COPIED);
+                assert_int_equal(get64(&t, 3 * K64 + 8), 0);
+                assert_int_equal(qcow2_open(t.file, &(struct qcow2_options){ 0 }, &layer, &t.e), 0);
+                layer_close(layer);
+                rig_open(&t, NULL);
+                rig_done(&t);
+        }
+}
+
 static void count_progress(void *opaque, uint64_t done, uint64_t all) {
         assert_true(done <= all);
         ++*(unsigned int *)opaque;
@@ -354,7 +383,7 @@ int main(void) {
                 cmocka_unit_test(test_hostile_bitmaps),  cmocka_unit_test(test_hostile_entries),
                 cmocka_unit_test(test_report_ends),      cmocka_unit_test(test_unreadable),
                 cmocka_unit_test(test_refusals),         cmocka_unit_test(test_refcount_table_lost),
-                cmocka_unit_test(test_narrow_refcounts),
+                cmocka_unit_test(test_narrow_refcounts), cmocka_unit_test(test_shared_l2),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

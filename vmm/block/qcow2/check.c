@@ -7,6 +7,8 @@
  *
  *   1. metadata is marked, in the order of its worth: header, L1 table, snapshots, L2 tables, bitmaps, refcount structures. What
  *      overlaps something marked before is a corruption, and loses: an L1 entry is dropped, bitmaps are given up, refcounts are rebuilt.
+ *      Two L1 entries of the active table for one L2 table overlap too, unless snapshots explain it: a write through one would change what
+ *      the other shows. Nothing tells which of them is wrong; the later one is dropped.
  *   2. each L2 table is read once, however many L1 tables lead to it, and its entries counted with that factor. An entry that points
  *      outside the file or at metadata is a corruption; mending makes it a zero cluster.
  *   3. refcounts are compared (refcheck.c): too high is a leak, too low a corruption.
@@ -175,10 +177,12 @@ int check_collect_l1(struct check *c, uint64_t offset, uint32_t entries, bool ac
 static int by_table(const void *a, const void *b) {
         const struct l2_ref *x = a, *y = b;
 
-        return x->table < y->table ? -1 : x->table > y->table ? 1 : 0;
+        if (x->table != y->table)
+                return x->table < y->table ? -1 : 1;
+        return x->where < y->where ? -1 : x->where > y->where ? 1 : 0;
 }
 
-/* Marks every L2 table once for each L1 entry that leads to it. */
+/* Marks every L2 table once for each L1 entry that leads to it, and may. */
 static int mark_l2_tables(struct check *c) {
         if (c->n_l2s)
                 qsort(c->l2s, c->n_l2s, sizeof *c->l2s, by_table);
@@ -188,13 +192,15 @@ static int mark_l2_tables(struct check *c) {
                 int r = 0;
 
                 for (next = i; next < c->n_l2s && c->l2s[next].table == table; next++) {
-                        c->l2s[next].skip = overlap;
-                        if (!overlap) {
+                        bool again = next > i && !c->h.n_snapshots;
+
+                        c->l2s[next].skip = overlap || again;
+                        if (!c->l2s[next].skip) {
                                 r = counts_add(&c->counts, table / c->cluster, 1, true);
                         } else {
-                                check_found(c, CORRUPTION,
-                                            "L1 entry at %#" PRIx64 " points at other metadata: %#" PRIx64,
-                                            c->l2s[next].where, table);
+                                check_found(c, CORRUPTION, "L1 entry at %#" PRIx64 " points at %s: %#" PRIx64,
+                                            c->l2s[next].where, overlap ? "other metadata" : "another one's L2 table",
+                                            table);
                                 r = drop_l1(c, c->l2s[next].where);
                         }
                         if (r < 0)
@@ -350,13 +356,16 @@ static int walk_table(struct check *c, uint64_t table, uint32_t factor, bool act
 static int walk_tables(struct check *c) {
         for (size_t i = 0, next; i < c->n_l2s; i = next) {
                 bool active = false;
+                size_t n = 0;
                 int r;
 
-                for (next = i; next < c->n_l2s && c->l2s[next].table == c->l2s[i].table; next++)
+                for (next = i; next < c->n_l2s && c->l2s[next].table == c->l2s[i].table; next++) {
                         active |= c->l2s[next].active;
-                if (c->l2s[i].skip)
+                        n += !c->l2s[next].skip;
+                }
+                if (n == 0)
                         continue;
-                r = walk_table(c, c->l2s[i].table, (uint32_t)MIN(next - i, (size_t)UINT32_MAX), active);
+                r = walk_table(c, c->l2s[i].table, (uint32_t)MIN(n, (size_t)UINT32_MAX), active);
                 if (r < 0)
                         return r;
                 if (c->res->progress)

@@ -13,7 +13,7 @@ struct l2_ref {
         uint64_t where; /* offset of the L1 entry */
         uint64_t entry; /* as it stands there */
         bool active;    /* of the active L1 table; else of a snapshot's */
-        bool skip;      /* the table overlaps other metadata: not walked */
+        bool skip; /* the table overlaps other metadata, or is another entry's: not counted, nor walked for this one */
 };
 
 struct check {
