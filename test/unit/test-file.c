@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,6 +31,7 @@ static struct {
         ssize_t at_most;            /* bytes at a time; -1: as many as there are */
         unsigned int calls, discards;
         uint64_t discarded[2];
+        void (*while_reading)(void); /* called once */
 } kernel;
 
 static int result(int error) {
@@ -87,6 +89,12 @@ static ssize_t kernel_preadv(int fd, const struct iovec *iov, int n, off_t offse
         if (kernel.read_error)
                 return result(kernel.read_error);
         kernel.calls++;
+        if (kernel.while_reading) {
+                ssize_t done = preadv(fd, iov, n, offset);
+
+                TAKE_PTR(kernel.while_reading)();
+                return done;
+        }
         return kernel.at_most < 0 ? preadv(fd, iov, n, offset)
                                   : pread(fd, iov->iov_base, MIN(iov->iov_len, (size_t)kernel.at_most), offset);
 }
@@ -344,6 +352,36 @@ static void test_direct(void **state) {
         assert_int_equal(file_logical_block(t->file), 4096);
 }
 
+static struct {
+        struct file *file;
+        pthread_t thread;
+} neighbour;
+
+static void *zero_neighbour(void *opaque) {
+        assert_int_equal(file_zero(neighbour.file, 512, 512, true), 0);
+        return NULL;
+}
+
+static void start_neighbour(void) {
+        assert_int_equal(pthread_create(&neighbour.thread, NULL, zero_neighbour, NULL), 0);
+        usleep(50000); /* time enough to punch the hole, if nothing keeps it waiting */
+}
+
+/* A cluster can be smaller than a block: one that is zeroed while its neighbour is written must not come back with what it held. */
+static void test_hole_beside_a_write(void **state) {
+        struct rig *t = *state;
+
+        kernel.smallest_read = BLOCK;
+        assert_int_equal(open_file(t, false, true), 0);
+        neighbour.file = t->file;
+        kernel.while_reading = start_neighbour;
+        assert_int_equal(file_write(t->file, t->model, 512, 0), 0);
+        assert_int_equal(pthread_join(neighbour.thread, NULL), 0);
+        memset(t->model + 512, 0, 512);
+        assert_int_equal(fcntl(t->fd, F_SETFL, 0), 0);
+        assert_content(t);
+}
+
 static void *no_mmap(void *addr, size_t n, int protection, int flags, int fd, off_t offset) {
         errno = ENOMEM;
         return MAP_FAILED;
@@ -470,6 +508,7 @@ int main(void) {
                 TEST(test_shrunk),
                 TEST(test_retries_end),
                 TEST(test_direct),
+                TEST(test_hole_beside_a_write),
                 TEST(test_refusals),
                 TEST(test_raw_size),
                 TEST(test_raw_without_holes),

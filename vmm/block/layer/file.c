@@ -7,7 +7,8 @@
  *
  * O_DIRECT wants offsets, lengths and addresses that are multiples of a block. Where all are, the transfer goes straight through.
  * Else it goes piece by piece through a buffer: a read widens to whole blocks and copies what was wanted, a write reads
- * the blocks that it covers in part, under rmw_lock so that two such writes can't undo each other.
+ * the blocks that it covers in part, under rmw_lock so that two such writes can't undo each other, nor one of them a hole that is punched
+ * into a part of its block meanwhile.
  *
  * Which of fallocate()'s modes the file system has is learnt from its first refusal and kept in flags; they only ever go from false to true.
  */
@@ -357,12 +358,18 @@ int file_write_part(struct file *file, const struct iovec *iov, unsigned int n_i
 }
 
 static int call_fallocate(struct file *f, int mode, uint64_t offset, uint64_t len) {
+        bool partial = f->direct && (offset | len) % f->logical != 0;
         unsigned int retries = 0;
+        int r;
 
-        while (f->sys->fallocate(f->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0)
-                if ((errno != EINTR && errno != EAGAIN) || retries++ >= FILE_RETRIES)
-                        return errno == ENOTSUP || errno == ENOSYS ? -EOPNOTSUPP : -errno;
-        return 0;
+        if (partial)
+                pthread_mutex_lock(&f->rmw_lock);
+        do
+                r = f->sys->fallocate(f->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0 ? -errno : 0;
+        while ((r == -EINTR || r == -EAGAIN) && retries++ < FILE_RETRIES);
+        if (partial)
+                pthread_mutex_unlock(&f->rmw_lock);
+        return r == -ENOTSUP || r == -ENOSYS ? -EOPNOTSUPP : r;
 }
 
 static int write_zeroes(struct file *f, uint64_t offset, uint64_t len) {
