@@ -43,14 +43,14 @@
 
 /* A table in memory. */
 struct table {
-        uint64_t at;    /* offset in the file */
-        uint32_t size;  /* bytes */
-        uint32_t index; /* of the entry that points here, in the L1 or refcount table */
-        bool fresh;     /* nothing on disk points here yet */
-        bool busy;      /* a flush has a copy of changes: must stay */
-        _Atomic bool used;
-        uint32_t n_dirty;         /* blocks */
-        uint64_t *dirty;          /* bit: block of TABLE_BLOCK bytes */
+        uint64_t at;       /* offset in the file */
+        uint32_t size;     /* bytes */
+        uint32_t index;    /* of the entry that points here, in the L1 or refcount table */
+        bool fresh;        /* nothing on disk points here yet */
+        bool busy;         /* a flush has a copy of changes: must stay */
+        uint32_t n_dirty;  /* blocks */
+        uint64_t *dirty;   /* bit: block of TABLE_BLOCK bytes */
+        _Atomic bool used; /* not beside the flags: gcc reads those in one go, which TSan would take for a race */
         _Atomic uint64_t words[]; /* big-endian */
 };
 

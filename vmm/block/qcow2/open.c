@@ -286,6 +286,16 @@ static void qcow2_close(struct layer *layer) {
         release(q);
 }
 
+/* The header as it is now, with borrowed strings: workers may be about to set its bits. */
+static struct qcow2_header header_of(struct qcow2 *q) {
+        struct qcow2_header h;
+
+        pthread_mutex_lock(&q->lock);
+        h = q->h;
+        pthread_mutex_unlock(&q->lock);
+        return h;
+}
+
 /* The place of an L1 table is metadata from the moment on that it is ours: there is nothing left to fail once the header names it. */
 static int l1_alloc(void *opaque, uint64_t bytes, uint64_t *ret_offset) {
         struct qcow2 *q = opaque;
@@ -354,19 +364,16 @@ static void l1_switch(struct qcow2 *q, struct table *t, const struct qcow2_heade
  */
 static int grow_l1(struct qcow2 *q, uint64_t size, struct error *e) {
         struct qcow2_bitmap_space space = { .alloc = l1_alloc, .free = l1_free, .opaque = q };
-        uint64_t entries = qcow2_l1_entries(&q->h, size);
-        struct qcow2_header longer;
+        struct qcow2_header longer = header_of(q);
+        uint64_t entries = qcow2_l1_entries(&longer, size);
         struct table *t;
         int r;
 
-        if (entries <= q->h.l1_entries)
+        if (entries <= longer.l1_entries)
                 return 0;
         t = l1_new(q, entries);
         if (!t)
                 return no_memory(e);
-        pthread_mutex_lock(&q->lock);
-        longer = q->h; /* borrows its strings */
-        pthread_mutex_unlock(&q->lock);
         r = qcow2_resize_l1(q->layer.file, &longer, size, &space, &q->l1_unsure, e);
         if (r == 0) {
                 l1_switch(q, t, &longer);
@@ -398,10 +405,13 @@ static int grow(struct qcow2 *q, uint64_t size, struct error *e) {
 }
 
 static int store_size(struct qcow2 *q, uint64_t size, struct error *e) {
+        struct qcow2_header h;
         int r;
 
         pthread_mutex_lock(&q->flush_lock); /* a flush does the same where it failed before */
-        r = qcow2_resize_store(q->layer.file, &q->h, size, e);
+        h = header_of(q);
+        r = qcow2_resize_store(q->layer.file, &h, size, e);
+        q->h.size = h.size;
         q->size_unsure = r < 0;
         pthread_mutex_unlock(&q->flush_lock);
         return r;
@@ -419,8 +429,9 @@ static void publish_size(struct qcow2 *q, uint64_t size) {
 static int qcow2_resize(struct layer *layer, uint64_t size, struct error *e) {
         struct qcow2 *q = qcow2_of(layer);
         uint64_t old = atomic_load(&layer->size), reach;
+        struct qcow2_header h = header_of(q);
         int r = layer->readonly ? error_set(e, -EROFS, "qcow2-resize", NULL, "the image is opened for reading only")
-                                : qcow2_resize_check(&q->h, size, e);
+                                : qcow2_resize_check(&h, size, e);
 
         if (r < 0 || (size == old && !q->size_unsure))
                 return r;
