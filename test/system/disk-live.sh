@@ -3,7 +3,7 @@
 # where: lab
 # seconds: 200
 #
-# disk-live.sh: a guest's disks grow while it runs, and are mirrored while it writes
+# disk-live.sh: a guest's disks grow while it runs, and are mirrored, and moved, while it writes
 #
 # usage: disk-live.sh
 
@@ -96,8 +96,10 @@ check "the image is whole" qemu-img check -q "$work/qcow2"
 
 # ---- mirror ----------------------------------------------------------------------------------------------------------
 
-# Writes all the time while its disks are mirrored; then it is quiet, and their mirrors are completed.
-initramfs "$work/initrd" <<'GUEST'
+# writer OUT: as initramfs, of a guest that knows how to write
+writer() {
+        {
+                cat <<'GUEST'
 round() { # NUMBER: pieces all over both disks
         for i in 1 7 19 31 43; do
                 for d in vda vdb; do
@@ -107,6 +109,13 @@ round() { # NUMBER: pieces all over both disks
 }
 dd if=/dev/urandom of=/noise bs=64k count=2 2>/dev/null
 round 0
+GUEST
+                cat
+        } | initramfs "$1"
+}
+
+# Writes all the time while its disks are mirrored; then it is quiet, and their mirrors are completed.
+writer "$work/initrd" <<'GUEST'
 echo "mirror it"
 for n in $(seq 12); do
         round $n
@@ -134,5 +143,53 @@ check "the guest was quiet before the end" said "quiet now"
 check "the copy of the raw disk is the disk" cmp "$work/raw" "$work/raw.copy"
 check "the copy of the qcow2 disk is the disk" qemu-img compare -q -f qcow2 -F qcow2 "$work/qcow2" "$work/qcow2.copy"
 check "the copied image is whole" qemu-img check -q "$work/qcow2.copy"
+
+# ---- pivot -----------------------------------------------------------------------------------------------------------
+
+# Never stops writing; its last words, and what it finds on its disks in the end, tell which image has been written.
+writer "$work/initrd" <<'GUEST'
+echo "move it"
+for n in $(seq 14); do
+        round $n
+        echo "complete $n"
+done
+for d in vda vdb; do
+        echo "the last of $d" | dd of=/dev/$d bs=512 seek=65535 conv=sync,notrunc,fsync 2>/dev/null
+done
+mount -t proc proc /proc 2>/dev/null || { mkdir -p /proc && mount -t proc proc /proc; }
+echo 3 >/proc/sys/vm/drop_caches
+for d in vda vdb; do
+        echo "$d is $(md5sum </dev/$d)"
+done
+GUEST
+head -c 512 /dev/zero | dd of="$work/raw" bs=512 seek=65535 conv=notrunc status=none
+rm -f "$work/qcow2.copy" "$work/raw.copy"
+truncate -s 32M "$work/raw.copy"
+qemu-img create -q -f qcow2 "$work/qcow2.copy" 32M
+completes=()
+for n in 4 6 8 10; do
+        completes+=(--on "complete $n=block-job-complete {\"device\": \"disk0\"}" --on "complete $n=block-job-complete {\"device\": \"disk1\"}")
+done
+# last_of FORMAT FILE TEXT: what is in the last sector
+last_of() {
+        qemu-img convert -f "$1" -O raw "$2" "$work/flat" && [ "$(tail -c 512 "$work/flat" | tr -d '\0')" = "$3" ]
+}
+# is_disk DISK FORMAT FILE: the image holds what the guest has read from that disk in the end
+is_disk() {
+        qemu-img convert -f "$2" -O raw "$3" "$work/flat" && said "$1 is $(md5sum <"$work/flat")"
+}
+
+check "a guest runs while its disks are moved" run "$work/initrd" "$work/raw" "$work/qcow2,qcow2,iothreads=1" -- \
+        --on "move it=getfd {\"fdname\": \"a\"} $work/qcow2.copy" --on "move it=getfd {\"fdname\": \"b\"} $work/raw.copy" \
+        --on 'move it=blockdev-mirror {"device": "disk0", "target": "a", "format": "qcow2", "sync": "full", "pivot": true}' \
+        --on 'move it=blockdev-mirror {"device": "disk1", "target": "b", "format": "raw", "sync": "full", "pivot": true}' "${completes[@]}"
+check "the raw disk has moved to a qcow2 image" last_of qcow2 "$work/qcow2.copy" "the last of vda"
+check "all of it" is_disk vda qcow2 "$work/qcow2.copy"
+check "the image is whole" qemu-img check -q "$work/qcow2.copy"
+check "the qcow2 disk has moved to a raw file" last_of raw "$work/raw.copy" "the last of vdb"
+check "all of it" is_disk vdb raw "$work/raw.copy"
+check "the old raw file was left alone" last_of raw "$work/raw" ""
+check "and so was the old image" last_of qcow2 "$work/qcow2" ""
+check "which is whole" qemu-img check -q "$work/qcow2"
 
 tap_end

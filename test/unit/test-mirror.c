@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* mirror: the copy is what the disk was when its queues had drained, whatever was written meanwhile; and the disk never notices */
+/* mirror: the copy is what the disk was when its queues had drained, whatever was written meanwhile; and the disk never notices, unless it goes on there */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -35,6 +35,7 @@ static struct {
         _Atomic unsigned int target_writes;
         atomic_bool target_slow; /* its next write takes a tenth of a second */
         bool target_sync_fails;
+        _Atomic unsigned int close_us; /* so long it takes to close old images */
 } fault;
 
 static ssize_t source_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
@@ -79,6 +80,14 @@ struct fixture {
         bool target_qcow2;
         uint64_t target_size;
         unsigned int n_ready, n_ended;
+        bool pivot;
+        int replace_error;
+        uint32_t target_block; /* its logical block; 0: as it is */
+        unsigned int n_replaced;
+        int old_fd, old_backing_fd; /* of the images before a pivot: descriptors of the test's own */
+        int old_number;             /* that the old image had */
+        int closing[2];
+        bool confined;   /* there is no dup() */
         uint8_t *shadow; /* what the disk should hold */
         struct call calls[N_CALLS];
         uint32_t random;
@@ -141,7 +150,7 @@ static struct fixture *fixture_new_with(enum block_engine engine, bool chain, in
                 assert_int_equal(block_queue_new(f->block, &qo, &f->queues[i], NULL), 0);
         for (unsigned int i = 0; i < N_CALLS; i++)
                 f->calls[i].buf = malloc(LEN_MAX);
-        f->target_fd = -1;
+        f->target_fd = f->old_fd = f->old_backing_fd = -1;
         return f;
 }
 
@@ -166,14 +175,21 @@ static void mirror_end(struct fixture *f) {
         f->target_fd = safe_close(f->target_fd);
 }
 
-static void fixture_free(struct fixture *f) {
+static void disk_close(struct fixture *f) {
         mirror_end(f);
         for (unsigned int i = 0; i < ELEMENTSOF(f->queues); i++)
-                block_queue_free(f->queues[i]);
-        block_close(f->block);
+                block_queue_free(TAKE_PTR(f->queues[i]));
+        block_close(TAKE_PTR(f->block));
+}
+
+static void fixture_free(struct fixture *f) {
+        if (f->block)
+                disk_close(f);
         loop_free(f->loop);
         close(f->fd);
         safe_close(f->backing_fd);
+        safe_close(f->old_fd);
+        safe_close(f->old_backing_fd);
         for (unsigned int i = 0; i < N_CALLS; i++)
                 free(f->calls[i].buf);
         free(f->shadow);
@@ -186,7 +202,47 @@ static int open_target(void *opaque, struct layer **ret_layer, struct error *e) 
         if (f->target_fd == -ENXIO)
                 return error_set(e, -ENXIO, "disk-type", NULL, "no such thing");
         *ret_layer = open_layer(&f->target_sys, f->target_fd, f->target_qcow2, f->target_qcow2);
+        if (f->target_block)
+                (*ret_layer)->logical_block = f->target_block;
         return 0;
+}
+
+/* The disk owns its descriptors, as a machine's does; to look at what was in the old ones there are copies. */
+static int replace(void *opaque, struct layer *target, struct layer **ret_old, struct error *e) {
+        struct fixture *f = opaque;
+
+        unsigned int n_users = 0;
+
+        if (f->replace_error)
+                return error_set(e, f->replace_error, "disk-hung", NULL, "not now");
+        *ret_old = block_replace(f->block, target);
+        n_users = (*ret_old)->n_users + target->n_users;
+        for (unsigned int i = 0; i < ELEMENTSOF(f->queues); i++)
+                block_queue_replaced(f->queues[i], *ret_old);
+        assert_int_equal((*ret_old)->n_users, 0); /* it goes away */
+        assert_int_equal(target->n_users, n_users);
+        track(f, NULL);
+        safe_close(f->old_fd);
+        safe_close(f->old_backing_fd);
+        f->old_fd = f->confined ? -1 : dup(f->fd);
+        f->old_backing_fd = f->confined || f->backing_fd < 0 ? -1 : dup(f->backing_fd);
+        f->closing[0] = f->old_number = f->fd;
+        f->closing[1] = f->backing_fd;
+        f->fd = f->target_fd;
+        f->target_fd = f->backing_fd = -1;
+        f->n_replaced++;
+        return 0;
+}
+
+static void close_old(void *opaque, struct layer *old) {
+        struct fixture *f = opaque;
+
+        if (fault.close_us)
+                usleep(fault.close_us);
+        assert_int_equal(layer_flush(old), 0);
+        layer_close(old);
+        safe_close(f->closing[0]);
+        safe_close(f->closing[1]);
 }
 
 static void on_event(void *opaque, enum mirror_event event) {
@@ -200,6 +256,8 @@ static void on_event(void *opaque, enum mirror_event event) {
 
 static void start(struct fixture *f, uint64_t speed) {
         const struct mirror_options o = {
+                .replace = f->pivot ? replace : NULL,
+                .close = close_old,
                 .block = f->block,
                 .loop = f->loop,
                 .speed = speed,
@@ -208,7 +266,7 @@ static void start(struct fixture *f, uint64_t speed) {
                 .opaque = f,
         };
 
-        f->n_ready = f->n_ended = 0;
+        f->n_ready = f->n_ended = f->n_replaced = 0;
         assert_int_equal(mirror_new(&o, &f->mirror, NULL), 0);
         track(f, mirror_dirty(f->mirror));
         mirror_start(f->mirror);
@@ -295,14 +353,20 @@ static void use(struct fixture *f, uint32_t area, unsigned int ms) {
         }
 }
 
-static void check_target(struct fixture *f) {
-        struct layer *layer = open_layer(NULL, f->target_fd, f->target_qcow2, false);
+static void check_image(int fd, bool qcow2, int backing_fd, const uint8_t *want) {
+        struct layer *layer = open_layer(NULL, fd, qcow2, false);
         uint8_t *buf = malloc(SIZE);
 
+        if (backing_fd >= 0)
+                layer->backing = open_layer(NULL, backing_fd, false, false);
         assert_int_equal(layer_read(layer, NULL, buf, 0, SIZE), 0);
-        assert_memory_equal(buf, f->shadow, SIZE);
+        assert_memory_equal(buf, want, SIZE);
         layer_close(layer);
         free(buf);
+}
+
+static void check_target(struct fixture *f) {
+        check_image(f->target_fd, f->target_qcow2, -1, f->shadow);
 }
 
 static void check_source(struct fixture *f) {
@@ -526,6 +590,256 @@ static void test_refused(void **state) {
         fixture_free(f);
 }
 
+/* ---- pivots ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t digest(int fd) {
+        uint8_t *buf = malloc(2 * SIZE);
+        ssize_t n = fd < 0 ? 0 : pread(fd, buf, 2 * SIZE, 0);
+        uint64_t sum = (uint64_t)n;
+
+        assert_true(n >= 0);
+        for (ssize_t i = 0; i < n; i++)
+                sum = (sum ^ buf[i]) * 0x100000001b3ull;
+        free(buf);
+        return sum;
+}
+
+/* From where the mirror has started: the disk was what it should at the switch, and all that comes later goes to the target alone. */
+static void pivot(struct fixture *f, uint32_t area, bool qcow2) {
+        uint8_t *then = malloc(SIZE);
+        uint64_t old, backing;
+
+        use(f, area, 100);
+        drain(f);
+        wait_for(f, &f->n_ready);
+        use(f, area, 50);
+        drain(f);
+        memcpy(then, f->shadow, SIZE);
+        assert_int_equal(mirror_finish(f->mirror), 0);
+        wait_for(f, &f->n_replaced);
+        assert_int_equal(f->n_ended, 0);
+        mirror_cancel(f->mirror); /* too late */
+        check_source(f);
+        use(f, area, 50); /* while the old image is being closed */
+        wait_for(f, &f->n_ended);
+        assert_int_equal(mirror_result(f->mirror, NULL, NULL), 0);
+        mirror_end(f);
+        assert_int_equal(fcntl(f->old_number, F_GETFD), -1);
+        check_image(f->old_fd, qcow2, f->old_backing_fd, then);
+        old = digest(f->old_fd);
+        backing = digest(f->old_backing_fd);
+        use(f, area, 100);
+        drain(f);
+        check_source(f);
+        assert_true(digest(f->old_fd) == old && digest(f->old_backing_fd) == backing);
+        free(then);
+}
+
+static void pivot_in_use(enum block_engine engine, bool chain, bool qcow2, uint32_t area) {
+        struct fixture *f = fixture_new(engine, chain);
+
+        fault.source_us = 3000;
+        fault.target_us = 5000;
+        fault.close_us = 10000;
+        f->pivot = true;
+        start_to_file(f, qcow2, 0);
+        pivot(f, area, chain);
+        disk_close(f);
+        check_image(f->fd, qcow2, -1, f->shadow);
+        fixture_free(f);
+}
+
+/* What is written after the switch belongs into the target, all of it, and not a byte into the old image, whatever way each of them is written. */
+static void test_pivot(void **state) {
+        pivot_in_use(BLOCK_ENGINE_AUTO, false, false, SIZE);
+        pivot_in_use(BLOCK_ENGINE_THREADS, false, false, 1u << 20);
+        pivot_in_use(BLOCK_ENGINE_AUTO, false, true, SIZE);
+        pivot_in_use(BLOCK_ENGINE_AUTO, true, false, SIZE);
+        pivot_in_use(BLOCK_ENGINE_THREADS, true, true, 2u << 20);
+}
+
+/*
+ * A disk goes there and back and there again. Each target has the number that the image before had: who knows a file by its number (io_uring's
+ * registered one) would write to the wrong one.
+ */
+static void test_pivot_back(void **state) {
+        struct fixture *f = fixture_new(BLOCK_ENGINE_AUTO, false);
+
+        f->pivot = true;
+        start_to_file(f, true, 0);
+        pivot(f, SIZE, false);
+        for (unsigned int i = 0; i < 3; i++) {
+                bool qcow2 = i % 2;
+
+                assert_false(block_uses(f->block, f->old_fd));
+                assert_int_equal(dup2(f->old_fd, f->old_number), f->old_number);
+                f->target_fd = f->old_number;
+                f->target_qcow2 = qcow2;
+                if (qcow2)
+                        assert_int_equal(ftruncate(f->target_fd, 0), 0);
+                start(f, 0);
+                pivot(f, SIZE, !qcow2);
+        }
+        disk_close(f);
+        check_image(f->fd, false, -1, f->shadow);
+        fixture_free(f);
+}
+
+static void expect_no_pivot(struct fixture *f, int result) {
+        uint64_t before;
+
+        wait_for(f, &f->n_ended);
+        assert_int_equal(mirror_result(f->mirror, NULL, NULL), result);
+        assert_int_equal(f->n_replaced, 0);
+        before = digest(f->target_fd);
+        use(f, SIZE, 30);
+        drain(f);
+        check_source(f);
+        assert_int_equal(digest(f->target_fd), before);
+        check_image(f->fd, false, -1, f->shadow);
+        mirror_end(f);
+}
+
+/* Whatever fails before the switch must leave the disk whole, on its old image; and the next try may succeed. */
+static void test_pivot_that_fails(void **state) {
+        struct fixture *f = fixture_new(BLOCK_ENGINE_AUTO, false);
+        const struct error *e;
+
+        f->pivot = true;
+        fault.target_sync_fails = true;
+        for (unsigned int i = 0; i < 3; i++) {
+                start_to_file(f, false, 0);
+                wait_for(f, &f->n_ready);
+                drain(f);
+                assert_int_equal(mirror_finish(f->mirror), 0);
+                if (i == 2)
+                        mirror_cancel(f->mirror);
+                expect_no_pivot(f, (int[]){ -EIO, -ETIMEDOUT, -ECANCELED }[i]);
+                fault.target_sync_fails = false;
+                f->replace_error = -ETIMEDOUT;
+        }
+        f->replace_error = 0;
+        f->target_block = 4096;
+        start_to_file(f, false, 0);
+        wait_for(f, &f->n_ended);
+        assert_int_equal(mirror_result(f->mirror, NULL, &e), -EINVAL);
+        assert_string_equal(e->id, "mirror-block-size");
+        expect_no_pivot(f, -EINVAL);
+        f->pivot = false; /* for a copy that does not matter */
+        start_to_file(f, false, 0);
+        wait_for(f, &f->n_ready);
+        finish(f);
+        mirror_end(f);
+        f->pivot = true;
+        f->target_block = 0;
+        start_to_file(f, false, 0);
+        pivot(f, SIZE, false);
+        fixture_free(f);
+}
+
+/* A machine may end at any moment of a pivot: all is closed, once. */
+static void test_pivot_at_the_end(void **state) {
+        for (unsigned int i = 0; i < 3; i++) {
+                struct fixture *f = fixture_new(BLOCK_ENGINE_AUTO, true);
+
+                f->pivot = true;
+                fault.close_us = 20000;
+                start_to_file(f, i == 1, 0);
+                wait_for(f, &f->n_ready);
+                drain(f);
+                assert_int_equal(mirror_finish(f->mirror), 0);
+                if (i > 0)
+                        wait_for(f, &f->n_replaced);
+                disk_close(f);
+                if (i > 0)
+                        check_image(f->fd, i == 1, -1, f->shadow);
+                fixture_free(f);
+        }
+}
+
+struct resized {
+        int result;
+        bool done;
+};
+
+static void on_resized(void *opaque, int result, const struct error *e) {
+        *(struct resized *)opaque = (struct resized){ result, true };
+}
+
+static void resize(struct fixture *f, uint64_t size) {
+        struct resized r = { 0 };
+
+        assert_int_equal(block_resize(f->block, size, f->loop, on_resized, &r, NULL), 0);
+        while (!r.done)
+                assert_true(loop_run_once(f->loop, 100) >= 0);
+        assert_int_equal(r.result, 0);
+        assert_int_equal(block_size(f->block), size);
+}
+
+/* The disk keeps its size on a larger target. What that held behind it is neither shown to the guest when the disk grows, nor cut off. */
+static void test_resize_after_a_pivot(void **state) {
+        struct fixture *f = fixture_new(BLOCK_ENGINE_AUTO, true);
+        uint8_t junk[4096], got[4096];
+        struct stat st;
+
+        memset(junk, 0xee, sizeof(junk));
+        f->pivot = true;
+        f->target_size = SIZE + 65536;
+        f->target_fd = temp_file(f->target_size);
+        for (unsigned int i = 0; i < 65536; i += sizeof(junk))
+                assert_int_equal(pwrite(f->target_fd, junk, sizeof(junk), SIZE + i), sizeof(junk));
+        start(f, 0);
+        pivot(f, SIZE, true);
+        assert_int_equal(block_size(f->block), SIZE);
+        resize(f, SIZE + 8192);
+        assert_int_equal(fstat(f->fd, &st), 0);
+        assert_int_equal(st.st_size, f->target_size);
+        memset(junk, 0, sizeof(junk));
+        assert_int_equal(pread(f->fd, got, sizeof(got), SIZE), sizeof(got));
+        assert_memory_equal(got, junk, sizeof(got));
+        assert_int_equal(pread(f->fd, got, sizeof(got), SIZE + 8192), sizeof(got));
+        assert_int_equal(got[0], 0xee);
+        check_source(f);
+        resize(f, SIZE + 131072);
+        assert_int_equal(fstat(f->fd, &st), 0);
+        assert_int_equal(st.st_size, SIZE + 131072);
+        assert_int_equal(pread(f->fd, got, sizeof(got), SIZE + 61440), sizeof(got));
+        assert_memory_equal(got, junk, sizeof(got));
+        check_source(f);
+        fixture_free(f);
+}
+
+struct read {
+        struct block_request request; /* first */
+        struct iovec iov;
+        uint8_t buf[512];
+        int result;
+};
+
+static void on_read(struct block_request *request, int result) {
+        ((struct read *)request)->result = result;
+}
+
+/* A raw file that somebody cuts is an error, which an image can't have: the disk has to know what it is now. */
+static void test_cut_after_a_pivot(void **state) {
+        struct fixture *f = fixture_new(BLOCK_ENGINE_AUTO, true);
+        struct read r = { .iov = { r.buf, sizeof(r.buf) } };
+
+        f->pivot = true;
+        start_to_file(f, false, 0);
+        pivot(f, SIZE, true);
+        assert_int_equal(ftruncate(f->fd, SIZE / 2), 0);
+        r.request = (struct block_request){
+                .op = BLOCK_READ, .offset = SIZE - 512, .length = 512, .iov = &r.iov, .n_iov = 1, .done = on_read
+        };
+        block_queue_submit(f->queues[0], &r.request);
+        drain(f);
+        assert_int_equal(r.result, -EIO);
+        fixture_free(f);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
 static int confine(void *opaque) {
         return sandbox_enter_thread(SANDBOX_ROLE_BLOCK);
 }
@@ -537,6 +851,7 @@ static int mirror_confined(void) {
 
         f = fixture_new_with(BLOCK_ENGINE_AUTO, true, confine);
         f->target_fd = temp_file(SIZE);
+        f->confined = true;
         if (r == 0)
                 r = sandbox_enter_thread(SANDBOX_ROLE_MAIN);
         for (unsigned int i = 0; i < 2 && r == 0; i++) {
@@ -551,8 +866,18 @@ static int mirror_confined(void) {
                 mirror_free(TAKE_PTR(f->mirror));
         }
         start(f, 0);
+        track(f, NULL);
+        mirror_free(TAKE_PTR(f->mirror));
+        f->pivot = true;
+        start(f, 0);
+        wait_for(f, &f->n_ready);
+        drain(f);
+        r = r < 0 ? r : mirror_finish(f->mirror);
+        wait_for(f, &f->n_ended);
+        use(f, SIZE, 20);
+        drain(f);
         mirror_end(f);
-        return r;
+        return r < 0 || f->n_replaced != 1 ? -EINVAL : 0;
 }
 
 /* A mirror begins when the filters are long in place: a call that they lack would end the machine, and no other test has them. */
@@ -580,6 +905,12 @@ int main(void) {
                 cmocka_unit_test(test_cancel),
                 cmocka_unit_test(test_target_fails),
                 cmocka_unit_test(test_refused),
+                cmocka_unit_test(test_pivot),
+                cmocka_unit_test(test_pivot_back),
+                cmocka_unit_test(test_pivot_that_fails),
+                cmocka_unit_test(test_pivot_at_the_end),
+                cmocka_unit_test(test_resize_after_a_pivot),
+                cmocka_unit_test(test_cut_after_a_pivot),
                 cmocka_unit_test(test_filters_allow_it),
         };
 

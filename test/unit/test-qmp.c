@@ -541,12 +541,16 @@ static void test_descriptors_are_kept_by_name(void **state) {
 #define JOB(what)         "{\"execute\":\"block-job-" what "\",\"arguments\":{\"device\":\"disk1\"}}"
 #define JOB_DATA          "\"type\":\"mirror\",\"device\":\"disk1\",\"len\":196608,\"offset\":65536,\"speed\":4096"
 
-static void start_mirror(struct env *env) {
+static void start_mirror(struct env *env, const char *pivot) {
+        char command[200];
         int pipe = hand_over(env, GETFD("t"));
 
         expect(env, "{\"return\":{}}");
-        say(env, MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"qcow2\",\"sync\":\"full\","
-                        "\"speed\":4096"));
+        snprintf(
+                command, sizeof(command),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"qcow2\",\"sync\":\"full\",\"speed\":4096%s"),
+                pivot);
+        say(env, command);
         expect(env, "{\"return\":{}}");
         assert_true(is_held(pipe));
         close(pipe);
@@ -562,6 +566,7 @@ static void test_mirror(void **state) {
                 MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"vmdk\""),
                 MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"raw\",\"sync\":\"top\""),
                 MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"raw\",\"speed\":-1"),
+                MIRROR("\"device\":\"disk1\",\"target\":\"t\",\"format\":\"raw\",\"pivot\":1"),
                 MIRROR("\"device\":\"disk7\",\"target\":\"t\",\"format\":\"raw\""),
                 JOB("cancel"),
                 JOB("complete"),
@@ -579,11 +584,11 @@ static void test_mirror(void **state) {
                 expect_error(env, "GenericError");
         }
         assert_true(is_held(pipe));
-        start_mirror(env);
+        start_mirror(env, "");
         assert_false(is_held(pipe)); /* the name was given to another one */
         close(pipe);
         assert_string_equal(env->mirror.format, "qcow2");
-        assert_true(is_open(env->mirror.fd) && env->mirror.speed == 4096);
+        assert_true(is_open(env->mirror.fd) && env->mirror.speed == 4096 && !env->mirror.pivot);
         say(env, CLOSEFD("t"));
         expect_error(env, "GenericError"); /* it is the machine's now */
         say(env, "{\"execute\":\"query-block-jobs\"}");
@@ -592,7 +597,12 @@ static void test_mirror(void **state) {
         say(env, JOB("complete"));
         expect(env, "{\"return\":{}}");
         assert_true(env->completed && !env->has_job);
-        start_mirror(env);
+        start_mirror(env, ",\"pivot\":false");
+        assert_false(env->mirror.pivot);
+        say(env, JOB("complete"));
+        expect(env, "{\"return\":{}}");
+        start_mirror(env, ",\"pivot\":true");
+        assert_true(env->mirror.pivot);
         say(env, JOB("cancel"));
         expect(env, "{\"return\":{}}");
         assert_false(env->completed || env->has_job);

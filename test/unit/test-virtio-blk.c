@@ -15,6 +15,8 @@
 
 #include "base/sys.h"
 #include "test/unit/virtio-harness.h"
+
+#include "test/unit/temp-file.h"
 #include "vmm/block/layer/layer.h"
 #include "vmm/block/qcow2/qcow2.h"
 #include "vmm/device/disk-limits.h"
@@ -41,6 +43,8 @@ struct disk {
 /* Storage that can be made to hang, or to fail; one disk at a time has it. */
 static _Atomic int storage_error; /* of reads and writes, an errno; 0: none */
 static _Atomic int sync_error;
+static _Atomic int full_fd;       /* writes to this one find no space; -1: none */
+static _Atomic int sync_fails_of; /* likewise: it can't be flushed, which takes as long as storage hangs */
 
 static struct {
         pthread_mutex_t lock;
@@ -59,18 +63,34 @@ static void storage_set(bool hangs) {
 static ssize_t storage_pwritev(int fd, const struct iovec *iov, int n, off_t offset) {
         struct iovec some = iov[0];
 
-        if (!storage_error)
+        int error = fd == full_fd ? ENOSPC : storage_error;
+
+        if (!error)
                 return pwritev(fd, iov, n, offset);
         if (offset % 4096 == 0 && iov[0].iov_len > 1024) { /* what fits still goes through */
                 some.iov_len = 1024;
                 return pwritev(fd, &some, 1, offset);
         }
-        errno = storage_error;
+        errno = error;
         return -1;
 }
 
+/* What is called under storage.lock has begun; it ends when storage no longer hangs. */
+static void storage_hang(void) {
+        storage.waiting++;
+        pthread_cond_broadcast(&storage.changed);
+        while (storage.hangs)
+                pthread_cond_wait(&storage.changed, &storage.lock);
+        storage.waiting--;
+}
+
 static int storage_fdatasync(int fd) {
-        errno = sync_error;
+        if (fd == sync_fails_of) {
+                pthread_mutex_lock(&storage.lock);
+                storage_hang();
+                pthread_mutex_unlock(&storage.lock);
+        }
+        errno = fd == sync_fails_of ? EIO : sync_error;
         return errno ? -1 : 0;
 }
 
@@ -80,13 +100,18 @@ static ssize_t storage_preadv(int fd, const struct iovec *iov, int n, off_t offs
                 return -1;
         }
         pthread_mutex_lock(&storage.lock);
-        storage.waiting++;
-        pthread_cond_broadcast(&storage.changed);
-        while (storage.hangs)
-                pthread_cond_wait(&storage.changed, &storage.lock);
-        storage.waiting--;
+        storage_hang();
         pthread_mutex_unlock(&storage.lock);
         return preadv(fd, iov, n, offset);
+}
+
+static unsigned int storage_waiting(void) {
+        unsigned int n;
+
+        pthread_mutex_lock(&storage.lock);
+        n = storage.waiting;
+        pthread_mutex_unlock(&storage.lock);
+        return n;
 }
 
 static void storage_wait(unsigned int n) {
@@ -109,6 +134,7 @@ static struct disk *disk_new_shaped(unsigned int index, unsigned int cpus, bool 
         struct vmm_disk_config *c;
 
         storage_error = sync_error = 0;
+        full_fd = sync_fails_of = -1;
         d->fd = memfd_create("disk", MFD_CLOEXEC);
         assert_true(d->fd >= 0);
         assert_int_equal(ftruncate(d->fd, DISK), 0);
@@ -965,14 +991,20 @@ static int start_mirror(struct disk *d, int fd, const char *format) {
         return disk_mirror_start(&d->h.machine, 0, &(struct machine_mirror){ .fd = fd, .format = format }, NULL);
 }
 
+static int start_pivot(struct disk *d, int fd, const char *format) {
+        const struct machine_mirror options = { .fd = fd, .format = format, .pivot = true };
+
+        return disk_mirror_start(&d->h.machine, 0, &options, NULL);
+}
+
 /* The mirror closes its descriptor: what is looked at is another one. */
 static void check_mirror(int fd, const uint8_t *want) {
         struct layer *layer;
         struct file *file;
         uint8_t *got = malloc(DISK);
 
-        assert_int_equal(file_open(&(struct file_options){ .fd = fd }, &file, NULL), 0);
-        assert_int_equal(qcow2_open(file, &(struct qcow2_options){ 0 }, &layer, NULL), 0);
+        assert_int_equal(file_open(&(struct file_options){ .fd = fd, .readonly = true }, &file, NULL), 0);
+        assert_int_equal(qcow2_open(file, &(struct qcow2_options){ .readonly = true }, &layer, NULL), 0);
         assert_int_equal(layer_read(layer, NULL, got, 0, DISK), 0);
         assert_memory_equal(got, want, DISK);
         layer_close(layer);
@@ -1082,6 +1114,204 @@ static void test_mirror_that_fails(void **state) {
         assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 0, 512, false), VIRTIO_BLK_S_OK);
         assert_int_equal(start_mirror(d, qcow2_target(NULL), "qcow2"), 0);
         disk_free(d); /* with the mirror under way */
+}
+
+static void pivot_now(struct disk *d) {
+        wait_for_job(d, MACHINE_EVENT_JOB_READY);
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, true, NULL), 0);
+}
+
+static void check_raw(int fd, const uint8_t *want) {
+        uint8_t *got = malloc(DISK);
+
+        assert_int_equal(pread(fd, got, DISK, 0), DISK);
+        assert_memory_equal(got, want, DISK);
+        free(got);
+}
+
+/* What write_on_all() does to a disk. */
+static void note_writes(uint8_t *disk, unsigned int n_queues, unsigned int value) {
+        for (unsigned int q = 0; q < n_queues; q++)
+                memset(disk + (q * 16 + value % 16) * 32768, (int)(value + q), 32768);
+}
+
+/* There, where a write that was offered during the switch ends up, and back. */
+static void pivot_with(unsigned int io_threads, bool paused) {
+        enum { QUEUES = 4 };
+        struct disk *d = disk_new_on(QUEUES, false, ALL | BIT(VIRTIO_BLK_F_MQ), io_threads, false);
+        const struct device_class *class = d->h.device->class;
+        uint8_t *then = malloc(DISK), *now = malloc(DISK), *status;
+        int raw = dup(d->fd), qcow2 = qcow2_target(NULL), number = dup(qcow2);
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(start_pivot(d, number, "qcow2"), 0);
+        assert_int_equal(start_mirror(d, number, "qcow2"), -EINVAL); /* it is in use */
+        for (unsigned int i = 1; i < 20; i++)
+                write_on_all(d, QUEUES, i);
+        if (paused)
+                assert_int_equal(class->pause(d->h.device), 0);
+        pivot_now(d);
+        assert_int_equal(pread(raw, then, DISK, 0), DISK);
+        memset(harness_at(&d->h, Q_BUF(QUEUES - 1)), 0x77, 32768);
+        status = offer_on(d, QUEUES - 1, VIRTIO_BLK_T_OUT, DISK / 512 - 64, 32768);
+        harness_kick(&d->h, QUEUES - 1);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        assert_int_equal(d->h.machine.disk_job.error, 0);
+        assert_int_equal(fcntl(d->fd, F_GETFD), -1);
+        if (paused) {
+                assert_false(harness_take(&d->h, QUEUES - 1, NULL, NULL));
+                class->resume(d->h.device);
+        }
+        harness_used(&d->h, QUEUES - 1, NULL, NULL);
+        assert_int_equal(*status, VIRTIO_BLK_S_OK);
+        write_on_all(d, QUEUES, 30);
+        check_raw(raw, then); /* as if it had been pulled out */
+        memcpy(now, then, DISK);
+        memset(now + DISK - 32768, 0x77, 32768);
+        note_writes(now, QUEUES, 30);
+
+        assert_int_equal(start_mirror(d, number, "qcow2"), -EINVAL);
+        assert_int_equal(dup2(raw, d->fd), d->fd);
+        assert_int_equal(start_pivot(d, d->fd, "raw"), 0);
+        pivot_now(d);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        assert_int_equal(fcntl(number, F_GETFD), -1);
+        check_raw(raw, now);
+        check_mirror(qcow2, now);
+        write_on_all(d, QUEUES, 40);
+        memcpy(then, now, DISK);
+        note_writes(now, QUEUES, 40);
+        check_raw(raw, now);
+        check_mirror(qcow2, then);
+        free(then);
+        free(now);
+        close(raw);
+        close(qcow2);
+        disk_free(d);
+}
+
+/* A disk moves under its guest: every queue goes on with the new image, nothing is lost or done twice, and the old one is let alone, and go. */
+static void test_pivot(void **state) {
+        pivot_with(0, false);
+        pivot_with(4, false);
+        pivot_with(0, true);
+        pivot_with(4, true);
+}
+
+/*
+ * The way out of a full storage. A write that was kept half done goes on in the new image from where it stopped in the old one, after what the
+ * mirror has copied of it, when the machine does, which the error has paused.
+ */
+static void pivot_off_a_full_disk(unsigned int io_threads) {
+        struct disk *d = failing_disk(io_threads, (struct policy){ 0 });
+        const struct device_class *class = d->h.device->class;
+        uint8_t *buf = harness_at(&d->h, BUF), got[8192];
+        const struct segment s[] = { { HEADER, 16, false }, { BUF, sizeof(got), false }, { STATUS, 1, true } };
+        int raw = dup(d->fd), target = memfd_create("target", MFD_CLOEXEC), look = dup(target);
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(ftruncate(target, DISK), 0);
+        memset(buf, 0x55, sizeof(got));
+        full_fd = d->fd;
+        set_header(d, VIRTIO_BLK_T_OUT, 8);
+        harness_offer(&d->h, 0, s, ELEMENTSOF(s));
+        harness_kick(&d->h, 0);
+        wait_for_errors(d, 1);
+        assert_int_equal(start_pivot(d, target, "raw"), 0);
+        pivot_now(d);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        full_fd = -1;
+        harness_settle(&d->h);
+        assert_false(harness_take(&d->h, 0, NULL, NULL));
+        class->resume(d->h.device);
+        harness_used(&d->h, 0, NULL, NULL);
+        assert_int_equal(*(uint8_t *)harness_at(&d->h, STATUS), VIRTIO_BLK_S_OK);
+        assert_int_equal(pread(look, got, sizeof(got), 8 * 512), sizeof(got));
+        assert_memory_equal(got, buf, sizeof(got));
+        assert_int_equal(pread(raw, got, sizeof(got), 8 * 512), sizeof(got));
+        assert_true(got[1023] == 0x55 && got[1024] == 0);
+        close(raw);
+        disk_free(d);
+        assert_int_equal(fcntl(target, F_GETFD), -1); /* it was the disk's */
+        close(look);
+}
+
+static void test_pivot_off_a_full_disk(void **state) {
+        pivot_off_a_full_disk(0);
+        pivot_off_a_full_disk(1);
+}
+
+static void shape_direct(struct vmm_disk_config *c) {
+        c->direct = true;
+        c->fd = temp_file(DISK);
+}
+
+/* Who keeps a disk out of the host's page cache wants that of its new image too; a copy is nobody's disk. */
+static void test_pivot_keeps_direct(void **state) {
+        struct disk *d;
+        int probe = temp_file(DISK);
+        bool can = fcntl(probe, F_SETFL, O_RDWR | O_DIRECT) == 0;
+
+        close(probe);
+        if (!can)
+                skip(); /* an old tmpfs */
+        d = disk_new_shaped(0, 1, false, ALL, 0, false, shape_direct);
+        d->h.machine.devices = d->h.device;
+        for (unsigned int i = 0; i < 2; i++) {
+                int target = temp_file(DISK), look = dup(target);
+
+                assert_int_equal(i == 0 ? start_mirror(d, target, "raw") : start_pivot(d, target, "raw"), 0);
+                pivot_now(d);
+                wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+                assert_int_equal(fcntl(look, F_GETFL) & O_DIRECT, i == 0 ? 0 : O_DIRECT);
+                close(look);
+        }
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 0, 4096, false), VIRTIO_BLK_S_OK);
+        disk_free(d);
+}
+
+/* The target's errors stay the mirror's to the last: the guest never notices, and neither does it that its disk has not moved. */
+static void test_pivot_that_fails(void **state) {
+        struct disk *d = disk_new_with(false, ALL, 1, true);
+        int target = memfd_create("target", MFD_CLOEXEC);
+        uint8_t got[512];
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(ftruncate(target, DISK), 0);
+        assert_int_equal(start_pivot(d, target, "raw"), 0);
+        wait_for_job(d, MACHINE_EVENT_JOB_READY);
+        sync_error = EIO;
+        assert_int_equal(disk_mirror_end(&d->h.machine, 0, true, NULL), 0);
+        wait_for_job(d, MACHINE_EVENT_JOB_ERROR);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        assert_int_equal(d->h.machine.disk_job.error, EIO);
+        assert_int_equal(fcntl(target, F_GETFD), -1);
+        sync_error = 0;
+        memset(harness_at(&d->h, BUF), 0x66, 512);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 3, 512, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(pread(d->fd, got, 512, 3 * 512), 512);
+        assert_int_equal(got[511], 0x66);
+
+        /* once it has moved, the old image's errors are nobody's, and nobody waits for it; but it isn't free before it is closed */
+        target = memfd_create("target", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(target, DISK), 0);
+        assert_int_equal(start_pivot(d, target, "raw"), 0);
+        pivot_now(d);
+        storage_set(true);
+        sync_fails_of = d->fd;
+        for (int i = 0; i < 5000 && storage_waiting() == 0; i++)
+                assert_true(loop_run_once(d->h.machine.loop, 1) >= 0);
+        assert_int_equal(storage_waiting(), 1);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 3, 512, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(start_mirror(d, d->fd, "raw"), -EINVAL);
+        assert_int_equal(d->h.job_events[MACHINE_EVENT_JOB_COMPLETED], 0);
+        storage_set(false);
+        wait_for_job(d, MACHINE_EVENT_JOB_COMPLETED);
+        sync_fails_of = -1;
+        assert_int_equal(d->h.job_events[MACHINE_EVENT_JOB_ERROR], 0);
+        assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
+        disk_free(d);
 }
 
 /* The CPUs that a thread of ours may use are in /proc; the I/O threads' in the order of their ids, which is the queues'. */
@@ -1199,6 +1429,10 @@ int main(void) {
                 cmocka_unit_test(test_mirror),
                 cmocka_unit_test(test_mirror_beside_a_back_end),
                 cmocka_unit_test(test_mirror_that_fails),
+                cmocka_unit_test(test_pivot),
+                cmocka_unit_test(test_pivot_off_a_full_disk),
+                cmocka_unit_test(test_pivot_keeps_direct),
+                cmocka_unit_test(test_pivot_that_fails),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

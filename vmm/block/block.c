@@ -12,7 +12,6 @@
 
 #include "vmm/block/disk.h"
 
-
 #define WORKERS       4
 #define WORKERS_PLAIN 2
 
@@ -108,10 +107,19 @@ static void resize_done(void *opaque) {
         error_clear(&b->resize.error);
 }
 
+static int grow(struct block *b, uint64_t size, struct error *e) {
+        uint64_t before = block_size(b), image = atomic_load(&b->top->size);
+        int r = layer_zero(b->top, before, MIN(image, size) - before, true);
+
+        if (r < 0)
+                return error_set(e, r, "disk-size", NULL, "cannot clear the new part of the disk");
+        return size > image ? b->top->ops->resize(b->top, size, e) : 0;
+}
+
 static void run_resize(struct pool_job *job, unsigned int worker) {
         struct block *b = CONTAINER_OF(job, struct block, resize.job);
 
-        b->resize.result = b->top->ops->resize(b->top, b->resize.size, &b->resize.error);
+        b->resize.result = grow(b, b->resize.size, &b->resize.error);
         while (loop_post(b->resize.loop, resize_done, b) < 0)
                 ; /* its queue is full for an instant; the sandbox knows no way to sleep */
 }
@@ -138,6 +146,21 @@ int block_resize(struct block *b, uint64_t size, struct loop *loop, block_resize
         return 0;
 }
 
+static bool is_plain(const struct layer *top) {
+        return !top->backing && !top->ops->read_compressed;
+}
+
+struct layer *block_replace(struct block *b, struct layer *top) {
+        struct layer *old = b->top;
+
+        remove_users(b);
+        b->top = top;
+        b->borrowed = false;
+        b->plain = is_plain(top);
+        (void)add_users(b); /* where the old images had room, the new one has */
+        return old;
+}
+
 int block_open(const struct block_options *options, struct block **ret_block, struct error *e) {
         struct block *b = calloc(1, sizeof(*b));
         int r;
@@ -147,7 +170,7 @@ int block_open(const struct block_options *options, struct block **ret_block, st
         b->top = options->top;
         b->borrowed = options->borrowed;
         b->engine = options->engine;
-        b->plain = !b->top->backing && !b->top->ops->read_compressed;
+        b->plain = is_plain(b->top);
         r = describe(b, options, e);
         if (r < 0) {
                 free(b);

@@ -95,13 +95,27 @@ typedef void (*block_resized_fn)(void *opaque, int result, const struct error *e
  * @size:   bytes, a multiple of the logical block, not below block_size()
  * @loop:   on which done() is called, once, with the disk as large as it says
  *
+ * An image that is larger than the disk (block_replace()) never becomes smaller, and what it held there becomes zeroes.
+ *
  * Return: 0; -EINVAL "disk-size"; -EROFS "disk-readonly"; -EBUSY "disk-busy" while another resize or a mirror is going on. block_close() must wait
  * for done().
  */
 int block_resize(struct block *block, uint64_t size, struct loop *loop, block_resized_fn done, void *opaque,
                  struct error *e);
 
-/** block_uses() - is @fd's file, or block device, one that the disk's images are in? From any thread. */
+/**
+ * block_replace() - go on with another image, which holds what the disk holds
+ * @top: no backing image; nobody uses it, and it is at least block_size() bytes large, can be written unless the disk is read-only, and its
+ *       logical block is not larger than the disk's; taken over
+ *
+ * All queues are drained, and nothing is submitted to any before block_queue_replaced() was called for it; no resize is going on, nor does a mirror
+ * copy. Size, limits and the number of workers stay as they are.
+ *
+ * Return: the images until now, which are the caller's once block_queue_replaced() was called for all queues.
+ */
+struct layer *block_replace(struct block *block, struct layer *top);
+
+/** block_uses() - is @fd's file, or block device, one that the disk's images are in? Not while they are replaced. */
 bool block_uses(const struct block *block, int fd);
 
 /** block_throttle() - its place in a group of throttle.h, which may be changed at any time. */
@@ -223,6 +237,9 @@ int block_queue_drain(struct block_queue *queue, bool cancel, unsigned int timeo
  * Under the guard of the queue's loop, like all else: what ended before this call was whole before it, and what ends later is marked.
  */
 void block_queue_track(struct block_queue *queue, struct dirty *dirty);
+
+/** block_queue_replaced() - the second part of block_replace(), under the guard of the queue's loop; @old: what that returned. */
+void block_queue_replaced(struct block_queue *queue, struct layer *old);
 
 /** block_queue_in_flight() - how many steps of requests have not ended. */
 unsigned int block_queue_in_flight(const struct block_queue *queue);

@@ -90,6 +90,13 @@ int engine_drain(struct engine *engine, bool cancel, uint64_t deadline_ms) {
         }
 }
 
+void engine_refile(struct engine *engine, const struct sys *sys, int fd) {
+        engine->options.sys = sys;
+        engine->options.fd = fd;
+        if (engine->ops->refile)
+                engine->ops->refile(engine);
+}
+
 void engine_free(struct engine *engine) {
         if (!engine)
                 return;

@@ -24,6 +24,7 @@ struct engine_ops {
         void (*kick)(struct engine *engine);
         unsigned int (*reap)(struct engine *engine); /* done() for what has ended; how many */
         void (*cancel)(struct engine *engine);       /* best effort; the operations still end through reap() */
+        void (*refile)(struct engine *engine);       /* options.fd is another one now; may be NULL */
         void (*free)(struct engine *engine);         /* nothing is in flight */
         /* as registered_add(); NULL: it would gain nothing */
         int (*register_memory)(struct engine *engine, const struct iovec *regions, unsigned int n, uint64_t piece);
@@ -70,6 +71,9 @@ void engine_kick(struct engine *engine);
 /** engine_drain() - until nothing is in flight, at most until @deadline_ms on engine_now_ms()'s clock; -ETIMEDOUT. */
 int engine_drain(struct engine *engine, bool cancel, uint64_t deadline_ms);
 uint64_t engine_now_ms(void);
+
+/** engine_refile() - most operations are on @fd from now on, and none will be on the one before; nothing is in flight. */
+void engine_refile(struct engine *engine, const struct sys *sys, int fd);
 
 /** engine_free() - drains without limit first. NULL is fine. */
 void engine_free(struct engine *engine);

@@ -15,6 +15,9 @@
  *
  * Zeroes of the source, and holes of its file, become zeroes of the target without being read. The target is opened, flushed and closed by
  * a worker, too: each may take a while.
+ *
+ * A pivot is a moment between two jobs: the one before has flushed the target, and the one after closes the old images. The disk's queues are
+ * drained and no copier is at work, so that nobody is inside either.
  */
 #include "vmm/block/mirror.h"
 
@@ -54,7 +57,8 @@ struct mirror {
         struct block *block;
         struct loop_source *timer;
         struct dirty *dirty;
-        struct layer *target; /* of the workers, from open to close */
+        struct layer *target; /* of the workers, from open to close; or to a pivot */
+        struct layer *old;    /* after it: to be closed */
         enum mirror_state state;
         atomic_bool stop; /* cancelled, or failed */
         _Atomic uint64_t copied;
@@ -211,6 +215,10 @@ static int check_target(const struct mirror *m, struct error *e) {
                 return error_set(e, -EINVAL, "mirror-size", "make it as large as the disk",
                                  "the mirror's target is too small: %llu bytes of %llu", (unsigned long long)size,
                                  (unsigned long long)m->dirty->size);
+        if (m->options.replace && m->target->logical_block > m->block->limits.logical_block)
+                return error_set(e, -EINVAL, "mirror-block-size", "take another one, or restart the machine on it",
+                                 "the guest knows blocks of %u bytes, and those of the mirror's target are larger: %u",
+                                 m->block->limits.logical_block, m->target->logical_block);
         return 0;
 }
 
@@ -227,14 +235,30 @@ static void run_open(struct pool_job *job, unsigned int worker) {
         rest(c);
 }
 
-static void run_close(struct pool_job *job, unsigned int worker) {
-        struct copier *c = CONTAINER_OF(job, struct copier, job);
-        struct mirror *m = c->mirror;
+static void flush_target(struct mirror *m) {
         int r = m->target && !atomic_load(&m->stop) ? layer_flush(m->target) : 0;
 
         if (r < 0)
                 fail(m, r, true, "cannot flush the mirror's target", NULL);
-        layer_close(TAKE_PTR(m->target));
+}
+
+static void run_flush(struct pool_job *job, unsigned int worker) {
+        struct copier *c = CONTAINER_OF(job, struct copier, job);
+
+        flush_target(c->mirror);
+        rest(c);
+}
+
+static void run_close(struct pool_job *job, unsigned int worker) {
+        struct copier *c = CONTAINER_OF(job, struct copier, job);
+        struct mirror *m = c->mirror;
+
+        if (m->old) {
+                m->options.close(m->options.opaque, TAKE_PTR(m->old));
+        } else {
+                flush_target(m);
+                layer_close(TAKE_PTR(m->target));
+        }
         rest(c);
 }
 
@@ -288,6 +312,17 @@ static void go_on(struct mirror *m) {
         }
 }
 
+/* The target holds all, safely. From here on there is only one disk that counts: on success the new one. */
+static void pivot(struct mirror *m) {
+        struct error e = ERROR_INIT;
+        int r = m->options.replace(m->options.opaque, m->target, &m->old, &e);
+
+        if (r < 0)
+                fail(m, r, true, NULL, &e);
+        else
+                m->target = NULL;
+}
+
 static void step(void *opaque) {
         struct mirror *m = opaque;
         bool stop = atomic_load(&m->stop), resting = is_resting(m);
@@ -299,14 +334,22 @@ static void step(void *opaque) {
         }
         if (m->state == MIRROR_STATE_OPENING && resting)
                 m->state = MIRROR_STATE_COPYING;
-        if (m->state > MIRROR_STATE_OPENING && m->state < MIRROR_STATE_CLOSING) {
+        if (m->state == MIRROR_STATE_FLUSHING && resting) {
+                if (!stop)
+                        pivot(m);
+                m->state = MIRROR_STATE_CLOSING;
+                submit(&m->copiers[0], run_close);
+        }
+        if (m->state > MIRROR_STATE_OPENING && m->state < MIRROR_STATE_FLUSHING) {
                 bool over = stop || (m->state == MIRROR_STATE_FINISHING && dirty_left(m->dirty) == 0);
 
                 if (!over) {
                         go_on(m);
                 } else if (resting) {
-                        m->state = MIRROR_STATE_CLOSING;
-                        submit(&m->copiers[0], run_close);
+                        bool flush = m->options.replace && !stop;
+
+                        m->state = flush ? MIRROR_STATE_FLUSHING : MIRROR_STATE_CLOSING;
+                        submit(&m->copiers[0], flush ? run_flush : run_close);
                 }
         }
         loop_timer_set(m->timer, stop || m->state >= MIRROR_STATE_FINISHING ? HURRY_US : TICK_US);

@@ -13,6 +13,10 @@
  *      for each queue: block_queue_track(queue, NULL); let them go on
  *      mirror_free(m);
  *
+ * Or the disk goes on with the copy (a pivot): mirror_options.replace() is called when all is copied and flushed. Whatever fails before it, or
+ * in it, is the mirror's failure, and the disk stays with its images; afterwards nothing is, and MIRROR_ENDED comes when the old images are
+ * closed.
+ *
  * The target's image is as large as the disk, or larger: what lies behind the disk's end is left as it is. It is the mirror's alone meanwhile, and
  * so none of the disk's own files: see block_uses().
  * A mirror that fails, or is cancelled, leaves a target of no use. The disk, and whoever uses it, never notices either.
@@ -38,7 +42,8 @@ enum mirror_state {
         MIRROR_STATE_COPYING,
         MIRROR_STATE_READY,
         MIRROR_STATE_FINISHING,
-        MIRROR_STATE_CLOSING, /* the target is flushed and closed */
+        MIRROR_STATE_FLUSHING, /* the target, for a pivot */
+        MIRROR_STATE_CLOSING,  /* the target is flushed and closed; or the old images are */
         MIRROR_STATE_ENDED,
 };
 
@@ -48,6 +53,13 @@ struct mirror_options {
         uint64_t speed; /* bytes of data in a second, on average; 0: as fast as it goes, a few pieces at a time */
         /* Open the target's layer; on a worker thread, which closes it too. -errno with an error. */
         int (*open)(void *opaque, struct layer **ret_layer, struct error *e);
+        /*
+         * For a pivot, else NULL: let the disk go on with @target (block_replace()), and its queues too, which track no more; on the loop. From then on
+         * @target is the disk's. -errno with an error: nothing has changed.
+         */
+        int (*replace)(void *opaque, struct layer *target, struct layer **ret_old, struct error *e);
+        /* Then: flush and close the old images; on a worker, which may serve the guest meanwhile. */
+        void (*close)(void *opaque, struct layer *old);
         void (*event)(void *opaque, enum mirror_event event);
         void *opaque;
 };
@@ -82,7 +94,7 @@ void mirror_start(struct mirror *mirror);
  */
 int mirror_finish(struct mirror *mirror);
 
-/** mirror_cancel() - end, soon; too late once a finished target is being flushed. */
+/** mirror_cancel() - end, soon; too late once a finished target is being flushed, or with a pivot: once it has happened. */
 void mirror_cancel(struct mirror *mirror);
 
 struct mirror_progress mirror_progress(const struct mirror *mirror);
@@ -92,7 +104,8 @@ struct mirror_progress mirror_progress(const struct mirror *mirror);
  * @ret_write: on failure: was it the target that failed, rather than the source? May be NULL
  * @ret_error: what happened, in words; the mirror's. May be NULL
  *
- * Return: 0 the copy is whole and on stable storage; -ECANCELED; else the host's errno, or -EINVAL with "mirror-size" (the target is too
- * small), -EROFS "mirror-readonly", or as open() said.
+ * Return: 0 the copy is whole and on stable storage, and with a pivot the disk's; -ECANCELED; else the host's errno, or -EINVAL with
+ * "mirror-size" (the target is too small) or "mirror-block-size" (a pivot, and its logical blocks are larger than the disk's), -EROFS
+ * "mirror-readonly", or as open() or replace() said.
  */
 int mirror_result(const struct mirror *mirror, bool *ret_write, const struct error **ret_error);

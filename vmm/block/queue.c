@@ -390,6 +390,16 @@ void block_queue_track(struct block_queue *q, struct dirty *dirty) {
         q->dirty = dirty;
 }
 
+void block_queue_replaced(struct block_queue *q, struct layer *old) {
+        struct layer *top = q->block->top;
+
+        layer_user_remove(old, &q->user);
+        (void)layer_user_add(top, &q->user); /* where the old images had room, the new one has */
+        engine_refile(q->engine, file_sys(top->file), file_fd(top->file));
+        if (q->workers != q->engine)
+                engine_refile(q->workers, file_sys(top->file), file_fd(top->file));
+}
+
 const struct block_metrics *block_queue_metrics(const struct block_queue *q) {
         return &q->metrics;
 }

@@ -21,6 +21,8 @@
 
 /* seccomp: main,io: io_uring_enter */
 /* seccomp: vcpu: io_uring_enter (rare) -- a device reset cancels what is in flight */
+/* seccomp: main: io_uring_register arg1=IORING_UNREGISTER_FILES (rare) -- a disk goes on with another image */
+/* seccomp: main: io_uring_register arg1=IORING_REGISTER_FILES (rare) -- the same */
 
 #define RING_SQ_ENTRIES 32u
 #define RING_LATER_US   10000u
@@ -142,6 +144,19 @@ static int ring_register_memory(struct engine *engine, const struct iovec *regio
         return registered_add(&r->memory, engine->options.sys, r->ring_fd, regions, n, piece);
 }
 
+/* Not one call that exchanges them: older kernels then keep the old file, and the mount that it is on, for a second more. */
+static void ring_refile(struct engine *engine) {
+        struct ring *r = CONTAINER_OF(engine, struct ring, engine);
+        int k;
+
+        if (!r->fixed)
+                return;
+        k = io_uring_unregister_files(&r->uring);
+        if (k < 0)
+                log_warning("io_uring: a disk's old file stays open: %s", strerror(-k));
+        r->fixed = k == 0 && io_uring_register_files(&r->uring, &engine->options.fd, 1) == 0;
+}
+
 static void ring_free(struct engine *engine) {
         struct ring *r = CONTAINER_OF(engine, struct ring, engine);
 
@@ -158,6 +173,7 @@ static const struct engine_ops ring_ops = {
         .reap = ring_reap,
         .cancel = ring_cancel,
         .register_memory = ring_register_memory,
+        .refile = ring_refile,
         .free = ring_free,
 };
 

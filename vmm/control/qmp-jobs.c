@@ -7,7 +7,14 @@
  *
  * The commands and events are those of QEMU's QMP, with these differences. The target is the name of a descriptor, and `format` says what
  * is in it: "raw" or "qcow2". A job has the name of its disk, which has one at most. block-job-complete ends with a copy of the disk as it
- * is at that moment, and the machine stays with its own disk. block-job-cancel gives the copy up, also when it was ready.
+ * is at that moment, and the machine stays with its own disk, unless blockdev-mirror was given `"pivot": true`. block-job-cancel gives the
+ * copy up, also when it was ready.
+ *
+ * With `pivot` block-job-complete moves the disk, as in QEMU: all that the guest writes from then on goes to the target, and nothing to the old image.
+ * When BLOCK_JOB_COMPLETED comes without an error, the old image is closed, with what it stood on, and the files belong to nobody here; with an
+ * error, the machine is still on it. The disk keeps its size, its limits and what it does about errors. The target must not have larger
+ * blocks than the guest was told, and is read and written past the host's page cache if the old image was. Only what the guest sees is
+ * carried over: no bitmaps, snapshots or backing images.
  *
  * `len` and `offset` are bytes: `offset` of them are copied, `len` less `offset` are left, and `len` grows as the guest writes.
  */
@@ -18,7 +25,7 @@
 #include "schema/lodge-schema.h"
 #include "vmm/control/internal.h"
 
-const char *const qmp_blockdev_mirror_arguments[] = { "device", "target", "format", "sync", "speed", NULL };
+const char *const qmp_blockdev_mirror_arguments[] = { "device", "target", "format", "sync", "speed", "pivot", NULL };
 const char *const qmp_block_job_arguments[] = { "device", NULL };
 
 static void disk_name(unsigned int disk, char name[static 16]) {
@@ -35,6 +42,16 @@ static const char *get_format(json_t *arguments, struct qmp_failure *f) {
         return v < 0 ? NULL : vmm_disk_format_to_string((enum vmm_disk_format)v);
 }
 
+static bool get_flag(json_t *arguments, const char *name, bool *v, struct qmp_failure *f) {
+        const json_t *flag = json_object_get(arguments, name);
+
+        if (flag && !json_is_boolean(flag))
+                qmp_fail(f, QMP_GENERIC, "Parameter '%s' expects true or false", name);
+        else
+                *v = json_is_true(flag);
+        return !flag || json_is_boolean(flag);
+}
+
 json_t *qmp_blockdev_mirror(struct qmp_context *context, json_t *arguments, struct qmp_failure *f) {
         const char *target = json_string_value(json_object_get(arguments, "target"));
         json_t *sync = json_object_get(arguments, "sync");
@@ -47,6 +64,8 @@ json_t *qmp_blockdev_mirror(struct qmp_context *context, json_t *arguments, stru
                 return NULL;
         options.format = get_format(arguments, f);
         if (!options.format)
+                return NULL;
+        if (!get_flag(arguments, "pivot", &options.pivot, f))
                 return NULL;
         if (sync && !streq(json_string_value(sync) ?: "", "full"))
                 return qmp_fail(f, QMP_GENERIC, "Parameter 'sync' can be nothing but 'full'");

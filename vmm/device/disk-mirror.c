@@ -18,7 +18,9 @@ struct disk_mirror {
         unsigned int disk;
         struct machine_mirror options;
         struct mirror *mirror;
-        bool holding; /* the disk stands still */
+        bool holding;                     /* the disk stands still */
+        int old_fds[LAYER_CHAIN_MAX + 1]; /* after a pivot: of the images that are being closed */
+        unsigned int n_old_fds;
 };
 
 static int unknown(unsigned int disk, struct error *e) {
@@ -41,7 +43,11 @@ static int refuse_backing(const struct layer *layer, struct error *e) {
 /* On a worker. */
 static int open_target(void *opaque, struct layer **ret_layer, struct error *e) {
         const struct disk_mirror *dm = opaque;
-        const struct file_options o = { .sys = dm->machine->sys, .fd = dm->options.fd };
+        const struct file_options o = {
+                .sys = dm->machine->sys,
+                .fd = dm->options.fd,
+                .direct = dm->options.pivot && dm->machine->config->disks[dm->disk].direct,
+        };
         struct layer *layer;
         int r = chain_open_layer(&o, dm->options.format, true, &layer, e);
 
@@ -55,11 +61,47 @@ static int open_target(void *opaque, struct layer **ret_layer, struct error *e) 
         return r;
 }
 
+/* seccomp: block: close (rare) -- an image that a disk was moved away from */
+
+/* On a worker. The guest goes on with the target, which has it all: what fails here is no longer its business. */
+static void close_old(void *opaque, struct layer *old) {
+        struct disk_mirror *dm = opaque;
+        int r = layer_flush(old);
+
+        if (r < 0)
+                log_warning("disk%u: its old image cannot be flushed: %s", dm->disk, strerror(-r));
+        layer_close(old);
+        for (unsigned int i = 0; i < dm->n_old_fds; i++)
+                safe_close(dm->old_fds[i]);
+}
+
+static void let_go(struct disk_mirror *dm) {
+        virtio_blk_track(dm->machine, dm->disk, NULL);
+        if (dm->holding)
+                virtio_blk_release(dm->machine, dm->disk);
+        dm->holding = false;
+}
+
+static int replace(void *opaque, struct layer *target, struct layer **ret_old, struct error *e) {
+        struct disk_mirror *dm = opaque;
+        int r = virtio_blk_replace(dm->machine, dm->disk, target, ret_old);
+
+        if (r < 0)
+                return error_set(e, r, "disk-hung", NULL, "the storage of disk%u does not answer", dm->disk);
+        dm->options.fd = -EBADF; /* the disk's */
+        for (const struct layer *l = *ret_old; l; l = l->backing)
+                dm->old_fds[dm->n_old_fds++] = file_fd(l->file);
+        let_go(dm);
+        log_info("disk%u goes on with its mirror's target", dm->disk);
+        return 0;
+}
+
 static struct machine_disk_job job_of(const struct disk_mirror *dm) {
         static const enum machine_job_state states[] = {
-                [MIRROR_STATE_OPENING] = MACHINE_JOB_CREATED, [MIRROR_STATE_COPYING] = MACHINE_JOB_RUNNING,
-                [MIRROR_STATE_READY] = MACHINE_JOB_READY,     [MIRROR_STATE_FINISHING] = MACHINE_JOB_PENDING,
-                [MIRROR_STATE_CLOSING] = MACHINE_JOB_PENDING, [MIRROR_STATE_ENDED] = MACHINE_JOB_PENDING,
+                [MIRROR_STATE_OPENING] = MACHINE_JOB_CREATED,  [MIRROR_STATE_COPYING] = MACHINE_JOB_RUNNING,
+                [MIRROR_STATE_READY] = MACHINE_JOB_READY,      [MIRROR_STATE_FINISHING] = MACHINE_JOB_PENDING,
+                [MIRROR_STATE_FLUSHING] = MACHINE_JOB_PENDING, [MIRROR_STATE_CLOSING] = MACHINE_JOB_PENDING,
+                [MIRROR_STATE_ENDED] = MACHINE_JOB_PENDING,
         };
         struct mirror_progress p = mirror_progress(dm->mirror);
 
@@ -78,9 +120,7 @@ static void ended(struct disk_mirror *dm) {
         const struct error *e;
         int r = mirror_result(dm->mirror, &job.write, &e);
 
-        virtio_blk_track(machine, dm->disk, NULL);
-        if (dm->holding)
-                virtio_blk_release(machine, dm->disk);
+        let_go(dm);
         *virtio_blk_mirror(machine, dm->disk) = NULL;
         if (r < 0 && r != -ECANCELED) {
                 job.error = -r;
@@ -104,18 +144,24 @@ static void on_event(void *opaque, enum mirror_event event) {
         machine_disk_job(dm->machine, MACHINE_EVENT_JOB_READY, &job);
 }
 
-/* Opening an image for writing changes it: one that a disk of the machine's stands on, or is mirrored to, must not even be opened. */
+static bool mirror_uses(const struct disk_mirror *dm, int fd) {
+        for (unsigned int i = 0; i < dm->n_old_fds; i++)
+                if (file_is_same(dm->old_fds[i], fd))
+                        return true;
+        return file_is_same(dm->options.fd, fd);
+}
+
+/* Opening an image for writing changes it: one that a disk of the machine's stands on, or another mirror has, must not even be opened. */
 static int refuse_own(const struct machine *machine, int fd, struct error *e) {
         for (unsigned int i = 0; i < machine->config->n_disks; i++) {
                 const struct block *block = virtio_blk_block(machine, i);
-                struct disk_mirror **other = virtio_blk_mirror(machine, i);
 
                 if (block && block_uses(block, fd))
                         return error_set(e, -EINVAL, "mirror-own", "hand in another one",
                                          "the mirror's target is the image of disk%u", i);
-                if (other && *other && file_is_same(fd, (*other)->options.fd))
-                        return error_set(e, -EINVAL, "mirror-own", "hand in another one",
-                                         "disk%u is being mirrored to that image", i);
+                if (block && *virtio_blk_mirror(machine, i) && mirror_uses(*virtio_blk_mirror(machine, i), fd))
+                        return error_set(e, -EINVAL, "mirror-own", "hand in another one, or wait for its end",
+                                         "the mirror of disk%u has that target, or its image", i);
         }
         return 0;
 }
@@ -143,6 +189,10 @@ int disk_mirror_start(struct machine *machine, unsigned int disk, const struct m
         *dm = (struct disk_mirror){ .machine = machine, .disk = disk, .options = *options };
         mo.block = virtio_blk_block(machine, disk);
         mo.opaque = dm;
+        if (options->pivot) {
+                mo.replace = replace;
+                mo.close = close_old;
+        }
         r = mirror_new(&mo, &dm->mirror, e);
         if (r < 0) {
                 free(dm);

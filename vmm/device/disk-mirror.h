@@ -2,7 +2,8 @@
 /*
  * disk-mirror: a machine's disk, mirrored to an image that control has handed in (vmm/block/mirror.h)
  *
- * A disk has one mirror at most. It ends when it is told to, when it fails, and with the machine; the machine stays with its own disk.
+ * A disk has one mirror at most. It ends when it is told to, when it fails, and with the machine. The machine stays with its own disk unless
+ * it is told to pivot: then the guest goes on with the target, and the files that the disk was in until then are closed when the job ends.
  *
  * Threads: the machine's loop, under its lock.
  */
@@ -17,8 +18,8 @@ struct disk_mirror;
  * disk_mirror_start() - begin, with a target that holds no more than an image of the right size
  *
  * Return: 0, and the machine's events tell how it goes on, also when the target is of no use ("mirror-backing": it names a backing image,
- * or as in mirror_result()); -ENOENT "disk-unknown", -EINVAL "mirror-own" (a disk of the
- * machine's uses that file), or what mirror_new() refuses.
+ * or as in mirror_result()); -ENOENT "disk-unknown", -EINVAL "mirror-own" (a disk of the machine's uses that file, or another mirror does), or
+ * what mirror_new() refuses.
  */
 int disk_mirror_start(struct machine *machine, unsigned int disk, const struct machine_mirror *options,
                       struct error *e);
@@ -28,7 +29,7 @@ int disk_mirror_query(struct machine *machine, unsigned int disk, struct machine
 
 /**
  * disk_mirror_end() - end it, soon
- * @complete: copy the rest first, while the disk stands still; else it is cancelled
+ * @complete: copy the rest first, and pivot if that was asked for, while the disk stands still; else it is cancelled
  *
  * Return: 0; -ENOENT "disk-unknown", -ESRCH "job-none", -EBUSY "job-not-ready", -ETIMEDOUT "disk-hung" (the disk's storage does not answer).
  */

@@ -45,7 +45,8 @@
  * Pause. Queues drain and take nothing more, and the image is flushed, so that its file is whole and still while the machine is paused.
  *
  * Mirror. The last part of a mirror (disk-mirror.h) is copied while the disk stands still: its queues are stopped as for a pause, but the
- * machine runs on. What has two reasons to stand still waits for the end of both.
+ * machine runs on. What has two reasons to stand still waits for the end of both. While it does, the disk may get another image: what waits
+ * in the rings, or is kept to be tried again, goes on there.
  */
 #include "vmm/device/virtio-blk.h"
 
@@ -124,6 +125,7 @@ struct blk {
         struct virtio_pci *proxy;
         struct machine *machine;
         struct block *block;
+        int fd; /* of the image that a mirror has left the disk with; -EBADF: those of the settings are in use */
         const struct vmm_disk_config *settings;
         unsigned int number;        /* which disk of the machine's */
         uint64_t told_ns;           /* when an error that does not pause the machine was told of last */
@@ -655,6 +657,7 @@ static void blk_destroy(struct device *device) {
                 free(q->requests);
         }
         block_close(b->block);
+        safe_close(b->fd);
         loop_source_free(b->hung);
         virtio_device_destroy(&b->virtio);
         free(b->queues);
@@ -868,6 +871,7 @@ static int blk_create(struct machine *machine, unsigned int index, struct device
                 return error_set(e, -ENOMEM, "device-create", NULL, "no memory for a disk");
         b->device.class = &virtio_blk_class;
         b->machine = machine;
+        b->fd = -EBADF;
         r = blk_setup(b, machine, index, e);
         if (r < 0) {
                 error_prefix(e, "disk %u", index);
@@ -1018,6 +1022,27 @@ int virtio_blk_hold(struct machine *machine, unsigned int index) {
 
 void virtio_blk_release(struct machine *machine, unsigned int index) {
         blk_go_on(blk_find(machine, index), BLK_MIRRORED);
+}
+
+int virtio_blk_replace(struct machine *machine, unsigned int index, struct layer *top, struct layer **ret_old) {
+        struct blk *b = blk_find(machine, index);
+        unsigned int in_flight = 0;
+
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                in_flight += block_queue_in_flight(b->queues[i].io);
+                unlock(&b->queues[i]);
+        }
+        if (in_flight > 0)
+                return -ETIMEDOUT;
+        *ret_old = block_replace(b->block, top);
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                block_queue_replaced(b->queues[i].io, *ret_old);
+                unlock(&b->queues[i]);
+        }
+        b->fd = file_fd(top->file); /* the one before is among the old image's */
+        return 0;
 }
 
 const struct device_class virtio_blk_class = {

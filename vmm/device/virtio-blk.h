@@ -7,6 +7,7 @@
 
 struct dirty;
 struct disk_mirror;
+struct layer;
 
 /**
  * virtio_blk_resize() - make a disk larger, and tell its driver (virtio 1.2 §5.2.5.2); see block_resize()
@@ -34,3 +35,11 @@ void virtio_blk_track(struct machine *machine, unsigned int index, struct dirty 
  */
 int virtio_blk_hold(struct machine *machine, unsigned int index);
 void virtio_blk_release(struct machine *machine, unsigned int index);
+
+/**
+ * virtio_blk_replace() - block_replace() and block_queue_replaced(), for a disk that is held
+ * @top: taken over on success, with its descriptor
+ *
+ * Return: 0, and *@ret_old is the caller's, with its descriptors; -ETIMEDOUT: something is still in flight (a pause's flush).
+ */
+int virtio_blk_replace(struct machine *machine, unsigned int index, struct layer *top, struct layer **ret_old);

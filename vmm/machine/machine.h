@@ -87,6 +87,7 @@ struct machine_mirror {
         int fd;             /* of the target's image; taken over on success */
         const char *format; /* "raw" or "qcow2", a constant */
         uint64_t speed;     /* bytes in a second; 0: no limit */
+        bool pivot;         /* in the end the disk goes on with the target */
 };
 
 enum shutdown_reason {
