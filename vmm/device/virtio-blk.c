@@ -957,16 +957,22 @@ static void blk_go_on(struct blk *b, enum blk_stop reason) {
         }
 }
 
-/* On failure they have all gone on. */
+/* On failure they have all gone on. All stop taking requests before the first is waited for, so that the waits are one. */
 static int blk_stop(struct blk *b, enum blk_stop reason) {
+        uint64_t deadline_ms = clock_ns() / 1000000 + PAUSE_TIMEOUT_MS, now_ms;
         int r = 0;
 
+        for (unsigned int i = 0; i < b->n_queues; i++) {
+                lock(&b->queues[i]);
+                b->queues[i].stopped |= reason;
+                unlock(&b->queues[i]);
+        }
         for (unsigned int i = 0; i < b->n_queues && r == 0; i++) {
                 struct blk_queue *q = &b->queues[i];
 
                 lock(q);
-                q->stopped |= reason;
-                r = block_queue_drain(q->io, false, PAUSE_TIMEOUT_MS);
+                now_ms = clock_ns() / 1000000;
+                r = block_queue_drain(q->io, false, now_ms < deadline_ms ? (unsigned int)(deadline_ms - now_ms) : 0);
                 unlock(q);
         }
         if (r < 0)
