@@ -118,3 +118,33 @@ int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd) {
         }
         return 0;
 }
+
+int copy_layer(const struct sys *sys, struct layer *from, int to, int cancel_fd) {
+        uint64_t size = atomic_load(&from->size);
+        _cleanup_free_ void *buf = malloc(CHUNK);
+
+        if (!buf)
+                return -ENOMEM;
+        if (sys->ftruncate(to, (off_t)size) < 0)
+                return -errno;
+        for (uint64_t at = 0; at < size;) {
+                struct layer *owner;
+                struct extent extent;
+                uint64_t n;
+                int r = cancelled(cancel_fd) ? -EINTR : layer_status(from, NULL, NULL, at, size - at, &extent, &owner);
+
+                if (r < 0)
+                        return r;
+                n = extent.length;
+                if (extent.kind == EXTENT_DATA || extent.kind == EXTENT_COMPRESSED) {
+                        n = MIN(n, (uint64_t)CHUNK - at % CHUNK);
+                        r = layer_read(from, NULL, buf, at, n);
+                        if (r == 0)
+                                r = write_data(sys, to, buf, n, (off_t)at);
+                        if (r < 0)
+                                return r;
+                }
+                at += n;
+        }
+        return 0;
+}

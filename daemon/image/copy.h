@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * copy: a whole file into an empty one, sharing blocks where the file system can, keeping holes where it can't
+ * copy: a whole file, or the disk in an image, into an empty file, sharing blocks where the file system can, keeping holes where it can't
  */
 #pragma once
 
 #include "base/sys.h"
+#include "vmm/block/layer/layer.h"
 
 /**
  * copy_sparse() - make @to (empty, writable) read like @from
@@ -14,3 +15,6 @@
  * then read and write. Does not sync. Moves the offset of @from. Return: 0 or -errno; on failure @to holds a part.
  */
 int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd);
+
+/** copy_layer() - make @to (empty, writable) read like the disk @from, whatever lies below it; the rest as copy_sparse() */
+int copy_layer(const struct sys *sys, struct layer *from, int to, int cancel_fd);

@@ -168,13 +168,14 @@ struct image_import {
         const char *initrd;
         const char *cmdline;
         bool agent; /* the person says that it runs the guest agent */
+        int (*lock)(int fd, bool readonly, const char *path, struct error *e); /* the disk's file; NULL: isn't locked */
 };
 
 /**
  * image_import() - copy a disk into the store as a new image
  * @ret_name: what it is called, owned by the caller; may be NULL
  *
- * Refuses what is missing, empty, truncated, no regular file, no whole number of sectors, or refers to other files.
+ * Refuses what is missing, empty, truncated, no regular file, no whole number of sectors, in use, or refers to other files.
  */
 int image_import(struct image_store *store, const char *file, const struct image_import *import,
                  const struct image_progress *progress, char **ret_name, struct error *error);

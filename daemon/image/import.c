@@ -2,24 +2,27 @@
 /*
  * import: a disk that somebody brings, as a new image
  *
- * The format is what the person says. qemu-img could guess, and that guess is how a raw disk that a guest has written
- * a qcow2 header into comes to read the host's files; so we guess only to help with the question, and qemu-img is
- * told the format, and told not to follow backing files: a qcow2 file that has one is refused.
+ * The format is what the person says. A guess is how a raw disk that a guest has written a qcow2 header into comes to
+ * read the host's files; so we guess only to help with the question.
+ *
+ * The file is opened once, locked as a machine would lock it, and all is read through that descriptor by code that opens no other
+ * file. So whatever its owner writes into it meanwhile, no name in it is ever followed: a qcow2 file that needs another one is refused, and
+ * one that says so too late reads as zeroes there.
  */
 #include <endian.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "base/io.h"
 #include "daemon/image/copy.h"
 #include "daemon/image/kernel.h"
 #include "daemon/image/meta.h"
-#include "daemon/image/run.h"
+#include "vmm/block/qcow2/qcow2.h"
 
-#define DISK "disk.raw"
+#define DISK           "disk.raw"
+#define SIZE_MAX_QCOW2 (1ULL << 46) /* bytes: a header can claim more than can be digested */
 
 static void step(const struct image_progress *p, const char *text) {
         if (p && p->step)
@@ -103,54 +106,55 @@ static int check_gpt(const char *file, int fd, uint64_t size, struct error *erro
                 return 0;
         if (le64toh(h.alternate_lba) < size / 512)
                 return 0;
-        return refuse(error, -EINVAL, "it was cut short: copy it again, and compare with its checksum", file,
+        return refuse(error, -EUCLEAN, "it was cut short: copy it again, and compare with its checksum", file,
                       "is shorter than its partition table says");
 }
 
-/* The parts of a qcow2 header that decide whether we touch it (QEMU docs/interop/qcow2.txt). */
-static int check_qcow2(const char *file, int fd, uint64_t *ret_size, struct error *error) {
-        struct {
-                char magic[4];
-                uint32_t version;
-                uint64_t backing_offset;
-                uint32_t backing_size, cluster_bits;
-                uint64_t size;
-                uint32_t crypt, l1_size;
-                uint64_t l1_offset, refcount_offset;
-                uint32_t refcount_clusters, n_snapshots;
-                uint64_t snapshots_offset, incompatible;
-        } __attribute__((packed)) h = { 0 };
+/* A qcow2 file that is sound and complete in itself, for reading. */
+static int open_qcow2(const char *name, int fd, struct layer **ret_layer, struct error *error) {
+        const struct qcow2_options options = { .readonly = true };
+        _cleanup_(file_freep) struct file *file = NULL;
+        _cleanup_(layer_freep) struct layer *layer = NULL;
+        _cleanup_free_ char *strings = NULL;
+        struct qcow2_check check = { 0 };
+        struct qcow2_info info;
         uint64_t size;
         int r;
 
-        r = io_read_at(&sys_real, fd, &h, 72, 0);
-        if (r < 0 || memcmp(h.magic, "QFI\xfb", 4) != 0)
-                return refuse(error, -EINVAL, "is it raw? then say --disk-format raw", file, "is no qcow2 file");
-        if (be32toh(h.version) != 2 && be32toh(h.version) != 3)
-                return refuse(error, -ENOTSUP, "convert it to raw first", file,
-                              "is a qcow2 file of an unknown version");
-        if (be32toh(h.version) == 3 && io_read_at(&sys_real, fd, &h, sizeof(h), 0) < 0)
-                return refuse(error, -EINVAL, "copy it again", file, "is truncated");
-        if (h.backing_offset != 0)
-                return refuse(error, -EINVAL,
-                              "make one file of the chain, where you trust it: qemu-img convert -O raw FILE disk.raw",
-                              file, "has a backing file");
-        if (be32toh(h.version) == 3 && (be64toh(h.incompatible) & 4))
-                return refuse(error, -EINVAL,
-                              "make one file of it, where you trust it: qemu-img convert -O raw FILE disk.raw", file,
-                              "keeps its data in another file");
-        if (h.crypt != 0)
-                return refuse(error, -ENOTSUP, "decrypt it first: qemu-img convert", file, "is encrypted");
-        size = be64toh(h.size);
-        if (size == 0 || size > 1ULL << 46)
-                return refuse(error, -EINVAL, "copy it again", file, "has a size that can't be");
-        *ret_size = size;
+        r = file_open(&(struct file_options){ .fd = fd, .readonly = true }, &file, error);
+        if (r == 0)
+                r = qcow2_peek(file, &info, &strings, error);
+        if (r == 0 && info.backing_file)
+                return refuse(error, -ENOTSUP,
+                              "make one file of the chain, where you trust it: lodge image convert FILE NEW", name,
+                              "has a backing file");
+        if (r == 0)
+                r = qcow2_open(file, &options, &layer, error);
+        if (r == 0) {
+                TAKE_PTR(file);
+                r = qcow2_check(layer->file, 0, &check, error);
+        }
+        if (r < 0) {
+                error_prefix(error, "%s", name);
+                if (error && error->id && streq(error->id, "qcow2-magic"))
+                        error_set_fix(error, "is it raw? then say --disk-format raw");
+                return r;
+        }
+        if (check.corruptions || check.errors)
+                return refuse(
+                        error, -EUCLEAN,
+                        "copy it again; or see what is wrong, and mend a copy: lodge image check --repair all COPY",
+                        name, "is damaged or was cut short");
+        size = atomic_load(&layer->size);
+        if (size == 0 || size > SIZE_MAX_QCOW2)
+                return refuse(error, -EUCLEAN, "copy it again", name, "has a size that can't be");
+        *ret_layer = TAKE_PTR(layer);
         return 0;
 }
 
-static int check_disk(const char *file, int fd, const struct image_import *import, uint64_t *ret_size,
+/* @ret_need: bytes that the copy will take, about */
+static int check_file(const char *file, int fd, const struct image_import *import, uint64_t *ret_need,
                       struct error *error) {
-        uint64_t size = 0;
         struct stat st;
         int r;
 
@@ -161,78 +165,32 @@ static int check_disk(const char *file, int fd, const struct image_import *impor
         if (!S_ISREG(st.st_mode))
                 return refuse(error, -EINVAL, "copy it to a file first: dd if=DEVICE of=disk.raw bs=1M", file,
                               "is no regular file");
+        r = import->lock ? import->lock(fd, true, file, error) : 0;
+        if (r < 0)
+                return r;
         if (st.st_size == 0)
-                return refuse(error, -EINVAL, "copy it again", file, "is empty");
+                return refuse(error, -EUCLEAN, "copy it again", file, "is empty");
         r = check_format(file, fd, import, error);
         if (r < 0)
                 return r;
-        if (streq(import->format, "qcow2")) {
-                r = check_qcow2(file, fd, &size, error);
-                if (r < 0)
-                        return r;
-        } else
-                size = st.st_size;
-        if (size % 512 != 0)
-                return refuse(error, -EINVAL, "it was cut short: copy it again, and compare with its checksum", file,
-                              "is not a whole number of 512-byte sectors");
-        if (streq(import->format, "raw")) {
-                r = check_gpt(file, fd, size, error);
-                if (r < 0)
-                        return r;
-        }
-        *ret_size = streq(import->format, "raw") ? (uint64_t)st.st_blocks * 512 : (uint64_t)st.st_size;
-        return 0;
-}
-
-/* Runs qemu-img on the file as descriptor 3; its complaint, or "", is in @text. */
-static int qemu_img(struct stage *stage, int from, const char *const *argv, const struct image_progress *progress,
-                    char text[200]) {
-        _cleanup_close_ int log = memfd_create("qemu-img", MFD_CLOEXEC);
-        const struct run_fd fds[] = { { from, 3 }, { log, 1 }, { log, 2 } };
-        ssize_t n;
-        int r;
-
-        if (log < 0)
-                return -errno;
-        r = run_program(argv, fds, ELEMENTSOF(fds), stage->path, -EBADF, NULL, NULL,
-                        progress ? progress->cancel_fd : -EBADF);
-        n = pread(log, text, 199, 0);
-        text[MAX(n, 0)] = '\0';
-        text[strcspn(text, "\n")] = '\0';
-        return r;
-}
-
-static int convert_qcow2(struct stage *stage, int from, const struct image_progress *progress, const char *file,
-                         struct error *error) {
-        const char *check[] = { "qemu-img", "check", "-f", "qcow2", "/proc/self/fd/3", NULL };
-        const char *convert[] = { "qemu-img", "convert", "-f", "qcow2", "-O", "raw", "/proc/self/fd/3", DISK, NULL };
-        char text[200] = "";
-        int r;
-
-        /* Data beyond the end of a truncated file would be read as zeros; the check sees it. Status 3: only leaks. */
-        r = qemu_img(stage, from, check, progress, text);
-        if (r == 0 || r == 3)
-                r = qemu_img(stage, from, convert, progress, text);
-        if (r == 0)
+        *ret_need = streq(import->format, "raw") ? (uint64_t)st.st_blocks * 512 : (uint64_t)st.st_size;
+        if (!streq(import->format, "raw"))
                 return 0;
-        if (r == -EINTR)
-                return error_set(error, r, "cancelled", NULL, "importing %s was stopped", file);
-        if (r == 127)
-                return error_set(error, -ENOENT, "image-import", "install it: apt-get install qemu-utils",
-                                 "qemu-img is needed to read qcow2");
-        if (r < 0)
-                return error_set(error, r, "image-import", NULL, "cannot run qemu-img");
-        error_set(error, strstr(text, "No space left") ? -ENOSPC : -EIO, "image-import",
-                  "the file may be damaged or cut short, or the disk full: qemu-img check -f qcow2 FILE; df -h",
-                  "cannot read %s: %s", file, text);
-        return strstr(text, "No space left") ? -ENOSPC : -EIO;
+        if (st.st_size % 512 != 0)
+                return refuse(error, -EUCLEAN, "it was cut short: copy it again, and compare with its checksum", file,
+                              "is not a whole number of 512-byte sectors");
+        return check_gpt(file, fd, st.st_size, error);
 }
 
-static int copy_raw(struct stage *stage, int from, const struct image_progress *progress, const char *file,
-                    struct error *error) {
+/* @layer: of a qcow2 file; NULL: @from is raw */
+static int copy_disk(struct stage *stage, int from, struct layer *layer, const struct image_progress *progress,
+                     const char *file, struct error *error) {
         _cleanup_close_ int to = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-        int r = to < 0 ? -errno : copy_sparse(stage->store->sys, from, to, progress ? progress->cancel_fd : -EBADF);
+        int cancel_fd = progress ? progress->cancel_fd : -EBADF, r = to < 0 ? -errno : 0;
 
+        if (r == 0)
+                r = layer ? copy_layer(stage->store->sys, layer, to, cancel_fd)
+                          : copy_sparse(stage->store->sys, from, to, cancel_fd);
         if (r == -EINTR)
                 return error_set(error, r, "cancelled", NULL, "importing %s was stopped", file);
         return r < 0 ? error_set(error, r, "image-import", "look for a full disk: df -h", "cannot copy %s", file) : 0;
@@ -313,6 +271,7 @@ int image_import(struct image_store *store, const char *file, const struct image
         _cleanup_(stage_freep) struct stage *stage = NULL;
         _cleanup_(image_freep) struct image *image = calloc(1, sizeof(*image));
         _cleanup_close_ int from = -EBADF;
+        _cleanup_(layer_freep) struct layer *layer = NULL;
         uint64_t need = 0;
         int r;
 
@@ -322,7 +281,9 @@ int image_import(struct image_store *store, const char *file, const struct image
         if (from < 0)
                 return error_set(error, -errno, "image-import", "check the path, and that you may read it: ls -l",
                                  "cannot open %s", file);
-        r = check_disk(file, from, import, &need, error);
+        r = check_file(file, from, import, &need, error);
+        if (r == 0 && streq(import->format, "qcow2"))
+                r = open_qcow2(file, from, &layer, error);
         if (r == 0)
                 r = is_free(store, image->name, error);
         if (r == 0)
@@ -332,10 +293,7 @@ int image_import(struct image_store *store, const char *file, const struct image
         if (r < 0)
                 return r;
         step(progress, "copying the disk");
-        if (streq(import->format, "qcow2"))
-                r = convert_qcow2(stage, from, progress, file, error);
-        else
-                r = copy_raw(stage, from, progress, file, error);
+        r = copy_disk(stage, from, layer, progress, file, error);
         if (r == 0)
                 r = copy_beside(stage, image, import->kernel, IMAGE_FILE_KERNEL, "vmlinuz", error);
         if (r == 0)

@@ -365,13 +365,13 @@ static void test_import_refusals(void **state) {
                 off_t size;
                 const char *format, *id;
         } cases[] = {
-                { "content", 1000, "raw", "image-import" },  /* no whole number of sectors */
-                { "", 0, "raw", "image-import" },            /* empty */
-                { "content", MIB, NULL, "image-format" },    /* nobody said what it is */
-                { "QFI\xfb", MIB, NULL, "image-format" },    /* not even when it seems clear */
-                { "content", MIB, "vmdk", "image-format" },  /* can't be read */
-                { "content", MIB, "qcow2", "image-import" }, /* isn't */
-                { "QFI\xfb", 8, "qcow2", "image-import" },   /* truncated header */
+                { "content", 1000, "raw", "image-import" }, /* no whole number of sectors */
+                { "", 0, "raw", "image-import" },           /* empty */
+                { "content", MIB, NULL, "image-format" },   /* nobody said what it is */
+                { "QFI\xfb", MIB, NULL, "image-format" },   /* not even when it seems clear */
+                { "content", MIB, "vmdk", "image-format" }, /* can't be read */
+                { "content", MIB, "qcow2", "qcow2-magic" }, /* isn't */
+                { "QFI\xfb", 8, "qcow2", "qcow2-magic" },   /* truncated header */
         };
         _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
         struct fixture *f = *state;
@@ -414,23 +414,38 @@ static void test_import_refuses_a_truncated_gpt(void **state) {
         assert_int_equal(pwrite(fd, "EFI PART", 8, 512), 8);
         assert_int_equal(pwrite(fd, alternate_lba, 8, 512 + 32), 8);
         assert_int_equal(ftruncate(fd, 4 * MIB - 512), 0);
-        assert_int_equal(image_import(store, file, &import, NULL, NULL, &e), -EINVAL);
+        assert_int_equal(image_import(store, file, &import, NULL, NULL, &e), -EUCLEAN);
         assert_int_equal(ftruncate(fd, 4 * MIB), 0);
         assert_int_equal(image_import(store, file, &import, NULL, NULL, NULL), 0);
         close(fd);
 }
 
-/* qcow2 can name other files, and qemu-img would read them for us: the way to the host's secrets. */
-static void test_import_refuses_backing_files(void **state) {
-        struct {
-                char magic[4];
-                uint32_t version;
-                uint64_t backing;
-                uint32_t backing_size, bits;
-                uint64_t size;
-                uint8_t rest[72];
-        } __attribute__((packed))
-        h = { "QFI\xfb", htobe32(3), htobe64(112), htobe32(11), htobe32(16), htobe64(MIB), {} };
+/* A qcow2 file of 1 MiB with "data" at 0 and 600 KiB. */
+static void make_qcow2(const char *path, const struct qcow2_create *create) {
+        const struct qcow2_options options = { 0 };
+        int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        struct file *file = NULL;
+        struct layer *layer = NULL;
+
+        assert_int_equal(file_open(&(struct file_options){ .fd = fd }, &file, NULL), 0);
+        assert_int_equal(qcow2_create(file, create, NULL), 0);
+        assert_int_equal(qcow2_open(file, &options, &layer, NULL), 0);
+        assert_int_equal(layer_write(layer, "data", 0, 4), 0);
+        assert_int_equal(layer_write(layer, "data", 600 << 10, 4), 0);
+        assert_int_equal(layer_flush(layer), 0);
+        layer_close(layer);
+        close(fd);
+}
+
+static void patch(const char *path, const void *bytes, size_t n, off_t at) {
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+        assert_int_equal(pwrite(fd, bytes, n, at), n);
+        close(fd);
+}
+
+/* qcow2 can name other files, and a reader that follows these names is the way to the host's secrets. */
+static void test_import_refuses_other_files(void **state) {
         const struct image_import import = { .name = "a", .format = "qcow2" };
         _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
         struct fixture *f = *state;
@@ -439,16 +454,104 @@ static void test_import_refuses_backing_files(void **state) {
         snprintf(file, sizeof(file), "%s/in", f->dir);
         for (int i = 0; i < 2; i++) {
                 _cleanup_error_ struct error e = ERROR_INIT;
-                int fd = open(file, O_RDWR | O_CREAT | O_TRUNC, 0644);
 
-                if (i == 1) { /* no backing file, but an external data file: incompatible feature bit 2 */
-                        h.backing = 0;
-                        h.rest[47] = 4; /* byte 79 of the header: the low byte of the incompatible features */
-                }
-                assert_int_equal(write(fd, &h, sizeof(h)), sizeof(h));
-                close(fd);
-                assert_int_equal(image_import(store, file, &import, NULL, NULL, &e), -EINVAL);
+                make_qcow2(file, &(struct qcow2_create){ .size = MIB,
+                                                         .backing_file = i == 0 ? "/etc/passwd" : NULL,
+                                                         .backing_format = i == 0 ? "raw" : NULL });
+                if (i == 1)
+                        patch(file, "\x04", 1, 79); /* the low byte of the incompatible features: external data file */
+                assert_int_equal(image_import(store, file, &import, NULL, NULL, &e), -ENOTSUP);
                 assert_non_null(strstr(e.message, i == 0 ? "backing file" : "another file"));
+                assert_count(f, 0, 0);
+        }
+}
+
+struct swap {
+        char file[100], secret[100];
+};
+
+/* The image's owner waits until the file was looked at, and then lets its header name a file that only root may read. */
+static void name_the_secret(void *opaque, const char *text) {
+        const struct swap *swap = opaque;
+        const struct {
+                uint64_t at;
+                uint32_t size;
+        } __attribute__((packed)) name = { htobe64(512), htobe32(strlen(swap->secret)) };
+
+        if (!streq(text, "copying the disk"))
+                return;
+        patch(swap->file, swap->secret, strlen(swap->secret), 512);
+        patch(swap->file, "\xe2\x79\x2a\xca\0\0\0\3raw\0\0\0\0\0", 16, 112); /* its format */
+        patch(swap->file, &name, sizeof(name), 8);
+}
+
+static void test_import_reads_one_file_only(void **state) {
+        const struct image_import import = { .name = "a", .format = "qcow2" };
+        _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
+        _cleanup_(image_freep) struct image *image = NULL;
+        _cleanup_free_ char *path = NULL, *want = calloc(1, MIB), *got = calloc(1, MIB);
+        struct fixture *f = *state;
+        struct swap swap;
+        struct stat st;
+        int fd;
+
+        snprintf(swap.file, sizeof(swap.file), "%s/in", f->dir);
+        snprintf(swap.secret, sizeof(swap.secret), "%s/secret", f->dir);
+        make_file(swap.secret, "the host's", MIB);
+        patch(swap.secret, "secret", 6, 300 << 10);
+        make_qcow2(swap.file, &(struct qcow2_create){ .size = MIB });
+        const struct image_progress progress = { .step = name_the_secret, .opaque = &swap, .cancel_fd = -EBADF };
+        assert_int_equal(image_import(store, swap.file, &import, &progress, NULL, NULL), 0);
+        assert_int_equal(image_find(store, "a", &image, NULL), 0);
+        assert_int_equal(image_file_path(image, IMAGE_FILE_DISK, &path), 0);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_int_equal(st.st_size, MIB);
+        assert_true(st.st_blocks * 512 < MIB);
+        memcpy(want, "data", 4);
+        memcpy(want + (600 << 10), "data", 4);
+        assert_int_equal(pread(fd, got, MIB, 0), MIB);
+        assert_memory_equal(got, want, MIB);
+        close(fd);
+}
+
+/* What was cut short would read as zeroes at its end. */
+static void test_import_refuses_a_truncated_qcow2(void **state) {
+        const struct image_import import = { .name = "a", .format = "qcow2" };
+        _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct fixture *f = *state;
+        char file[100];
+        struct stat st;
+
+        snprintf(file, sizeof(file), "%s/in", f->dir);
+        make_qcow2(file, &(struct qcow2_create){ .size = MIB });
+        assert_int_equal(stat(file, &st), 0);
+        assert_int_equal(truncate(file, st.st_size - 65536), 0);
+        assert_int_equal(image_import(store, file, &import, NULL, NULL, &e), -EUCLEAN);
+        assert_string_equal(e.id, "image-import");
+        assert_count(f, 0, 0);
+}
+
+static int refuse_lock(int fd, bool readonly, const char *path, struct error *e) {
+        assert_true(readonly);
+        return error_set(e, -EBUSY, "disk-busy", NULL, "%s is in use", path);
+}
+
+/* Half of a write of a running machine is no disk. */
+static void test_import_asks_for_the_lock(void **state) {
+        static const char *const formats[] = { "raw", "qcow2" };
+        _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
+        struct fixture *f = *state;
+        char file[100];
+
+        snprintf(file, sizeof(file), "%s/in", f->dir);
+        make_qcow2(file, &(struct qcow2_create){ .size = MIB });
+        for (size_t i = 0; i < ELEMENTSOF(formats); i++) {
+                const struct image_import import = { .name = "a", .format = formats[i], .lock = refuse_lock };
+
+                assert_int_equal(image_import(store, file, &import, NULL, NULL, NULL), -EBUSY);
+                assert_count(f, 0, 0);
         }
 }
 
@@ -571,7 +674,10 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_verify_finds_damage, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import_refusals, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import_refuses_a_truncated_gpt, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_import_refuses_backing_files, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_import_refuses_other_files, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_import_reads_one_file_only, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_import_refuses_a_truncated_qcow2, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_import_asks_for_the_lock, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_overlay, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy_keeps_data_and_holes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy_leaves_zeroes_out, setup, teardown),
