@@ -50,6 +50,15 @@ void disk_print_text(const char *text) {
                 putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
 }
 
+int disk_claim(int fd, bool readonly, const char *path, struct error *e) {
+        int r = disk_lock(fd, readonly, path, e);
+
+        if (r == -EBUSY)
+                error_set_fix(e,
+                              "try again when it is no longer in use: power the machine off, or let the command end");
+        return r;
+}
+
 int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **ret_file, struct error *e) {
         struct file_options options = { .readonly = readonly };
         _cleanup_close_ int fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -58,7 +67,7 @@ int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **r
         if (fd < 0)
                 return error_set(e, -errno, "disk-open", "check that the file exists and that you may open it: ls -l",
                                  "cannot open disk image %s", path);
-        r = disk_lock(fd, readonly, path, e);
+        r = disk_claim(fd, readonly, path, e);
         if (r < 0)
                 return r;
         options.fd = fd;
@@ -74,7 +83,7 @@ int disk_open_chain(const char *path, enum machine_disk_format format, const str
         struct chain_options o = *options;
         int r;
 
-        o.lock = disk_lock;
+        o.lock = disk_claim;
         r = chain_open(path, machine_disk_format_to_string(format), &o, ret_chain, e);
         if (r < 0 && e->id && streq(e->id, "qcow2-magic"))
                 error_set_fix(e, "if it is a raw disk: --disk-format raw");
@@ -108,7 +117,7 @@ int disk_create(const char *path, enum machine_disk_format format, const struct 
         if (fd < 0)
                 return error_set(e, -errno, "disk-open", "check that the directory exists and that you may write to it",
                                  "cannot create disk image %s", path);
-        r = disk_lock(fd, false, path, e);
+        r = disk_claim(fd, false, path, e);
         options.fd = fd;
         if (r == 0)
                 r = file_open(&options, &file, e);

@@ -27,6 +27,9 @@ json_t *disk_json_name(const char *name);
 /** disk_print_text() - with control characters replaced: names come out of images. */
 void disk_print_text(const char *text);
 
+/** disk_claim() - disk_lock(), with advice for who examines or changes a file */
+int disk_claim(int fd, bool readonly, const char *path, struct error *e);
+
 /** disk_open_file() - one file, locked as a machine would lock it. Fails with "disk-open", and as disk_lock() and file_open() do. */
 int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **ret_file, struct error *e);
 

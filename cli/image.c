@@ -15,7 +15,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "cli/cli.h"
+#include "cli/disk-work.h"
 #include "daemon/image/image.h"
 
 struct context {
@@ -222,6 +222,7 @@ static int do_import(struct context *c, struct error *error) {
                 .initrd = o->initrd,
                 .cmdline = o->append,
                 .agent = o->agent,
+                .lock = disk_claim,
         };
         _cleanup_free_ char *name = NULL;
         int r;

@@ -1,0 +1,75 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# where: host
+# seconds: 120
+#
+# image-calls.sh: how `lodge image` behaves towards whoever calls it: locks, signals, exit statuses, what it prints
+#
+# usage: image-calls.sh
+
+set -uo pipefail
+
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+lodge=${LODGE_BUILD:-$top/build}/lodge
+if ! command -v qemu-img >/dev/null || ! command -v qemu-io >/dev/null; then
+        echo "1..0 # SKIP qemu-img and qemu-io are not installed"
+        exit 0
+fi
+work=$(mktemp -d "${TMPDIR:-/tmp}/image-calls.XXXXXX") || exit 1
+trap 'rm -rf -- "$work"' EXIT
+cd "$work" || exit 1
+export XDG_DATA_HOME=$work/data HOME=$work
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
+
+image() { "$lodge" image "$@"; }
+
+refuses() { # STATUS ID COMMAND...: it fails with that status, that id, and a fix; its words are in the file "said"
+        local status=$1 id=$2
+        shift 2
+        "$@" >said 2>&1
+        [ $? = "$status" ] && grep -qF -- "[$id]" said && grep -q '^  fix: ' said && return
+        cat said
+        return 1
+}
+
+# --- who else has it open?
+
+mkfifo hold
+in_use() { # FORMAT FILE QEMU-IO-OPTIONS, --, COMMAND...: while qemu-io has it open; its process is $holder
+        local format=$1 file=$2 options=() status
+        shift 2
+        while [ "$1" != -- ]; do
+                options+=("$1")
+                shift
+        done
+        shift
+        qemu-io -f "$format" "${options[@]}" "$file" <hold >/dev/null &
+        holder=$!
+        exec 7>hold
+        echo 'read -q 0 512' >&7
+        until grep -q '^lock:' "/proc/$holder/fdinfo/"* 2>/dev/null; do sleep 0.05; done
+        "$@"
+        status=$?
+        exec 7>&-
+        wait "$holder"
+        return "$status"
+}
+
+busy() { # COMMAND...: refused, and it says by whom
+        refuses 4 disk-busy "$@" && grep -qF "is in use by qemu-io, pid $holder" said && ! grep -q readonly= said && return
+        cat said
+        return 1
+}
+qemu-img create -q -f raw disk.raw 4M
+qemu-img create -q -f qcow2 disk.qcow2 4M
+check "a raw disk that is written is not imported" in_use raw disk.raw -- busy "$lodge" image import --disk-format raw disk.raw
+check "nor is a qcow2 disk" in_use qcow2 disk.qcow2 -- busy "$lodge" image import --disk-format qcow2 disk.qcow2
+check "one that is only read is" in_use raw disk.raw -r -- "$lodge" image import --disk-format raw disk.raw
+for verb in info check map measure "bitmap list"; do
+        # shellcheck disable=SC2086 # two words
+        check "$verb is refused while a machine writes" in_use qcow2 disk.qcow2 -- busy "$lodge" image $verb disk.qcow2
+done
+check "a command names the other one, not itself, nor one that only reads" in_use qcow2 disk.qcow2 -- busy "$lodge" image resize disk.qcow2 8M
+
+tap_end
