@@ -59,6 +59,16 @@ int disk_claim(int fd, bool readonly, const char *path, struct error *e) {
         return r;
 }
 
+void disk_stop_signals(sigset_t *ret_set) {
+        static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+        struct sigaction action;
+
+        sigemptyset(ret_set);
+        for (size_t i = 0; i < ELEMENTSOF(signals); i++)
+                if (sigaction(signals[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+                        sigaddset(ret_set, signals[i]);
+}
+
 int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **ret_file, struct error *e) {
         struct file_options options = { .readonly = readonly };
         _cleanup_close_ int fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -166,10 +176,7 @@ const char *disk_recorded_format(const struct disk_file_options *o, struct error
 
 int disk_work_begin(struct disk_work *w, uint64_t all, struct error *e) {
         *w = (struct disk_work){ .all = all, .shown = -1, .terminal = isatty(STDERR_FILENO) };
-        sigemptyset(&w->signals);
-        sigaddset(&w->signals, SIGINT);
-        sigaddset(&w->signals, SIGTERM);
-        sigaddset(&w->signals, SIGHUP);
+        disk_stop_signals(&w->signals);
         pthread_sigmask(SIG_BLOCK, &w->signals, &w->old_mask);
         w->buf = aligned_alloc(4096, DISK_WORK_BUFFER);
         w->other = aligned_alloc(4096, DISK_WORK_BUFFER);

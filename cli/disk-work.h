@@ -3,7 +3,7 @@
  * disk-work: what the commands on disk image files share
  *
  * A command fills its options, opens what it needs, and reports with an id and a fix. Long ones (struct disk_work) show on a terminal how far
- * they are, and stop at SIGINT, SIGTERM and SIGHUP with an error, so that a file that isn't complete is removed.
+ * they are, and stop at disk_stop_signals() with an error, so that a file that isn't complete is removed.
  */
 #pragma once
 
@@ -29,6 +29,9 @@ void disk_print_text(const char *text);
 
 /** disk_claim() - disk_lock(), with advice for who examines or changes a file */
 int disk_claim(int fd, bool readonly, const char *path, struct error *e);
+
+/** disk_stop_signals() - those that ask a long command to stop; what the caller ignores (nohup) is not among them. */
+void disk_stop_signals(sigset_t *ret_set);
 
 /** disk_open_file() - one file, locked as a machine would lock it. Fails with "disk-open", and as disk_lock() and file_open() do. */
 int disk_open_file(const char *path, bool readonly, int *ret_fd, struct file **ret_file, struct error *e);

@@ -3,7 +3,7 @@
  * lodge image: the images that machines start from
  *
  * Exit status: 0, or as error_exit_status() says. Steps are shown on a terminal only; results go to the standard output, errors to the
- * standard error. Ctrl-C, SIGTERM and a terminal that goes away stop a build or an import, which then cleans up.
+ * standard error. Ctrl-C, SIGTERM and a terminal that goes away stop a build or an import, which then cleans up, unless they are ignored.
  */
 #include <jansson.h>
 #include <signal.h>
@@ -40,10 +40,7 @@ static void show_step(void *opaque, const char *text) {
 static int watch_signals(void) {
         sigset_t set;
 
-        sigemptyset(&set);
-        sigaddset(&set, SIGINT);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGHUP);
+        disk_stop_signals(&set);
         sigprocmask(SIG_BLOCK, &set, NULL);
         return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }

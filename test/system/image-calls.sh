@@ -72,4 +72,28 @@ for verb in info check map measure "bitmap list"; do
 done
 check "a command names the other one, not itself, nor one that only reads" in_use qcow2 disk.qcow2 -- busy "$lodge" image resize disk.qcow2 8M
 
+# --- signals
+
+head -c 24M /dev/urandom >noise.raw
+converts() { # IGNORED SIGNAL STATUS: what happens to a conversion that gets SIGNAL while IGNORED is ignored
+        local pid status
+        rm -f new.qcow2
+        (
+                trap '' "$1"
+                exec "$lodge" image convert --disk-format raw --compress noise.raw new.qcow2
+        ) >said 2>&1 &
+        pid=$!
+        until [ -s new.qcow2 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+        kill "-$2" "$pid"
+        wait "$pid"
+        status=$?
+        [ "$status" = "$3" ] && return
+        echo "status $status"
+        cat said
+        return 1
+}
+check "nohup keeps a conversion going" converts HUP HUP 0
+check "all of it is there" qemu-img compare -f raw -F qcow2 noise.raw new.qcow2
+check "SIGTERM still stops it" converts HUP TERM 2
+check "SIGHUP does without nohup" converts USR1 HUP 2
 tap_end
