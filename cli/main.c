@@ -6,9 +6,11 @@
  * schema's tables, so that they can't differ from what is accepted.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
@@ -176,7 +178,20 @@ static int unknown_command(int argc, char **argv) {
         return cli_fail(&e);
 }
 
-int main(int argc, char **argv) {
+/* A descriptor from 0 to 2 that is closed would go to the next file that is opened, and what is printed into that file. */
+static int open_standard_files(void) {
+        int fd;
+
+        do
+                fd = open("/dev/null", O_RDWR);
+        while (fd >= 0 && fd <= STDERR_FILENO);
+        if (fd < 0)
+                return -errno;
+        close(fd);
+        return 0;
+}
+
+static int run_command(int argc, char **argv) {
         const struct schema_command *command;
         int words;
 
@@ -197,4 +212,20 @@ int main(int argc, char **argv) {
                 if (commands[i].schema == command)
                         return commands[i].run(argc - 1 - words, argv + 1 + words);
         return unknown_command(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int status;
+
+        if (open_standard_files() < 0)
+                return CLI_FAILED; /* and nowhere to say why */
+        status = run_command(argc, argv);
+        errno = EIO; /* for output that was lost earlier */
+        if (fflush(stdout) == 0 && !ferror(stdout))
+                return status;
+        error_set(&e, -errno, "output-lost", "look where it goes: is that disk full, or its reader gone?",
+                  "cannot write the output");
+        cli_fail(&e);
+        return status == CLI_OK ? CLI_FAILED : status;
 }

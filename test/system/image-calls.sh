@@ -96,4 +96,35 @@ check "nohup keeps a conversion going" converts HUP HUP 0
 check "all of it is there" qemu-img compare -f raw -F qcow2 noise.raw new.qcow2
 check "SIGTERM still stops it" converts HUP TERM 2
 check "SIGHUP does without nohup" converts USR1 HUP 2
+
+# --- output
+
+# Without this, what is printed goes into the image that was opened as the standard output.
+closed() { # DESCRIPTOR: the check of an image while it is closed mends it, and writes nothing else into it
+        cp leaky.qcow2 closed.qcow2 && cp leaky.qcow2 open.qcow2 && image check --repair leaks open.qcow2 || return
+        case $1 in
+        0) image check --repair leaks closed.qcow2 <&- ;;
+        1) image check --repair leaks closed.qcow2 >&- ;;
+        2) image check --repair leaks closed.qcow2 2>&- ;;
+        all) image check --repair leaks closed.qcow2 <&- >&- 2>&- ;;
+        esac
+        cmp open.qcow2 closed.qcow2
+}
+leaks() { image check leaky.qcow2 >said; [ $? = 2 ] && grep -qE '^Left: 0 corruptions, [0-9]{4} leaks' said; }
+# Without its L1 table nothing uses the data any more: so many clusters that more is printed than a buffer holds.
+qemu-img create -q -f qcow2 -o cluster_size=512 leaky.qcow2 4M
+qemu-io -f qcow2 -c 'write -q -P 1 0 1M' leaky.qcow2
+python3 -c '
+with open("leaky.qcow2", "r+b") as f:
+    head = f.read(48)
+    f.seek(int.from_bytes(head[40:48], "big"))
+    f.write(bytes(8 * int.from_bytes(head[36:40], "big")))'
+check "there is something to mend" leaks
+for descriptor in 0 1 2 all; do
+        check "standard descriptors that are closed: $descriptor" closed "$descriptor"
+done
+full() { refuses 2 output-lost sh -c '"$@" >/dev/full' sh "$@"; }
+check "output that is lost is an error" full "$lodge" image info disk.qcow2
+check "in JSON, too" full "$lodge" image info --format json disk.qcow2
+check "and for help" full "$lodge" --help
 tap_end
