@@ -97,6 +97,21 @@ check "all of it is there" qemu-img compare -f raw -F qcow2 noise.raw new.qcow2
 check "SIGTERM still stops it" converts HUP TERM 2
 check "SIGHUP does without nohup" converts USR1 HUP 2
 
+# --- exit statuses: what is wrong with a file is no wrong usage
+
+printf 'QFI\373junk' >junk
+: >empty
+cp disk.qcow2 clusters.qcow2
+printf '\0\0\0\77' | dd of=clusters.qcow2 bs=1 seek=20 conv=notrunc status=none
+cp disk.qcow2 l1.qcow2
+printf '\0\0\377' | dd of=l1.qcow2 bs=1 seek=40 conv=notrunc status=none
+check "a file that is none" refuses 2 qcow2-magic "$lodge" image check junk
+check "an empty file" refuses 2 qcow2-magic "$lodge" image check empty
+check "an empty raw disk" refuses 2 disk-size "$lodge" image map --disk-format raw empty
+check "a cluster size that can't be" refuses 2 qcow2-header "$lodge" image check clusters.qcow2
+check "an L1 table that lies nowhere" refuses 2 qcow2-header "$lodge" image check l1.qcow2
+check "the same for import" refuses 2 image-import "$lodge" image import --disk-format raw empty
+
 # --- output
 
 # Without this, what is printed goes into the image that was opened as the standard output.

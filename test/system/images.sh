@@ -209,7 +209,7 @@ check "they take no space" test "$(stat -c '%s %b' holes.raw)" = "1048576 0"
 cp want before
 check "nothing is overwritten" refuses 2 disk-exists "$lodge" image convert top.qcow2 want
 check "not even touched" cmp want before
-check "a format is not guessed" refuses 1 qcow2-magic "$lodge" image convert bottom.raw new.qcow2
+check "a format is not guessed" refuses 2 qcow2-magic "$lodge" image convert bottom.raw new.qcow2
 check "raw can't be compressed" refuses 1 disk-compress "$lodge" image convert --to raw --compress top.qcow2 new.raw
 check "nothing is left behind" test ! -e new.qcow2 -a ! -e new.raw
 
@@ -320,7 +320,7 @@ with open("odd.qcow2", "r+b") as f:  # in case that qemu-img has recorded the fo
         f.seek(at)
         f.write(bytes.fromhex("7f792aca"))
 EOF
-check "a format that isn't recorded is not guessed" refuses 1 chain-format "$lodge" image map odd.qcow2
+check "a format that isn't recorded is not guessed" refuses 2 chain-format "$lodge" image map odd.qcow2
 check "rebase --unsafe records it" image rebase odd.qcow2 --unsafe --backing middle.qcow2 --backing-format qcow2
 check "then it reads as before" same odd.qcow2 qcow2 want raw
 check "rebase --unsafe to another name" image rebase odd.qcow2 --unsafe --backing gone.qcow2 --backing-format qcow2
@@ -423,7 +423,7 @@ verbs() { # without a verb, or with one that isn't there: those that are
 }
 check "the verbs are listed" verbs
 check "also for one that isn't there" verbs frob
-check "raw disks have no bitmaps" refuses 1 qcow2-magic "$lodge" image bitmap add bottom.raw day
+check "raw disks have no bitmaps" refuses 2 qcow2-magic "$lodge" image bitmap add bottom.raw day
 check "nor have images of version 2" refuses 2 qcow2-bitmap-version "$lodge" image bitmap add old.qcow2 day
 check "which can be listed" image bitmap list old.qcow2
 check "a name that is taken" refuses 2 qcow2-bitmap-exists "$lodge" image bitmap add b.qcow2 day
@@ -459,10 +459,10 @@ left_open() {
 }
 check "a bitmap that a kill has left open" left_open
 for verb in clear enable disable dirty; do
-        check "$verb: it is refused" refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap $verb b.qcow2 day
+        check "$verb: it is refused" refuses 2 qcow2-bitmap-inconsistent "$lodge" image bitmap $verb b.qcow2 day
 done
 check "another one beside it" image bitmap add b.qcow2 new
-check "doesn't mend it" refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day
+check "doesn't mend it" refuses 2 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day
 check "it can be removed" image bitmap remove b.qcow2 day
 check "and nothing is left of it" bitmaps_same b.qcow2
 check "the new one is good" marked b.qcow2 new
@@ -479,7 +479,7 @@ bitmap_killed() { # SECONDS VERB: killed half way, the image has its bitmaps, or
         kill -KILL "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
         image check --repair all b.qcow2 && bitmaps_same b.qcow2 && same b.qcow2 qcow2 b0.qcow2 qcow2 &&
-                { refuses 1 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day || marked b.qcow2 day 1048576 1048576; } &&
+                { refuses 2 qcow2-bitmap-inconsistent "$lodge" image bitmap dirty b.qcow2 day || marked b.qcow2 day 1048576 1048576; } &&
                 image bitmap remove b.qcow2 day && bitmaps_same b.qcow2
 }
 for seconds in 0.002 0.008; do

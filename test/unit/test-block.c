@@ -504,11 +504,11 @@ static void test_open_refuses_what_is_no_disk(void **state) {
         int fds[2];
 
         assert_int_equal(ftruncate(f->fd, 1000), 0);
-        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EINVAL);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EUCLEAN);
         assert_string_equal(e.id, "disk-size");
         error_clear(&e);
         assert_int_equal(ftruncate(f->fd, 0), 0);
-        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EINVAL);
+        assert_int_equal(open_raw(f, BLOCK_ENGINE_AUTO, &o, &e), -EUCLEAN);
         assert_string_equal(e.id, "disk-size");
         error_clear(&e);
         assert_int_equal(pipe(fds), 0);

@@ -144,7 +144,7 @@ static void test_formats_are_never_guessed(void **state) {
         assert_int_equal(layer_read(chain_top(t->chain), NULL, magic, 0, 4), 0);
         assert_memory_equal(magic, "QFI\xfb", 4);
         forget_format(t, "top");
-        refused(t, "top", -EINVAL, "chain-format");
+        refused(t, "top", -EUCLEAN, "chain-format");
         make(t, "top", "guest", "vmdk");
         refused(t, "top", -ENOTSUP, "chain-format");
         make(t, "top", "guest", "RAW");
@@ -182,10 +182,10 @@ static void test_only_files(void **state) {
         refused(t, "top", -ENOENT, "chain-open");
         refused(t, "nothing", -ENOENT, "disk-open");
         make_raw(t, "cut", 100, 'x'); /* by whom ever: no longer an image */
-        refused(t, "cut", -EINVAL, "qcow2-magic");
+        refused(t, "cut", -EUCLEAN, "qcow2-magic");
         assert_int_equal(chain_open(at(t, "cut"), "vmdk", &(struct chain_options){ 0 }, &t->chain, NULL), -EINVAL);
         make(t, "top", "cut", "raw");
-        refused(t, "top", -EINVAL, "disk-size");
+        refused(t, "top", -EUCLEAN, "disk-size");
 }
 
 /* Each file once, under whatever names. */

@@ -210,8 +210,8 @@ static void test_kill(void **state) {
         rig_load(&t, true); /* never stored */
         qcow2_bitmaps_info(t.b, 0, &info);
         assert_true(info.inconsistent);
-        assert_int_equal(qcow2_bitmaps_next(t.b, "a", 0, &s, &n), -EINVAL);
-        assert_int_equal(qcow2_bitmaps_clear(t.b, "a", &t.e), -EINVAL);
+        assert_int_equal(qcow2_bitmaps_next(t.b, "a", 0, &s, &n), -EUCLEAN);
+        assert_int_equal(qcow2_bitmaps_clear(t.b, "a", &t.e), -EUCLEAN);
         assert_string_equal(t.e.id, "qcow2-bitmap-inconsistent");
         error_clear(&t.e);
         assert_int_equal(rig_store(&t, false), 0); /* stays out of date */
@@ -325,7 +325,7 @@ static void test_hostile_directory(void **state) {
                 qcow2_bitmaps_free(t.b);
                 t.b = NULL;
                 if (bad[i].refused) {
-                        assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, true, &t.b, &t.e), -EINVAL);
+                        assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, true, &t.b, &t.e), -EUCLEAN);
                         assert_string_equal(t.e.id, "qcow2-bitmaps");
                 } else {
                         assert_int_equal(qcow2_bitmaps_load(t.file, &t.h, true, &t.b, &t.e), 0);

@@ -102,7 +102,7 @@ static void test_hostile_extensions(void **state) {
                         put64(&t, V3 + 8 * k, 0);
                 tell(&t, extensions[i].lies, ELEMENTSOF(extensions[i].lies));
                 r = qcow2_header_load(t.file, &h, &t.e);
-                assert_int_equal(r, extensions[i].id ? -EINVAL : 0);
+                assert_int_equal(r, extensions[i].id ? -EUCLEAN : 0);
                 if (extensions[i].id) {
                         assert_string_equal(t.e.id, extensions[i].id);
                 } else { /* what is good survives being written again */
@@ -176,7 +176,7 @@ static void test_short_headers(void **state) {
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
                 rig_small(&t);
                 assert_int_equal(file_truncate(t.file, cases[i].size), 0);
-                assert_int_equal(qcow2_header_load(t.file, &h, &t.e), -EINVAL);
+                assert_int_equal(qcow2_header_load(t.file, &h, &t.e), -EUCLEAN);
                 assert_string_equal(t.e.id, cases[i].id);
                 rig_done(&t);
         }
@@ -225,9 +225,9 @@ static void test_refusals(void **state) {
                   -ENOTSUP,
                   "qcow2-snapshots",
                   true },
-                { { { QCOW2_H_REFTABLE_OFFSET, 1ull << 40 } }, -EINVAL, "qcow2-header", false },
-                { { { QCOW2_H_L1_OFFSET, 1ull << 40 } }, -EINVAL, "qcow2-header", false },
-                { { { QCOW2_H_L1_OFFSET, K64 } }, -EINVAL, "qcow2-header", false },
+                { { { QCOW2_H_REFTABLE_OFFSET, 1ull << 40 } }, -EUCLEAN, "qcow2-header", false },
+                { { { QCOW2_H_L1_OFFSET, 1ull << 40 } }, -EUCLEAN, "qcow2-header", false },
+                { { { QCOW2_H_L1_OFFSET, K64 } }, -EUCLEAN, "qcow2-header", false },
                 /* tables where other tables are, and outside the file */
                 { { { 3 * K64, 3 * K64 } }, -EIO, "qcow2-corrupt", true },
                 { { { 3 * K64, 1ull << 40 } }, -EIO, "qcow2-corrupt", true },

@@ -155,7 +155,7 @@ static int next(const struct chain *c, char **ret_path, const char **ret_format,
                                  info.backing_format);
         if (!*ret_format)
                 return error_set(
-                        e, -EINVAL, "chain-format",
+                        e, -EUCLEAN, "chain-format",
                         "record it, if you trust the image's origin: qemu-img rebase -u -F FORMAT -b NAME IMAGE",
                         "image %s does not record the format of its backing image %s", image->path, info.backing_file);
         return chain_resolve(image->path, info.backing_file, ret_path, e);

@@ -86,7 +86,7 @@ int raw_open(struct file *file, struct layer **ret_layer, struct error *e) {
         struct layer *layer;
 
         if (size == 0 || size % 512 != 0)
-                return error_set(e, -EINVAL, "disk-size", "extend it: truncate -s %512 FILE",
+                return error_set(e, -EUCLEAN, "disk-size", "extend it: truncate -s %512 FILE",
                                  "the disk's size of %llu bytes is not a multiple of 512, or zero",
                                  (unsigned long long)size);
         if (file_is_direct(file) && !file_is_readonly(file) && size % file_logical_block(file) != 0)

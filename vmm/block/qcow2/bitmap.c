@@ -48,7 +48,7 @@ struct qcow2_bitmaps {
 };
 
 static int damaged(struct error *e) {
-        return error_set(e, -EINVAL, "qcow2-bitmaps", "repair the image: lodge image check --repair",
+        return error_set(e, -EUCLEAN, "qcow2-bitmaps", "repair the image: lodge image check --repair",
                          "the image's bitmap directory is damaged");
 }
 
@@ -534,7 +534,7 @@ static int find_good(const struct qcow2_bitmaps *b, const char *name, struct bit
                 return error_set(e, -ENOENT, "qcow2-bitmap-missing", "list them: lodge image bitmap list",
                                  "the image has no bitmap %s", name);
         if (!m->words)
-                return error_set(e, -EINVAL, "qcow2-bitmap-inconsistent",
+                return error_set(e, -EUCLEAN, "qcow2-bitmap-inconsistent",
                                  "remove it (lodge image bitmap remove), add it anew, and make a full backup",
                                  "bitmap %s is inconsistent and can only be removed: the image was not closed in "
                                  "order, or the bitmap is of an unknown kind",
@@ -624,7 +624,7 @@ int qcow2_bitmaps_next(const struct qcow2_bitmaps *b, const char *name, uint64_t
         if (!m)
                 return -ENOENT;
         if (!m->words)
-                return -EINVAL;
+                return -EUCLEAN;
         if (offset >= b->size) /* inside the last bit, perhaps */
                 return 0;
         for (i = offset >> m->granularity; i < m->n_bits && !bit(m, i);)

@@ -73,7 +73,7 @@ void qcow2_bitmaps_info(const struct qcow2_bitmaps *b, unsigned int i, struct qc
 /**
  * qcow2_bitmaps_next() - the next dirty range at or behind @offset
  * @ret_start, @ret_length: bytes, cut at the disk's end
- * Return: 1 with a range, 0 when there is none, -ENOENT (no such bitmap), -EINVAL (inconsistent)
+ * Return: 1 with a range, 0 when there is none, -ENOENT (no such bitmap), -EUCLEAN (inconsistent)
  */
 int qcow2_bitmaps_next(const struct qcow2_bitmaps *b, const char *name, uint64_t offset, uint64_t *ret_start,
                        uint64_t *ret_length);

@@ -443,7 +443,7 @@ static int mark_metadata(struct check *c, struct error *e) {
 
         if (r >= 0 && l1) {
                 if (!check_inside(c, c->h.l1_offset, l1))
-                        return error_set(e, -EINVAL, "qcow2-header", "restore the image from a backup",
+                        return error_set(e, -EUCLEAN, "qcow2-header", "restore the image from a backup",
                                          "the L1 table at %#" PRIx64 " does not lie inside the file", c->h.l1_offset);
                 r = check_mark(c, c->h.l1_offset, l1);
                 if (r >= 0)

@@ -33,7 +33,7 @@ static const struct feature_name feature_names[] = {
 };
 
 static int damaged(struct error *e, const char *what) {
-        return error_set(e, -EINVAL, "qcow2-header", "restore the image from a backup; qemu-img check may tell more",
+        return error_set(e, -EUCLEAN, "qcow2-header", "restore the image from a backup; qemu-img check may tell more",
                          "the qcow2 header is damaged: %s", what);
 }
 
@@ -175,7 +175,7 @@ static int check_fields(const struct qcow2_header *h, struct error *e) {
 
 static int load_fixed(struct qcow2_header *h, const uint8_t *buf, uint64_t available, struct error *e) {
         if (available < QCOW2_HEADER_V2 || be32_get(buf + QCOW2_H_MAGIC) != QCOW2_MAGIC)
-                return error_set(e, -EINVAL, "qcow2-magic", "give the image's real format: see lodge image info",
+                return error_set(e, -EUCLEAN, "qcow2-magic", "give the image's real format: see lodge image info",
                                  "not a qcow2 image");
         h->version = be32_get(buf + QCOW2_H_VERSION);
         if (h->version != 2 && h->version != 3)
