@@ -178,3 +178,24 @@ int schema_rule_vmm_numa(void *value, const struct schema_path *path, struct err
 
         return rule_numa(v->cpus, v->memory, v->numa, v->n_numa, path, e);
 }
+
+/* What a raw file can't have is not left out silently. A default, said or not, asks for nothing. */
+int schema_rule_disk_file(void *value, const struct schema_path *path, struct error *e) {
+        const struct disk_file_options *o = value;
+        const struct {
+                const char *name;
+                bool asked;
+        } options[] = { { "--version", o->version != 3 },
+                        { "--cluster", o->cluster != 64 << 10 },
+                        { "--refcount-bits", o->refcount_bits != 16 },
+                        { "--compression", o->compression != DISK_FILE_COMPRESSION_ZLIB },
+                        { "--extended-l2", o->extended_l2 },
+                        { "--lazy-refcounts", o->lazy_refcounts },
+                        { "--preallocate", o->preallocate } };
+
+        for (size_t i = 0; i < sizeof(options) / sizeof(*options) && o->to == MACHINE_DISK_FORMAT_RAW; i++)
+                if (options[i].asked)
+                        return error_set(e, -EINVAL, "schema-conflict", "leave it out, or use --to qcow2",
+                                         "%s is for qcow2 files, and the new one is raw", options[i].name);
+        return 0;
+}

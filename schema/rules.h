@@ -25,3 +25,6 @@ int schema_rule_vmm_topology(void *value, const struct schema_path *path, struct
 /** Every CPU is in one NUMA node, and the nodes' memory adds up. */
 int schema_rule_machine_numa(void *value, const struct schema_path *path, struct error *e);
 int schema_rule_vmm_numa(void *value, const struct schema_path *path, struct error *e);
+
+/** A new raw file has nothing of what only qcow2 has. */
+int schema_rule_disk_file(void *value, const struct schema_path *path, struct error *e);

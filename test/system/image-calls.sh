@@ -111,6 +111,13 @@ check "an empty raw disk" refuses 2 disk-size "$lodge" image map --disk-format r
 check "a cluster size that can't be" refuses 2 qcow2-header "$lodge" image check clusters.qcow2
 check "an L1 table that lies nowhere" refuses 2 qcow2-header "$lodge" image check l1.qcow2
 check "the same for import" refuses 2 image-import "$lodge" image import --disk-format raw empty
+for options in "--version 2" "--cluster 4K" "--refcount-bits 8" "--compression zstd" --extended-l2 --lazy-refcounts --preallocate; do
+        # shellcheck disable=SC2086 # two words
+        check "a raw file has none: convert $options" refuses 1 schema-conflict "$lodge" image convert --to raw disk.qcow2 new.raw $options
+        # shellcheck disable=SC2086
+        check "nor is one measured: $options" refuses 1 schema-conflict "$lodge" image measure --to raw disk.qcow2 $options
+done
+check "nothing was made" test ! -e new.raw
 
 # --- output
 

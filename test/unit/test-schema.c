@@ -395,6 +395,24 @@ static void test_help(void **state) {
         free(text);
 }
 
+/* An option that the new file can't have is not dropped: who asked for space to be allocated would believe that it is. */
+static void test_raw_files_have_no_qcow2_options(void **state) {
+        struct disk_file_options *o;
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        assert_int_equal(disk_file_options_new(&o), 0);
+        o->file = strdup("disk");
+        o->preallocate = true;
+        assert_int_equal(disk_file_options_check(o, &e), 0);
+        o->to = MACHINE_DISK_FORMAT_RAW;
+        assert_int_equal(disk_file_options_check(o, &e), -EINVAL);
+        assert_string_equal(e.id, "schema-conflict");
+        assert_non_null(strstr(e.message, "--preallocate"));
+        o->preallocate = false;
+        assert_int_equal(disk_file_options_check(o, NULL), 0);
+        disk_file_options_free(o);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_machine_refusals),
@@ -407,6 +425,7 @@ int main(void) {
                 cmocka_unit_test(test_commands),
                 cmocka_unit_test(test_not_utf8),
                 cmocka_unit_test(test_check_by_hand),
+                cmocka_unit_test(test_raw_files_have_no_qcow2_options),
                 cmocka_unit_test(test_help),
         };
 
