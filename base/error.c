@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 
 /* Codes whose text adds nothing to a message that already says what is wrong. */
 static bool code_is_plain(int code) {
@@ -77,11 +78,15 @@ void error_clear(struct error *e) {
 }
 
 static void print_escaped(const char *text, FILE *f) {
-        for (const unsigned char *p = (const unsigned char *)text; *p; p++)
-                if (*p < 0x20 || *p == 0x7f)
-                        fprintf(f, "\\x%02x", *p);
-                else
-                        fputc(*p, f);
+        bool plain;
+
+        for (size_t n; *text; text += n) {
+                n = text_char(text, &plain);
+                if (plain)
+                        fwrite(text, 1, n, f);
+                for (size_t i = 0; i < n && !plain; i++)
+                        fprintf(f, "\\x%02x", (unsigned char)text[i]);
+        }
 }
 
 void error_print(const struct error *e, const char *program, FILE *f) {

@@ -95,3 +95,30 @@ const char *text_format_size(uint64_t bytes, char buf[static TEXT_SIZE_MAX]) {
                 snprintf(buf, TEXT_SIZE_MAX, "%u %ciB", (unsigned int)v, units[unit]);
         return buf;
 }
+
+size_t text_char(const char *text, bool *ret_plain) {
+        static const struct {
+                uint32_t first, last;
+        } not_shown[] = {
+                { 0, 0x1f },        { 0x7f, 0x9f },     { 0x61c, 0x61c },   { 0x200e, 0x200f },
+                { 0x2028, 0x202e }, { 0x2066, 0x2069 }, { 0xd800, 0xdfff }, { 0x110000, UINT32_MAX },
+        };
+        static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 }; /* below it, another form is shorter */
+        const uint8_t *p = (const uint8_t *)text;
+        size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf8 ? 4 : 0;
+        uint32_t c = n > 1 ? p[0] & (0x7f >> n) : p[0];
+
+        *ret_plain = false;
+        for (size_t i = 1; i < n; i++) {
+                if ((p[i] & 0xc0) != 0x80) /* also the text's end */
+                        return 1;
+                c = c << 6 | (p[i] & 0x3f);
+        }
+        if (n == 0 || c < least[n])
+                return 1;
+        for (size_t i = 0; i < ELEMENTSOF(not_shown); i++)
+                if (c >= not_shown[i].first && c <= not_shown[i].last)
+                        return n;
+        *ret_plain = true;
+        return n;
+}

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * text: numbers and sizes as people write them
+ * text: numbers and sizes as people write them, and what of a text a terminal only shows
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,3 +21,12 @@ int text_parse_size(const char *text, uint64_t *ret_bytes);
 #define TEXT_SIZE_MAX 32
 /** text_format_size() - "1.5 GiB", "300 MiB", "12 B"; @buf holds TEXT_SIZE_MAX bytes; returns @buf. */
 const char *text_format_size(uint64_t bytes, char buf[static TEXT_SIZE_MAX]);
+
+/**
+ * text_char() - the next character of a text that may come from anywhere, not empty
+ * @ret_plain: a terminal shows it; false for controls (of C1, too), for marks that change the direction or break the line, and for a byte that is
+ *             no UTF-8
+ *
+ * Return: its bytes, 1 to 4.
+ */
+size_t text_char(const char *text, bool *ret_plain);

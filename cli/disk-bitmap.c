@@ -64,7 +64,7 @@ static int do_list(const struct disk_file_options *o, bool json, struct error *e
         if (json)
                 all = json_array();
         else if (n == 0)
-                printf("No bitmaps in %s yet. Add one: lodge image bitmap add FILE NAME\n", o->file);
+                disk_print_done("No bitmaps in ", o->file, " yet. Add one: lodge image bitmap add FILE NAME");
         else
                 printf("%-12s %18s  %-12s %s\n", "GRANULARITY", "DIRTY", "STATE", "NAME");
         for (unsigned int i = 0; i < n; i++) {

@@ -92,11 +92,8 @@ static int do_commit(const struct disk_file_options *o, bool json, struct error 
         if (json)
                 disk_json_print(json_pack("{s:s, s:o, s:o}", "result", "committed", "file", disk_json_name(o->file),
                                           "into", disk_json_name(c->images[1].path)));
-        else {
-                fputs("Moved into ", stdout);
-                disk_print_text(c->images[1].path);
-                puts(".");
-        }
+        else
+                disk_print_done("Moved into ", c->images[1].path, ".");
         return 0;
 }
 
@@ -233,9 +230,11 @@ static int do_rebase(const struct disk_file_options *o, bool json, struct error 
                                           "backing_file", disk_json_name(none ? NULL : o->backing), "backing_format",
                                           format));
         else if (none)
-                printf("%s stands on no other image now.\n", o->file);
-        else
-                printf("%s stands on %s now.\n", o->file, o->backing);
+                disk_print_done("", o->file, " stands on no other image now.");
+        else {
+                disk_print_text(o->file);
+                disk_print_done(" stands on ", o->backing, " now.");
+        }
         return 0;
 }
 

@@ -168,7 +168,7 @@ static int do_convert(const struct disk_file_options *o, bool json, struct error
                                           disk_json_name(o->target), "format", machine_disk_format_to_string(o->to),
                                           "size", (json_int_t)create.size));
         else
-                printf("Wrote %s.\n", o->target);
+                disk_print_done("Wrote ", o->target, ".");
         return 0;
 }
 
@@ -199,9 +199,11 @@ static int do_resize(const struct disk_file_options *o, bool json, struct error 
         if (json)
                 disk_json_print(json_pack("{s:s, s:o, s:I, s:I}", "result", "resized", "file", disk_json_name(o->file),
                                           "old_size", (json_int_t)old, "size", (json_int_t)o->size));
-        else
-                printf("Resized %s from %s to %s.\n", o->file, text_format_size(old, old_text),
-                       text_format_size(o->size, new_text));
+        else {
+                fputs("Resized ", stdout);
+                disk_print_text(o->file);
+                printf(" from %s to %s.\n", text_format_size(old, old_text), text_format_size(o->size, new_text));
+        }
         return 0;
 }
 

@@ -205,7 +205,7 @@ static int do_create(const struct disk_file_options *o, bool json, struct error 
                 disk_json_print(json_pack("{s:s, s:o, s:I}", "result", "created", "file", disk_json_name(o->file),
                                           "size", (json_int_t)create.size));
         else
-                printf("Created %s.\n", o->file);
+                disk_print_done("Created ", o->file, ".");
         return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/text.h"
 #include "daemon/engine/parts.h"
 
 int disk_command(const struct schema_command *command, int argc, char **argv,
@@ -46,8 +47,18 @@ json_t *disk_json_name(const char *name) {
 }
 
 void disk_print_text(const char *text) {
-        for (; *text; text++)
-                putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+        bool plain;
+
+        for (size_t n; *text; text += n) {
+                n = text_char(text, &plain);
+                fwrite(plain ? text : "?", 1, plain ? n : 1, stdout);
+        }
+}
+
+void disk_print_done(const char *before, const char *name, const char *after) {
+        fputs(before, stdout);
+        disk_print_text(name);
+        puts(after);
 }
 
 int disk_claim(int fd, bool readonly, const char *path, struct error *e) {

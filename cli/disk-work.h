@@ -24,8 +24,10 @@ int disk_command(const struct schema_command *command, int argc, char **argv,
 void disk_json_print(json_t *o);
 /** disk_json_name() - a path in JSON; null for bytes that are no UTF-8, which can't be shown there. */
 json_t *disk_json_name(const char *name);
-/** disk_print_text() - with control characters replaced: names come out of images. */
+/** disk_print_text() - with all replaced that a terminal doesn't just show (text_char()): names come out of images, and from strangers. */
 void disk_print_text(const char *text);
+/** disk_print_done() - a line with a name in it */
+void disk_print_done(const char *before, const char *name, const char *after);
 
 /** disk_claim() - disk_lock(), with advice for who examines or changes a file */
 int disk_claim(int fd, bool readonly, const char *path, struct error *e);

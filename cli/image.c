@@ -74,12 +74,6 @@ static void print_json(json_t *o) {
         json_decref(o);
 }
 
-/* Only what a terminal can show: metadata may come from anywhere. */
-static void print_safely(const char *text) {
-        for (; *text; text++)
-                putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
-}
-
 static int do_list(struct context *c, struct error *error) {
         struct image **images = NULL;
         size_t n = 0;
@@ -104,17 +98,17 @@ static int do_list(struct context *c, struct error *error) {
 
                 if (m->broken) {
                         printf("%-20s broken: ", m->name);
-                        print_safely(m->broken);
+                        disk_print_text(m->broken);
                         putchar('\n');
                         continue;
                 }
                 if (m->files[IMAGE_FILE_DISK].name)
                         text_format_size(m->files[IMAGE_FILE_DISK].size, size);
                 printf("%-20s ", m->name);
-                print_safely(m->version ?: "-");
+                disk_print_text(m->version ?: "-");
                 printf("%*s %-10s %-6s ", (int)MAX(0, 14 - (int)strlen(m->version ?: "-")), "", size,
                        m->agent ? "yes" : "no");
-                print_safely(m->created ?: "-");
+                disk_print_text(m->created ?: "-");
                 putchar('\n');
         }
         image_list_free(images, n);
@@ -125,7 +119,7 @@ static void print_field(const char *label, const char *value) {
         if (!value)
                 return;
         printf("%-10s ", label);
-        print_safely(value);
+        disk_print_text(value);
         putchar('\n');
 }
 
@@ -156,9 +150,12 @@ static int do_show(struct context *c, struct error *error) {
         for (size_t k = 0; k < _IMAGE_FILE_MAX; k++) {
                 char size[TEXT_SIZE_MAX];
 
-                if (m->files[k].name)
-                        printf("%-10s %s, %s, sha256 %s\n", image_file_kind_name(k), m->files[k].name,
-                               text_format_size(m->files[k].size, size), m->files[k].sha256);
+                if (!m->files[k].name)
+                        continue;
+                printf("%-10s ", image_file_kind_name(k));
+                disk_print_text(m->files[k].name);
+                printf(", %s, sha256 ", text_format_size(m->files[k].size, size));
+                disk_print_done("", m->files[k].sha256, "");
         }
         if (c->options->verify)
                 puts("Every file is what was recorded.");

@@ -121,6 +121,29 @@ check "nothing was made" test ! -e new.raw
 
 # --- output
 
+# C1's introducer of control sequences, and an override of the direction: in names of files, and in what an image says
+hostile=$'a\xc2\x9b2Jb\xe2\x80\xaec'
+quiet() { # COMMAND...: nothing of that is printed
+        "$@" >said 2>&1
+        ! LC_ALL=C grep -q $'\xc2\x9b\|\xe2\x80\xae' said && grep -q b said && return
+        cat said
+        return 1
+}
+check "Created" quiet "$lodge" image create "$hostile" 1M
+check "Wrote" quiet "$lodge" image convert disk.qcow2 "$hostile.new"
+check "Resized" quiet "$lodge" image resize "$hostile" 2M
+check "No bitmaps" quiet "$lodge" image bitmap list "$hostile"
+check "stands on" quiet "$lodge" image rebase "$hostile" --unsafe --backing "./$hostile.new" --backing-format qcow2
+check "info" quiet "$lodge" image info "$hostile"
+qemu-io -f qcow2 -c 'write -q 0 64k' "$hostile"
+check "map" quiet "$lodge" image map "$hostile"
+check "stands on none" quiet "$lodge" image rebase "$hostile"
+check "an error" quiet "$lodge" image info "$hostile.none"
+store=$work/data/lodge/images
+check "an image of the store" "$lodge" image import --disk-format raw --name odd noise.raw
+mv "$store/odd/disk.raw" "$store/odd/$hostile" && sed -i "s/disk\.raw/$hostile/" "$store/odd/image.json"
+check "show" quiet "$lodge" image show odd
+
 # Without this, what is printed goes into the image that was opened as the standard output.
 closed() { # DESCRIPTOR: the check of an image while it is closed mends it, and writes nothing else into it
         cp leaky.qcow2 closed.qcow2 && cp leaky.qcow2 open.qcow2 && image check --repair leaks open.qcow2 || return
