@@ -219,7 +219,9 @@ static int do_rebase(const struct disk_file_options *o, bool json, struct error 
         if (r == 0)
                 r = disk_open_chain(o->file, MACHINE_DISK_FORMAT_QCOW2, &options, &c, e);
         if (r < 0 && !o->unsafe && e->id && streq(e->id, "chain-open"))
-                error_set_fix(e, "if it was moved, and nothing has changed in it: add --unsafe");
+                error_set_fix(e, none ? "if it was moved, record where it is first: add --unsafe --backing NEW "
+                                        "--backing-format FORMAT"
+                                      : "if it was moved, and nothing has changed in it: add --unsafe");
         if (r == 0)
                 r = o->unsafe ? qcow2_set_backing(chain_top(c), o->backing, format, e)
                               : rebase_safely(o, c, path, format, e);

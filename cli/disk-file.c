@@ -178,7 +178,7 @@ static int look_below(const struct disk_file_options *o, struct qcow2_create *cr
         if (r < 0)
                 return r;
         if (chain->n >= LAYER_CHAIN_MAX)
-                return error_set(e, -ELOOP, "chain-depth", "commit or rebase some of them: lodge image commit",
+                return error_set(e, -ELOOP, "chain-depth", CHAIN_DEPTH_FIX,
                                  "there are %u images in the chain of %s already", chain->n, path);
         if (create->size == 0)
                 create->size = atomic_load(&chain_top(chain)->size);

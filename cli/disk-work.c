@@ -129,12 +129,18 @@ int disk_create(const char *path, enum machine_disk_format format, const struct 
         struct file_options options = { 0 };
         _cleanup_(file_freep) struct file *file = NULL;
         _cleanup_close_ int fd = -EBADF;
+        struct stat st;
         int r;
 
         fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
-        if (fd < 0 && errno == EEXIST)
-                return error_set(e, -EEXIST, "disk-exists", "remove it first, or choose another name",
-                                 "there is a file %s", path);
+        if (fd < 0 && errno == EEXIST) {
+                bool regular = stat(path, &st) < 0 || S_ISREG(st.st_mode);
+
+                return error_set(e, -EEXIST, "disk-exists",
+                                 regular ? "choose another name, or remove that file first, if nobody needs it"
+                                         : "choose the name of a new file: nothing else is written to",
+                                 "there is %s %s", regular ? "a file" : "something that is no file,", path);
+        }
         if (fd < 0)
                 return error_set(e, -errno, "disk-open", "check that the directory exists and that you may write to it",
                                  "cannot create disk image %s", path);
@@ -220,8 +226,10 @@ int disk_work_step(struct disk_work *w, uint64_t done, struct error *e) {
 }
 
 int disk_read_failed(int r, uint64_t offset, struct error *e) {
-        return error_set(e, r, "disk-read", "look for damage: lodge image check", "cannot read the disk at offset %ju",
-                         (uintmax_t)offset);
+        return error_set(
+                e, r, "disk-read",
+                "restore it from a backup; lodge image check FILE finds damage of the tables, but not of the data",
+                "cannot read the disk at offset %ju", (uintmax_t)offset);
 }
 
 int disk_write_failed(int r, struct error *e) {

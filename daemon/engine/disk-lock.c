@@ -117,7 +117,7 @@ static void command_of(int pid, char ret_comm[static 32]) {
         snprintf(path, sizeof(path), "/proc/%d/comm", pid);
         f = fopen(path, "re");
         if (!f || fscanf(f, "%31[^\n]", ret_comm) != 1)
-                strcpy(ret_comm, "a process");
+                snprintf(ret_comm, 32, "a process");
         if (f)
                 fclose(f);
 }

@@ -119,6 +119,49 @@ for options in "--version 2" "--cluster 4K" "--refcount-bits 8" "--compression z
 done
 check "nothing was made" test ! -e new.raw
 
+# --- what an error tells people to type does what they need
+
+advice() { # TEXT STATUS ID COMMAND...: refused, and the fix says TEXT
+        local text=$1
+        shift
+        refuses "$@" && grep -qF -- "$text" said && return
+        cat said
+        return 1
+}
+qemu-img create -q -f qcow2 -b disk.qcow2 -F qcow2 over.qcow2
+qemu-io -f qcow2 -c 'write -q -P 3 0 64k' over.qcow2
+cp over.qcow2 over.before
+mv disk.qcow2 moved.qcow2
+check "a backing image that was moved" advice "rebase --unsafe --backing NEW --backing-format FORMAT FILE" 2 chain-open "$lodge" image map over.qcow2
+check "it says which image names it" grep -qF 'image over.qcow2: cannot open backing image disk.qcow2' said
+check "without --backing, rebase says what lacks" advice "add --unsafe --backing NEW" 2 chain-open "$lodge" image rebase over.qcow2
+check "rebase as it was told" image rebase --unsafe --backing moved.qcow2 --backing-format qcow2 over.qcow2
+check "then it can be read" image map over.qcow2
+mv moved.qcow2 disk.qcow2
+qemu-img rebase -u -f qcow2 -b over.qcow2 -F qcow2 disk.qcow2 && cp over.before over.qcow2
+check "a loop" advice "--unsafe --backing RIGHT --backing-format FORMAT FILE" 2 chain-loop "$lodge" image rebase over.qcow2
+check "it says where" grep -qF 'image disk.qcow2 names over.qcow2, which is above it' said
+qemu-img create -q -f qcow2 right.qcow2 4M
+check "record the right one" image rebase --unsafe --backing right.qcow2 --backing-format qcow2 over.qcow2
+check "that ends it" image rebase over.qcow2
+qemu-img rebase -u -f qcow2 -b "" disk.qcow2
+
+cp right.qcow2 c0.qcow2
+for ((i = 1; i <= 64; i++)); do "$lodge" image create c$i.qcow2 4M --backing right.qcow2 --backing-format qcow2 >/dev/null; done
+for ((i = 1; i <= 64; i++)); do "$lodge" image rebase --unsafe c$i.qcow2 --backing c$((i - 1)).qcow2 --backing-format qcow2 >/dev/null; done
+check "too many images" advice "lodge image convert LOWER NEW" 2 chain-depth "$lodge" image map c64.qcow2
+check "convert the lower ones" image convert c32.qcow2 c.qcow2
+check "put the others on that" image rebase --unsafe --backing c.qcow2 --backing-format qcow2 c33.qcow2
+check "now it can be read" image map c64.qcow2
+
+if mknod device b 7 255 2>/dev/null; then
+        check "a block device isn't to be removed" advice "choose the name of a new file" 2 disk-exists "$lodge" image convert disk.qcow2 device
+fi
+qemu-img create -q -f qcow2 damaged.qcow2 1M
+qemu-io -f qcow2 -c 'write -q -c -P 5 512k 64k' damaged.qcow2
+head -c 512 /dev/zero | tr '\0' '\377' | dd of=damaged.qcow2 bs=64k seek=5 conv=notrunc status=none
+check "compressed data that is damaged" advice "restore it from a backup" 2 disk-read "$lodge" image convert damaged.qcow2 new2.qcow2
+
 # --- output
 
 # C1's introducer of control sequences, and an override of the direction: in names of files, and in what an image says

@@ -335,7 +335,7 @@ with open("latin.qcow2", "r+b") as f:
     f.write(b"g\xf6ne\n")
 EOF
         "$lodge" image map --format json latin.qcow2 >ours
-        [ $? = 2 ] && json 'd["error"]["id"], d["error"]["message"]' ours | grep -qF "('chain-open', 'cannot open backing image g?ne\nqcow2')"
+        [ $? = 2 ] && json 'd["error"]["id"], d["error"]["message"]' ours | grep -qF "('chain-open', 'image latin.qcow2: cannot open backing image g?ne\nqcow2')"
 }
 cp odd.qcow2 latin.qcow2
 check "hostile names in messages" latin

@@ -58,7 +58,7 @@ int chain_open_file(const char *path, bool readonly, bool top, struct stat *ret_
                                        "cannot open disk image %s", path)
                            : error_set(e, -errno, "chain-open",
                                        "if it was moved: lodge image rebase --unsafe --backing NEW --backing-format "
-                                       "FORMAT",
+                                       "FORMAT FILE, where FILE is the image that names it",
                                        "cannot open backing image %s", path);
         *ret_st = st;
         return TAKE_FD(fd);
@@ -72,8 +72,13 @@ static int check_loop(const struct chain *c, const struct chain_image *above, co
                 seen |= c->images[i].device == st->st_dev && c->images[i].inode == st->st_ino;
         if (!seen)
                 return 0;
-        return error_set(e, -ELOOP, "chain-loop", "restore the image from a backup, or rebase it on the right image",
-                         "the chain of backing images comes back to %s", path);
+        if (c->n == 0)
+                return error_set(e, -ELOOP, "chain-loop", "name another image", "image %s can't stand on itself", path);
+        return error_set(e, -ELOOP, "chain-loop",
+                         above ? "name another image"
+                               : "restore the image from a backup, or record the right one: lodge image rebase "
+                                 "--unsafe --backing RIGHT --backing-format FORMAT FILE",
+                         "image %s names %s, which is above it in the chain", c->images[c->n - 1].path, path);
 }
 
 int chain_open_layer(const struct file_options *options, const char *format, bool repair, struct layer **ret_layer,
@@ -106,15 +111,16 @@ static int add(struct chain *c, char *path, const char *format, const struct cha
         int r;
 
         if (c->n + (o->above ? 1 : 0) >= LAYER_CHAIN_MAX) {
-                r = error_set(e, -ELOOP, "chain-depth", "commit or rebase some of them: lodge image commit",
-                              "there are more than %d images below %s", LAYER_CHAIN_MAX - 1,
-                              o->above ? o->above->path : c->images[0].path);
+                r = error_set(e, -ELOOP, "chain-depth", CHAIN_DEPTH_FIX, "there are more than %d images below %s",
+                              LAYER_CHAIN_MAX - 1, o->above ? o->above->path : c->images[0].path);
                 free(path);
                 return r;
         }
         *image = (struct chain_image){ .path = path, .format = format, .fd = -EBADF };
         image->fd = chain_open_file(path, readonly, c->n == 0 && !o->above, &st, e);
         r = image->fd < 0 ? image->fd : check_loop(c, o->above, &st, path, e);
+        if (image->fd < 0 && c->n > 0)
+                error_prefix(e, "image %s", c->images[c->n - 1].path);
         if (r == 0 && o->lock)
                 r = o->lock(image->fd, readonly, path, e);
         if (r == 0)
@@ -150,14 +156,15 @@ static int next(const struct chain *c, char **ret_path, const char **ret_format,
         *ret_format = info.backing_format ? format_of(info.backing_format) : NULL;
         /* What to do is said without the names that the image holds: they are not to be pasted into a shell. */
         if (!*ret_format && info.backing_format)
-                return error_set(e, -ENOTSUP, "chain-format", "convert it: qemu-img convert -O qcow2",
+                return error_set(e, -ENOTSUP, "chain-format", "convert it: qemu-img convert -O qcow2 FILE NEW",
                                  "image %s has a backing image of format '%s', which is not known here", image->path,
                                  info.backing_format);
         if (!*ret_format)
-                return error_set(
-                        e, -EUCLEAN, "chain-format",
-                        "record it, if you trust the image's origin: qemu-img rebase -u -F FORMAT -b NAME IMAGE",
-                        "image %s does not record the format of its backing image %s", image->path, info.backing_file);
+                return error_set(e, -EUCLEAN, "chain-format",
+                                 "record it, if you trust the image's origin: lodge image rebase --unsafe --backing "
+                                 "NAME --backing-format FORMAT FILE",
+                                 "image %s does not record the format of its backing image %s", image->path,
+                                 info.backing_file);
         return chain_resolve(image->path, info.backing_file, ret_path, e);
 }
 

@@ -23,6 +23,11 @@
 
 #include "vmm/block/layer/layer.h"
 
+/* What to do about "chain-depth": only a lower part of such a chain can be opened. */
+#define CHAIN_DEPTH_FIX                                                                                                \
+        "make one file of the lower images: lodge image convert LOWER NEW; then put the one above LOWER on it: "       \
+        "lodge image rebase --unsafe --backing NEW --backing-format qcow2 UPPER"
+
 struct chain_image {
         struct layer *layer;
         char *path;

@@ -48,7 +48,7 @@ struct qcow2_bitmaps {
 };
 
 static int damaged(struct error *e) {
-        return error_set(e, -EUCLEAN, "qcow2-bitmaps", "repair the image: lodge image check --repair",
+        return error_set(e, -EUCLEAN, "qcow2-bitmaps", "repair the image: lodge image check --repair all FILE",
                          "the image's bitmap directory is damaged");
 }
 

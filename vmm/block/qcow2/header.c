@@ -319,7 +319,7 @@ int qcow2_header_refuse(const struct qcow2_header *h, bool writable, struct erro
                                  "the image has %" PRIu32 " internal snapshots and so can only be read",
                                  h->n_snapshots);
         if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
-                return error_set(e, -EIO, "qcow2-corrupt", "repair it: lodge image check --repair",
+                return error_set(e, -EIO, "qcow2-corrupt", "repair it: lodge image check --repair all FILE",
                                  "the image is marked as corrupt and can only be read");
         return 0;
 }

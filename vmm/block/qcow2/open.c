@@ -23,7 +23,7 @@ static int cannot_read(int r, struct error *e) {
 }
 
 static int note_damage(struct error *e) {
-        return error_set(e, -EIO, "qcow2-corrupt", "repair it: lodge image check --repair all",
+        return error_set(e, -EIO, "qcow2-corrupt", "repair it: lodge image check --repair all FILE",
                          "the image's tables overlap or lie outside the file; it can only be read");
 }
 
