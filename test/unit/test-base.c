@@ -54,19 +54,19 @@ static void test_text_char(void **state) {
                 bool plain;
         } cases[] = {
                 { "a", 1, true },
-                { "\xc3\xbc", 2, true },         /* u umlaut */
-                { "\xe2\x82\xac", 3, true },     /* euro */
-                { "\xf0\x9f\x92\xbe", 4, true }, /* a disk */
-                { "\x1b", 1, false },            /* escape */
-                { "\x7f", 1, false },            /* delete */
-                { "\xc2\x9b", 2, false },        /* C1's control sequence introducer */
-                { "\xe2\x80\xae", 3, false },    /* right-to-left override */
-                { "\xe2\x81\xa6", 3, false },    /* left-to-right isolate */
-                { "\xe2\x80\xa8", 3, false },    /* line separator */
-                { "\x9b", 1, false },            /* the same as one byte: no UTF-8 */
-                { "\xf6ne", 1, false },          /* Latin-1 */
-                { "\xe2\x80", 1, false },        /* cut off: not a byte behind the end is looked at */
-                { "\xc1\x9b", 1, false },        /* longer than need be */
+                { "\xc3\xbc", 2, true },                  /* u umlaut */
+                { "\xe2\x82\xac", 3, true },              /* euro */
+                { "\xf0\x9f\x92\xbe", 4, true },          /* a disk */
+                { "\x1b", 1, false },                     /* escape */
+                { "\x7f", 1, false },                     /* delete */
+                { "\xc2\x9b", 2, false },                 /* C1's control sequence introducer */
+                { "\xe2\x80\xae\xe2\x80\xac", 3, false }, /* right-to-left override */
+                { "\xe2\x81\xa6\xe2\x81\xa9", 3, false }, /* left-to-right isolate */
+                { "\xe2\x80\xa8", 3, false },             /* line separator */
+                { "\x9b", 1, false },                     /* the same as one byte: no UTF-8 */
+                { "\xf6ne", 1, false },                   /* Latin-1 */
+                { "\xe2\x80", 1, false },                 /* cut off: not a byte behind the end is looked at */
+                { "\xc1\x9b", 1, false },                 /* longer than need be */
                 { "\xe0\x82\x9b", 1, false },
                 { "\xed\xa0\x80", 3, false },     /* a surrogate */
                 { "\xf5\x80\x80\x80", 4, false }, /* beyond Unicode */

@@ -533,6 +533,23 @@ static void test_import_refuses_a_truncated_qcow2(void **state) {
         assert_count(f, 0, 0);
 }
 
+/* Ctrl-C ends an import, and nothing of it stays. */
+static void test_import_can_be_stopped(void **state) {
+        const struct image_import import = { .name = "a", .format = "qcow2" };
+        _cleanup_(image_store_freep) struct image_store *store = open_store(*state, NULL);
+        _cleanup_close_ int signalled = open("/dev/null", O_RDONLY | O_CLOEXEC); /* always readable */
+        const struct image_progress progress = { .cancel_fd = signalled };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct fixture *f = *state;
+        char file[100];
+
+        snprintf(file, sizeof(file), "%s/in", f->dir);
+        make_qcow2(file, &(struct qcow2_create){ .size = MIB });
+        assert_int_equal(image_import(store, file, &import, &progress, NULL, &e), -EINTR);
+        assert_string_equal(e.id, "cancelled");
+        assert_count(f, 0, 0);
+}
+
 static int refuse_lock(int fd, bool readonly, const char *path, struct error *e) {
         assert_true(readonly);
         return error_set(e, -EBUSY, "disk-busy", NULL, "%s is in use", path);
@@ -677,6 +694,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_import_refuses_other_files, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import_reads_one_file_only, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import_refuses_a_truncated_qcow2, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_import_can_be_stopped, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import_asks_for_the_lock, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_overlay, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy_keeps_data_and_holes, setup, teardown),
