@@ -2,7 +2,7 @@
 /*
  * lodge image commit, rebase: data moves between an image and the one below it
  *
- * Both may be stopped at any moment and started again. Commit first copies everything down and makes that durable; only then the upper image
+ * Both may be stopped at any moment and started again: an image that was not closed in order is repaired then. Commit first copies everything down and makes that durable; only then the upper image
  * is emptied, and each part of it that is still there says the same as what lies below. Rebase first gives the image all that
  * would read differently above the new backing image, and only then records the new name.
  */
@@ -78,7 +78,7 @@ static int commit(struct layer *top, struct error *e) {
 
 static int do_commit(const struct disk_file_options *o, bool json, struct error *e) {
         _cleanup_(chain_freep) struct chain *c = NULL;
-        struct chain_options options = { .n_writable = 2 };
+        struct chain_options options = { .n_writable = 2, .repair = true };
         int r = disk_open_chain(o->file, MACHINE_DISK_FORMAT_QCOW2, &options, &c, e);
 
         if (r < 0)
@@ -87,6 +87,8 @@ static int do_commit(const struct disk_file_options *o, bool json, struct error 
                 return error_set(e, -EINVAL, "chain-none", "see what it stands on: lodge image info",
                                  "there is no image below %s", o->file);
         r = commit(chain_top(c), e);
+        if (r == 0)
+                r = chain_finish(c, e);
         if (r < 0)
                 return r;
         if (json)
@@ -202,7 +204,7 @@ static int rebase_safely(const struct disk_file_options *o, struct chain *c, con
 
 static int do_rebase(const struct disk_file_options *o, bool json, struct error *e) {
         _cleanup_(chain_freep) struct chain *c = NULL;
-        struct chain_options options = { .n_writable = 1, .alone = o->unsafe };
+        struct chain_options options = { .n_writable = 1, .alone = o->unsafe, .repair = true };
         bool none = !o->backing || !*o->backing;
         _cleanup_free_ char *path = NULL;
         const char *format = NULL;
@@ -225,6 +227,8 @@ static int do_rebase(const struct disk_file_options *o, bool json, struct error 
         if (r == 0)
                 r = o->unsafe ? qcow2_set_backing(chain_top(c), o->backing, format, e)
                               : rebase_safely(o, c, path, format, e);
+        if (r == 0)
+                r = chain_finish(c, e);
         if (r < 0)
                 return r;
         if (json)

@@ -193,9 +193,9 @@ static int do_resize(const struct disk_file_options *o, bool json, struct error 
         r = top->ops->resize(top, o->size, e);
         if (r < 0)
                 return r;
-        r = layer_flush(top);
+        r = chain_finish(c, e);
         if (r < 0)
-                return disk_write_failed(r, e);
+                return r;
         if (json)
                 disk_json_print(json_pack("{s:s, s:o, s:I, s:I}", "result", "resized", "file", disk_json_name(o->file),
                                           "old_size", (json_int_t)old, "size", (json_int_t)o->size));

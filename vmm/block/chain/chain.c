@@ -194,6 +194,18 @@ int chain_open(const char *path, const char *format, const struct chain_options 
         return 0;
 }
 
+int chain_finish(struct chain *chain, struct error *e) {
+        for (unsigned int i = 0; i < chain->n; i++) {
+                int r = layer_finish(chain->images[i].layer, e);
+
+                if (r < 0) {
+                        error_prefix(e, "%s", chain->images[i].path);
+                        return r;
+                }
+        }
+        return 0;
+}
+
 void chain_close(struct chain *chain) {
         if (!chain)
                 return;

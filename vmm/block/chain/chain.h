@@ -81,7 +81,13 @@ int chain_open_file(const char *path, bool readonly, bool top, struct stat *ret_
 int chain_open_layer(const struct file_options *options, const char *format, bool repair, struct layer **ret_layer,
                      struct error *e);
 
-/** chain_close() - writes back what is cached, closes all; flush before, to know whether it worked. NULL is fine. */
+/**
+ * chain_finish() - what closing does to the files that may be written, but it says whether it worked. Nothing but chain_close() may follow.
+ * Return: 0, or as layer_finish(): the image's path stands in front.
+ */
+int chain_finish(struct chain *chain, struct error *e);
+
+/** chain_close() - writes back what is cached, closes all. NULL is fine. */
 void chain_close(struct chain *chain);
 DEFINE_CLEANUP(chain, chain_close);
 

@@ -299,6 +299,10 @@ int layer_flush(struct layer *layer) {
         return layer->readonly ? 0 : layer->ops->flush(layer);
 }
 
+int layer_finish(struct layer *layer, struct error *e) {
+        return layer->readonly ? 0 : layer->ops->finish(layer, e);
+}
+
 int layer_status(struct layer *layer, struct layer_user *user, struct layer *base, uint64_t offset, uint64_t length,
                  struct extent *ret_extent, struct layer **ret_layer) {
         if (length == 0 || check_range(layer, offset, length) < 0)

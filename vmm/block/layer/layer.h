@@ -83,8 +83,8 @@ struct layer_ops {
         bool (*needs_flush)(
                 struct layer *layer); /* false: file_sync() of the file does what flush() would; never waits */
         int (*resize)(struct layer *layer, uint64_t size, struct error *e); /* bytes; shrinking loses what is behind */
-        void (*close)(
-                struct layer *layer); /* writes back what is cached; then releases @layer, but not its backing image */
+        int (*finish)(struct layer *layer, struct error *e); /* see layer_finish(); only of writable layers, and once */
+        void (*close)(struct layer *layer); /* finishes what isn't yet; releases @layer, but not its backing image */
 };
 
 /* A format's own structure begins with this. */
@@ -164,6 +164,12 @@ int layer_find(struct layer *layer, struct layer_user *user, const struct layer 
  */
 int layer_status(struct layer *layer, struct layer_user *user, struct layer *base, uint64_t offset, uint64_t length,
                  struct extent *ret_extent, struct layer **ret_layer);
+
+/**
+ * layer_finish() - what closing does to the file of @layer, but it says whether it worked. Nothing but layer_close() may follow.
+ * Return: 0 (also for one that is only read), or -errno with "disk-write" or "qcow2-bitmaps": the image was not closed in order.
+ */
+int layer_finish(struct layer *layer, struct error *e);
 
 /** layer_close() - closes @layer and every layer below it. NULL is fine. */
 void layer_close(struct layer *layer);

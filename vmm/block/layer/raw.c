@@ -44,6 +44,13 @@ static int raw_flush(struct layer *layer) {
         return file_sync(layer->file);
 }
 
+static int raw_finish(struct layer *layer, struct error *e) {
+        int r = file_sync(layer->file);
+
+        return r < 0 ? error_set(e, r, "disk-write", "check the file system's free space: df", "cannot write the disk")
+                     : 0;
+}
+
 static bool raw_needs_flush(struct layer *layer) {
         return false;
 }
@@ -78,6 +85,7 @@ static const struct layer_ops raw_ops = {
         .flush = raw_flush,
         .needs_flush = raw_needs_flush,
         .resize = raw_resize,
+        .finish = raw_finish,
         .close = raw_close,
 };
 

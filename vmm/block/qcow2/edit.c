@@ -33,7 +33,8 @@ static int put(struct qcow2 *q, struct qcow2_bitmaps *edited, struct error *e) {
         pthread_mutex_lock(&q->lock);
         r = image_begin(q); /* clusters are given back, even if none is taken */
         pthread_mutex_unlock(&q->lock);
-        return r < 0 ? error_set(e, r, "disk-write", NULL, "cannot write the image's header") : image_finish(q, e);
+        return r < 0 ? error_set(e, r, "disk-write", NULL, "cannot write the image's header")
+                     : layer_finish(&q->layer, e);
 }
 
 int qcow2_bitmaps_edit(struct file *file, int (*edit)(struct qcow2_bitmaps *b, const void *opaque, struct error *e),

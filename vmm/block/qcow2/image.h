@@ -122,10 +122,6 @@ static inline pthread_mutex_t *stripe_of(struct qcow2 *q, uint64_t offset) {
         return &q->stripes[(offset >> q->bits) % STRIPES];
 }
 
-/* open.c */
-/** image_finish() - what closing does to the file, but it says whether it could. Nothing but layer_close() may follow. */
-int image_finish(struct qcow2 *q, struct error *e);
-
 /* tables.c. All under @lock unless said otherwise. */
 struct table *table_new(uint64_t at, uint64_t size);
 void table_free(struct table *t);

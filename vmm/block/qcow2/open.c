@@ -261,7 +261,8 @@ static int finish_writing(struct qcow2 *q, struct error *e) {
         return r < 0 ? r : file_sync(q->layer.file);
 }
 
-int image_finish(struct qcow2 *q, struct error *e) {
+static int qcow2_finish(struct layer *layer, struct error *e) {
+        struct qcow2 *q = qcow2_of(layer);
         int r;
 
         pthread_mutex_lock(&q->flush_lock);
@@ -271,7 +272,7 @@ int image_finish(struct qcow2 *q, struct error *e) {
         if (r < 0)
                 return error_set(e, r, "disk-write", "check the file system's free space: df",
                                  "cannot write the image's tables");
-        if (atomic_load(&q->broken) || q->h.incompatible & QCOW2_INCOMPAT_DIRTY)
+        if (atomic_load(&q->broken) || q->lost || q->h.incompatible & QCOW2_INCOMPAT_DIRTY)
                 return error_set(e, -EIO, "disk-write", "repair it: lodge image check --repair all",
                                  "the image could not be closed in order");
         return 0;
@@ -281,7 +282,7 @@ static void qcow2_close(struct layer *layer) {
         struct qcow2 *q = qcow2_of(layer);
 
         if (!layer->readonly && !q->finished)
-                image_finish(q, NULL);
+                qcow2_finish(layer, NULL);
         layer_destroy(layer);
         release(q);
 }
@@ -476,6 +477,7 @@ static const struct layer_ops qcow2_ops = {
         .flush = qcow2_flush,
         .needs_flush = qcow2_needs_flush,
         .resize = qcow2_resize,
+        .finish = qcow2_finish,
         .close = qcow2_close,
 };
 
