@@ -5,12 +5,13 @@
  * What no image of the chain holds is not read. What is read is looked at once more in pieces: zeroes are not written, so the copy may be
  * smaller than the original. A piece is what the new file can leave out: a cluster, or 4 KiB of a raw file.
  *
- * The file is new (nothing is ever overwritten), and it is there afterwards only if all of it is on stable storage.
+ * The file is new (nothing is ever overwritten), and it has its name only when all of it is on stable storage.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/text.h"
+#include "cli/disk-target.h"
 #include "cli/disk-work.h"
 
 struct convert {
@@ -90,24 +91,8 @@ static int copy(struct convert *c, struct error *e) {
         return 0;
 }
 
-/* Closing writes, too, and can't say whether it could: an image that isn't marked as open any more was written whole. */
-static int check_closed(int fd, bool qcow2, struct error *e) {
-        struct file_options options = { .fd = fd, .readonly = true };
-        _cleanup_(file_freep) struct file *file = NULL;
-        _cleanup_free_ char *strings = NULL;
-        struct qcow2_info info = { 0 };
-        int r = file_open(&options, &file, e);
-
-        if (r == 0 && qcow2)
-                r = qcow2_peek(file, &info, &strings, e);
-        if (r == 0 && !info.dirty)
-                r = file_sync(file);
-        if (r < 0 || info.dirty)
-                return disk_write_failed(r < 0 ? r : -EIO, e);
-        return 0;
-}
-
-static int fill(struct convert *c, const struct disk_file_options *o, struct file *file, int fd, struct error *e) {
+/* The image in @file, which is taken over, gets all the data. */
+static int fill(struct convert *c, const struct disk_file_options *o, struct file *file, struct error *e) {
         struct qcow2_options options = { 0 };
         bool qcow2 = o->to == MACHINE_DISK_FORMAT_QCOW2;
         int r = qcow2 ? qcow2_open(file, &options, &c->to, e) : raw_open(file, &c->to, e);
@@ -119,26 +104,21 @@ static int fill(struct convert *c, const struct disk_file_options *o, struct fil
         c->compress = o->compress;
         c->piece = !qcow2 ? 4096 : o->extended_l2 ? c->to->cluster / 32 : c->to->cluster;
         r = copy(c, e);
-        if (r == 0 && (r = layer_flush(c->to)) < 0)
-                disk_write_failed(r, e);
+        if (r == 0)
+                r = layer_finish(c->to, e);
         layer_close(TAKE_PTR(c->to));
-        return r < 0 ? r : check_closed(fd, qcow2, e);
+        return r;
 }
 
 static int make(struct convert *c, const struct disk_file_options *o, const struct qcow2_create *create,
                 struct error *e) {
-        _cleanup_close_ int fd = -EBADF;
+        _cleanup_disk_target_ struct disk_target target = DISK_TARGET_INIT;
         struct file *file;
-        int r = disk_create(o->target, o->to, create, &fd, &file, e);
+        int r = disk_target_open(&target, o->target, o->to, create, &file, e);
 
-        if (r < 0)
-                return r;
-        r = fill(c, o, file, fd, e);
         if (r == 0)
-                r = disk_sync_name(o->target, e);
-        if (r < 0)
-                unlink(o->target); /* ours: it was created just now */
-        return r;
+                r = fill(c, o, file, e);
+        return r < 0 ? r : disk_target_keep(&target, e);
 }
 
 static int do_convert(const struct disk_file_options *o, bool json, struct error *e) {
@@ -156,7 +136,7 @@ static int do_convert(const struct disk_file_options *o, bool json, struct error
                 return r;
         c.from = chain_top(chain);
         create = disk_creation(o, atomic_load(&c.from->size));
-        /* From here on a signal is an error like others: the file is removed. */
+        /* From here on a signal is an error like others: nothing is left. */
         r = disk_work_begin(&c.work, create.size, e);
         if (r == 0)
                 r = make(&c, o, &create, e);
@@ -174,7 +154,7 @@ static int do_convert(const struct disk_file_options *o, bool json, struct error
 
 static int do_resize(const struct disk_file_options *o, bool json, struct error *e) {
         _cleanup_(chain_freep) struct chain *c = NULL;
-        struct chain_options options = { .n_writable = 1 };
+        struct chain_options options = { .n_writable = 1, .repair = true };
         char old_text[TEXT_SIZE_MAX], new_text[TEXT_SIZE_MAX];
         struct layer *top;
         uint64_t old;

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/disk-target.h"
 #include "cli/disk-work.h"
 #include "daemon/engine/parts.h"
 
@@ -187,8 +188,8 @@ static int look_below(const struct disk_file_options *o, struct qcow2_create *cr
 
 static int do_create(const struct disk_file_options *o, bool json, struct error *e) {
         struct qcow2_create create = disk_creation(o, o->size);
-        _cleanup_close_ int fd = -EBADF;
-        struct file *file;
+        _cleanup_disk_target_ struct disk_target target = DISK_TARGET_INIT;
+        struct file *file = NULL;
         int r = 0;
 
         if (o->backing || o->backing_format != IMAGE_DISK_FORMAT_UNKNOWN)
@@ -197,10 +198,12 @@ static int do_create(const struct disk_file_options *o, bool json, struct error 
                 r = error_set(e, -EINVAL, "argument-missing", "lodge image create FILE SIZE",
                               "a size is needed without a backing image");
         if (r == 0)
-                r = disk_create(o->file, MACHINE_DISK_FORMAT_QCOW2, &create, &fd, &file, e);
+                r = disk_target_open(&target, o->file, MACHINE_DISK_FORMAT_QCOW2, &create, &file, e);
+        file_close(file);
+        if (r == 0)
+                r = disk_target_keep(&target, e);
         if (r < 0)
                 return r;
-        file_close(file);
         if (json)
                 disk_json_print(json_pack("{s:s, s:o, s:I}", "result", "created", "file", disk_json_name(o->file),
                                           "size", (json_int_t)create.size));

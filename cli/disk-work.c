@@ -124,59 +124,6 @@ struct qcow2_create disk_creation(const struct disk_file_options *o, uint64_t si
         };
 }
 
-int disk_create(const char *path, enum machine_disk_format format, const struct qcow2_create *create, int *ret_fd,
-                struct file **ret_file, struct error *e) {
-        struct file_options options = { 0 };
-        _cleanup_(file_freep) struct file *file = NULL;
-        _cleanup_close_ int fd = -EBADF;
-        struct stat st;
-        int r;
-
-        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
-        if (fd < 0 && errno == EEXIST) {
-                bool regular = stat(path, &st) < 0 || S_ISREG(st.st_mode);
-
-                return error_set(e, -EEXIST, "disk-exists",
-                                 regular ? "choose another name, or remove that file first, if nobody needs it"
-                                         : "choose the name of a new file: nothing else is written to",
-                                 "there is %s %s", regular ? "a file" : "something that is no file,", path);
-        }
-        if (fd < 0)
-                return error_set(e, -errno, "disk-open", "check that the directory exists and that you may write to it",
-                                 "cannot create disk image %s", path);
-        r = disk_claim(fd, false, path, e);
-        options.fd = fd;
-        if (r == 0)
-                r = file_open(&options, &file, e);
-        if (r == 0 && format == MACHINE_DISK_FORMAT_QCOW2)
-                r = qcow2_create(file, create, e);
-        else if (r == 0) {
-                r = file_truncate(file, create->size);
-                if (r < 0)
-                        disk_write_failed(r, e);
-        }
-        if (r < 0) {
-                unlink(path); /* ours: O_EXCL made it */
-                return r;
-        }
-        *ret_fd = TAKE_FD(fd);
-        *ret_file = TAKE_PTR(file);
-        return 0;
-}
-
-int disk_sync_name(const char *path, struct error *e) {
-        const char *slash = strrchr(path, '/');
-        _cleanup_free_ char *directory = slash ? strndup(path, MAX((size_t)(slash - path), (size_t)1)) : strdup(".");
-        _cleanup_close_ int fd = -EBADF;
-
-        if (!directory)
-                return error_set(e, -ENOMEM, "memory", NULL, "no memory for a path");
-        fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return 0; /* one that may be written, but not read */
-        return fsync(fd) < 0 && errno != EINVAL ? disk_write_failed(-errno, e) : 0;
-}
-
 const char *disk_recorded_format(const struct disk_file_options *o, struct error *e) {
         bool image = o->backing && *o->backing, format = o->backing_format != IMAGE_DISK_FORMAT_UNKNOWN;
 

@@ -3,7 +3,7 @@
  * disk-work: what the commands on disk image files share
  *
  * A command fills its options, opens what it needs, and reports with an id and a fix. Long ones (struct disk_work) show on a terminal how far
- * they are, and stop at disk_stop_signals() with an error, so that a file that isn't complete is removed.
+ * they are, and stop at disk_stop_signals() with an error, at a place where they leave everything in order.
  */
 #pragma once
 
@@ -44,16 +44,6 @@ int disk_open_chain(const char *path, enum machine_disk_format format, const str
 
 /** disk_creation() - the options of a new qcow2 file */
 struct qcow2_create disk_creation(const struct disk_file_options *o, uint64_t size);
-
-/**
- * disk_create() - a new file with an empty image in it, locked
- * Return: 0, or -errno ("disk-exists", "disk-open", "qcow2-create" ...); nothing is left behind then.
- */
-int disk_create(const char *path, enum machine_disk_format format, const struct qcow2_create *create, int *ret_fd,
-                struct file **ret_file, struct error *e);
-
-/** disk_sync_name() - the directory's entry of a new file is on stable storage. */
-int disk_sync_name(const char *path, struct error *e);
 
 /** disk_recorded_format() - "raw", "qcow2"; NULL with "backing-format" when none is given, or one without an image */
 const char *disk_recorded_format(const struct disk_file_options *o, struct error *e);

@@ -221,18 +221,30 @@ check "data that can't be read ends a conversion" refuses 2 disk-read "$lodge" i
 check "what it had written is gone" test ! -e new.qcow2
 
 head -c 64M /dev/urandom >noise.raw
-interrupted() {
-        local pid
-        "$lodge" image convert --disk-format raw --compress noise.raw new.qcow2 2>err &
+converting() { # COMMAND...: run in the middle of a conversion, whose process is $pid; its message is in "err", its status in $status
+        mkdir new || return
+        "$lodge" image convert --disk-format raw --compress noise.raw new/new.qcow2 2>err &
         pid=$!
-        until [ -s new.qcow2 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
-        kill -TERM "$pid"
-        wait "$pid"
-        [ $? = 2 ] && grep -qF '[interrupted]' err && [ ! -e new.qcow2 ] && return
+        for _ in $(seq 1000); do
+                [ "$(awk '/^wchar/ { print $2 }' "/proc/$pid/io")" -le 1000000 ] || break
+                sleep 0.01
+        done
+        "$@"
+        wait "$pid" 2>/dev/null
+        status=$?
         cat err
-        return 1
 }
-check "a conversion that is stopped leaves nothing" interrupted
+stopped() { # SIGNAL STATUS: there is nothing then, under no name
+        converting eval "kill -$1 \"\$pid\"" && [ "$status" = "$2" ] && rmdir new
+}
+check "a conversion that is stopped leaves nothing" stopped TERM 2
+check "it says so" grep -qF '[interrupted]' err
+check "nor does one that is killed" stopped KILL 137
+another() { # file, which somebody puts there meanwhile
+        converting eval 'echo precious >new/new.qcow2' && [ "$status" = 2 ] && grep -qF '[disk-exists]' err &&
+                [ "$(cat new/*)" = precious ] && rm -r new
+}
+check "nor does it take a name that somebody else has taken" another
 
 # Killed half way, nothing is lost: the disk reads the same at once, and the verb can be given again, which repairs what was left open.
 qemu-img create -q -f qcow2 low0.qcow2 64M
