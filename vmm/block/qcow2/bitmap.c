@@ -8,7 +8,7 @@
  * mark is one load. The bitmaps to mark are in a small array of atomic pointers; one that is removed leaves the array, but its memory is
  * kept until the image is closed, because a marking thread may just have looked.
  *
- * Opening for writing sets "in use" in the directory, in place (one word inside a sector), and syncs. A clean close writes bitmaps anew, into
+ * Opening for a guest's writing sets "in use" in the directory, in place (one word inside a sector), and syncs. A clean close writes bitmaps anew, into
  * new clusters, and switches the header to a new directory without the flag. In between, whatever the file says is out of date and says so.
  *
  * Bounds. A bitmap that is inconsistent, unknown in type, or too large to keep (MEMORY_MAX for all) isn't loaded: it stays where it is, in use,
@@ -446,7 +446,7 @@ int qcow2_bitmaps_store(struct qcow2_bitmaps *b, struct file *file, struct qcow2
                 ranges_free(&made, space);
                 ranges_free(&old, NULL);
                 return error_set(e, r, "qcow2-bitmaps", "free some space on the host",
-                                 "cannot write the image's bitmaps: they will be out of date");
+                                 "cannot write the image's bitmaps");
         }
         /* Only now: taking space may have flushed, and so moved the refcount table and set the dirty bit. */
         next = *h; /* borrows its strings */

@@ -90,7 +90,7 @@ int qcow2_bitmaps_read(struct file *file, struct qcow2_bitmaps **ret, struct err
  * @edit: makes the change, or refuses it (-errno): the file is as it was then
  *
  * Return: 0 when the change is durable and the image closed in order; -errno with the ids of @edit, qcow2_open(), qcow2_bitmaps_store(), or
- * "disk-write": the image stands as it was or as it should be, and its bitmaps perhaps as inconsistent.
+ * "disk-write": the image and its bitmaps stand as they were or as they should be.
  */
 int qcow2_bitmaps_edit(struct file *file, int (*edit)(struct qcow2_bitmaps *b, const void *opaque, struct error *e),
                        const void *opaque, struct error *e);

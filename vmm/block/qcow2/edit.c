@@ -2,9 +2,10 @@
 /*
  * edit: the bitmaps of an image that nobody has open are read and changed
  *
- * Theory of operation. A change opens the image for writing as a machine does, so the bitmaps stand in the file as "in use", and closes it in
- * order: new bitmaps are durable before the header points there, and only then the old ones are freed. Killed in between, the image has its old
- * bitmaps, in use and so inconsistent, or its new ones; clusters that nothing points at are found by the repair that the dirty bit asks for.
+ * Theory of operation. A change opens the image for writing as a machine does, but no guest will write, so the bitmaps in the file stay good instead
+ * of being "in use". Closing in order makes new bitmaps durable before the header points there, and only then the old ones are freed. So a kill, or
+ * a full disk, leaves the image with its old bitmaps or its new ones; clusters that nothing points at are found by the repair that the dirty bit
+ * asks for.
  *
  * The change is made in memory before the image is opened, so what is refused touches nothing: a mistyped name must not cost the other bitmaps,
  * should the host fail just then.
@@ -40,7 +41,7 @@ static int put(struct qcow2 *q, struct qcow2_bitmaps *edited, struct error *e) {
 int qcow2_bitmaps_edit(struct file *file, int (*edit)(struct qcow2_bitmaps *b, const void *opaque, struct error *e),
                        const void *opaque, struct error *e) {
         _cleanup_(qcow2_bitmaps_freep) struct qcow2_bitmaps *b = NULL;
-        const struct qcow2_options options = { 0 };
+        const struct qcow2_options options = { .same_content = true };
         struct layer *layer;
         int r = qcow2_bitmaps_read(file, &b, e);
 

@@ -101,12 +101,12 @@ static int load_tables(struct qcow2 *q, uint64_t cache, struct error *e) {
 }
 
 /* Dirty and corrupt bits, features that a writer must clear, bitmaps that are about to become old. */
-static int start_writing(struct qcow2 *q, struct error *e) {
+static int start_writing(struct qcow2 *q, const struct qcow2_options *o, struct error *e) {
         bool clear = q->h.version >= 3 && q->h.autoclear & ~QCOW2_AUTOCLEAR_KNOWN;
         int r;
 
         if (q->h.bitmaps.n) {
-                r = qcow2_bitmaps_load(q->layer.file, &q->h, true, &q->bitmaps, e);
+                r = qcow2_bitmaps_load(q->layer.file, &q->h, !o->same_content, &q->bitmaps, e);
                 if (r < 0)
                         return r;
         }
@@ -522,7 +522,7 @@ int qcow2_open(struct file *file, const struct qcow2_options *options, struct la
         init(q, file, &o);
         r = load_tables(q, o.cache ?: CACHE_DEFAULT, e);
         if (r == 0 && !q->layer.readonly)
-                r = start_writing(q, e);
+                r = start_writing(q, &o, e);
         if (r < 0) {
                 q->layer.file = NULL; /* the caller's, again */
                 layer_destroy(&q->layer);

@@ -19,6 +19,7 @@ struct qcow2_options {
         bool readonly;
         bool repair; /* a dirty image (lazy refcounts, or a kill) is repaired first; without it, it can only be opened readonly */
         uint64_t cache;    /* bytes of tables kept in memory; 0: 32 MiB */
+        bool same_content; /* what the guest sees will not change: bitmaps stay good in the file, not in use */
         bool keep_discard; /* discards by the guest are not passed on to the file (space stays allocated) */
 };
 
