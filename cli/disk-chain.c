@@ -44,17 +44,6 @@ static int copy_down(struct layer *top, struct disk_work *w, struct error *e) {
         return 0;
 }
 
-/* Without an image below, what is discarded is not in the image any more, instead of being zeroes. */
-static int make_empty(struct layer *top) {
-        struct layer *below = TAKE_PTR(top->backing);
-        int r = layer_discard(top, 0, atomic_load(&top->size));
-
-        if (r == 0)
-                r = layer_flush(top);
-        top->backing = below;
-        return r;
-}
-
 static int commit(struct layer *top, struct error *e) {
         uint64_t size = atomic_load(&top->size);
         struct disk_work w;
@@ -72,7 +61,7 @@ static int commit(struct layer *top, struct error *e) {
                 return r;
         r = layer_flush(top->backing);
         if (r == 0)
-                r = make_empty(top);
+                r = qcow2_make_empty(top);
         return r < 0 ? disk_write_failed(r, e) : 0;
 }
 

@@ -561,3 +561,17 @@ int qcow2_set_backing(struct layer *layer, const char *backing_file, const char 
         free(old_format);
         return 0;
 }
+
+/* Without an image below, what is discarded is not in the image any more, instead of being zeroes. */
+int qcow2_make_empty(struct layer *layer) {
+        struct qcow2 *q = qcow2_of(layer);
+        struct qcow2_bitmaps *bitmaps = TAKE_PTR(q->bitmaps);
+        struct layer *below = TAKE_PTR(layer->backing);
+        int r = layer_discard(layer, 0, atomic_load(&layer->size));
+
+        if (r == 0)
+                r = layer_flush(layer);
+        layer->backing = below;
+        q->bitmaps = bitmaps;
+        return r;
+}

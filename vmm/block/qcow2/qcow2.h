@@ -75,6 +75,13 @@ int qcow2_measure(const struct qcow2_create *options, uint64_t data, uint64_t *r
 /** qcow2_set_backing() - record another backing image (NULL: none) in an open, writable image. Data is not touched (see rebase). */
 int qcow2_set_backing(struct layer *layer, const char *backing_file, const char *backing_format, struct error *e);
 
+/**
+ * qcow2_make_empty() - nothing is in an open, writable image any more; what it held is durable in the one below, which says the same
+ *
+ * So nothing changes for the guest, and nothing is marked in the image's bitmaps. Nobody else is at work. 0 or -errno.
+ */
+int qcow2_make_empty(struct layer *layer);
+
 struct qcow2_check {
         uint64_t corruptions, leaks, errors; /* found; errors: could not be examined */
         uint64_t corruptions_fixed, leaks_fixed;
