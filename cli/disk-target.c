@@ -9,7 +9,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-#include "cli/disk-work.h"
+#include "daemon/engine/parts.h"
 
 static int exists(const char *path, struct error *e) {
         struct stat st;
@@ -76,7 +76,7 @@ int disk_target_open(struct disk_target *t, const char *path, enum machine_disk_
                 return exists(path, e);
         r = open_unnamed(t, e);
         if (r == 0)
-                r = disk_claim(t->fd, false, path, e);
+                r = disk_lock(t->fd, false, path, e);
         options.fd = t->fd;
         if (r == 0)
                 r = file_open(&options, &file, e);
