@@ -83,7 +83,8 @@ converts() { # IGNORED SIGNAL STATUS: what happens to a conversion that gets SIG
                 exec "$lodge" image convert --disk-format raw --compress noise.raw new.qcow2
         ) >said 2>&1 &
         pid=$!
-        until [ -s new.qcow2 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+        # at work, with a file that has no name yet
+        until find "/proc/$pid/fd" -lname '*(deleted)' 2>/dev/null | grep -q . || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
         kill "-$2" "$pid"
         wait "$pid"
         status=$?
