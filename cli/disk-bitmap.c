@@ -84,7 +84,7 @@ static int do_list(const struct disk_file_options *o, bool json, struct error *e
 static int do_dirty(const struct disk_file_options *o, bool json, struct error *e) {
         _cleanup_(qcow2_bitmaps_freep) struct qcow2_bitmaps *b = NULL;
         uint64_t start = 0, length = 0;
-        json_t *all = NULL;
+        bool first = true;
         int r = read_bitmaps(o, &b, e);
 
         if (r == 0)
@@ -92,18 +92,20 @@ static int do_dirty(const struct disk_file_options *o, bool json, struct error *
         if (r < 0)
                 return r;
         if (json)
-                all = json_array();
+                disk_json_begin(
+                        json_pack("{s:o, s:o}", "file", disk_json_name(o->file), "bitmap", disk_json_name(o->bitmap)),
+                        "dirty");
         else
                 printf("%18s %18s\n", "START", "LENGTH");
-        while (qcow2_bitmaps_next(b, o->bitmap, start + length, &start, &length) > 0)
+        for (; qcow2_bitmaps_next(b, o->bitmap, start + length, &start, &length) > 0; first = false)
                 if (json)
-                        json_array_append_new(
-                                all, json_pack("{s:I, s:I}", "start", (json_int_t)start, "length", (json_int_t)length));
+                        disk_json_item(
+                                json_pack("{s:I, s:I}", "start", (json_int_t)start, "length", (json_int_t)length),
+                                first);
                 else
                         printf("%18ju %18ju\n", (uintmax_t)start, (uintmax_t)length);
         if (json)
-                disk_json_print(json_pack("{s:o, s:o, s:o}", "file", disk_json_name(o->file), "bitmap",
-                                          disk_json_name(o->bitmap), "dirty", all));
+                disk_json_end(!first);
         return 0;
 }
 

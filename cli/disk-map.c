@@ -16,11 +16,6 @@ struct entry {
         bool present, zero, data, compressed, has_offset;
 };
 
-struct map {
-        struct entry *entries;
-        size_t n, room;
-};
-
 static unsigned int depth_of(const struct chain *c, const struct layer *layer) {
         for (unsigned int i = 0; i < c->n; i++)
                 if (c->images[i].layer == layer)
@@ -54,26 +49,32 @@ static bool goes_on(const struct entry *a, const struct entry *b) {
                (!a->has_offset || a->offset + a->length == b->offset);
 }
 
-static int map_add(struct map *m, const struct entry *entry) {
-        if (m->n > 0 && goes_on(&m->entries[m->n - 1], entry)) {
-                m->entries[m->n - 1].length += entry->length;
-                return 0;
-        }
-        if (m->n == m->room) {
-                size_t room = MAX(2 * m->room, (size_t)64);
-                struct entry *entries = reallocarray(m->entries, room, sizeof(*entries));
+static void print_json(const struct chain *c, const struct entry *n) {
+        json_t *entry = json_pack("{s:I, s:I, s:i, s:b, s:b, s:b, s:b}", "start", (json_int_t)n->start, "length",
+                                  (json_int_t)n->length, "depth", (int)n->depth, "present", n->present, "zero", n->zero,
+                                  "data", n->data, "compressed", n->compressed);
 
-                if (!entries)
-                        return -ENOMEM;
-                m->entries = entries;
-                m->room = room;
-        }
-        m->entries[m->n++] = *entry;
-        return 0;
+        if (n->has_offset)
+                json_object_set_new(entry, "offset", json_integer((json_int_t)n->offset));
+        disk_json_item(entry, n->start == 0);
 }
 
-static int map_fill(struct map *m, const struct chain *c, struct error *e) {
+static void print_text(const struct chain *c, const struct entry *n) {
+        const char *content = n->compressed ? "compressed" : n->data ? "data" : n->present ? "zero" : "nothing";
+
+        printf("%18ju %18ju  %-10s ", (uintmax_t)n->start, (uintmax_t)n->length, content);
+        if (n->has_offset)
+                printf("%18ju  ", (uintmax_t)n->offset);
+        else
+                printf("%18s  ", "-");
+        disk_print_text(n->present ? c->images[n->depth].path : "-");
+        putchar('\n');
+}
+
+/* Each entry is printed as soon as it is known where it ends: an image can have more of them than fit into memory. @print NULL: none is. */
+static int walk(const struct chain *c, void (*print)(const struct chain *c, const struct entry *n), struct error *e) {
         uint64_t size = atomic_load(&chain_top(c)->size);
+        struct entry last = { 0 };
 
         for (uint64_t at = 0; at < size;) {
                 struct layer *owner;
@@ -84,65 +85,47 @@ static int map_fill(struct map *m, const struct chain *c, struct error *e) {
                 if (r < 0)
                         return disk_read_failed(r, at, e);
                 entry = entry_of(c, at, &extent, owner);
-                if (map_add(m, &entry) < 0)
-                        return error_set(e, -ENOMEM, "memory", NULL, "no memory for the map");
                 at += extent.length;
+                if (last.length > 0 && goes_on(&last, &entry)) {
+                        last.length += entry.length;
+                        continue;
+                }
+                if (last.length > 0 && print)
+                        print(c, &last);
+                last = entry;
         }
+        if (last.length > 0 && print)
+                print(c, &last);
         return 0;
 }
 
-static void print_json(const struct chain *c, const struct map *m) {
-        json_t *o = json_pack("{s:o, s:I}", "file", disk_json_name(c->images[0].path), "size",
-                              (json_int_t)atomic_load(&chain_top(c)->size));
-        json_t *images = json_array(), *map = json_array();
+static void begin_json(const struct chain *c) {
+        json_t *images = json_array();
 
         for (unsigned int i = 0; i < c->n; i++)
                 json_array_append_new(images, json_pack("{s:o, s:s}", "file", disk_json_name(c->images[i].path),
                                                         "format", c->images[i].format));
-        for (size_t i = 0; i < m->n; i++) {
-                const struct entry *n = &m->entries[i];
-                json_t *entry = json_pack("{s:I, s:I, s:i, s:b, s:b, s:b, s:b}", "start", (json_int_t)n->start,
-                                          "length", (json_int_t)n->length, "depth", (int)n->depth, "present",
-                                          n->present, "zero", n->zero, "data", n->data, "compressed", n->compressed);
-
-                if (n->has_offset)
-                        json_object_set_new(entry, "offset", json_integer((json_int_t)n->offset));
-                json_array_append_new(map, entry);
-        }
-        json_object_set_new(o, "images", images);
-        json_object_set_new(o, "map", map);
-        disk_json_print(o);
-}
-
-static void print_text(const struct chain *c, const struct map *m) {
-        printf("%18s %18s  %-10s %18s  %s\n", "START", "LENGTH", "CONTENT", "AT", "IN");
-        for (size_t i = 0; i < m->n; i++) {
-                const struct entry *n = &m->entries[i];
-                const char *content = n->compressed ? "compressed" : n->data ? "data" : n->present ? "zero" : "nothing";
-
-                printf("%18ju %18ju  %-10s ", (uintmax_t)n->start, (uintmax_t)n->length, content);
-                if (n->has_offset)
-                        printf("%18ju  ", (uintmax_t)n->offset);
-                else
-                        printf("%18s  ", "-");
-                disk_print_text(n->present ? c->images[n->depth].path : "-");
-                putchar('\n');
-        }
+        disk_json_begin(json_pack("{s:o, s:I, s:o}", "file", disk_json_name(c->images[0].path), "size",
+                                  (json_int_t)atomic_load(&chain_top(c)->size), "images", images),
+                        "map");
 }
 
 static int do_map(const struct disk_file_options *o, bool json, struct error *e) {
         _cleanup_(chain_freep) struct chain *c = NULL;
         struct chain_options options = { 0 };
-        struct map m = { 0 };
         int r = disk_open_chain(o->file, o->disk_format, &options, &c, e);
 
-        if (r == 0)
-                r = map_fill(&m, c, e);
         if (r == 0 && json)
-                print_json(c, &m);
-        else if (r == 0)
-                print_text(c, &m);
-        free(m.entries);
+                r = walk(c, NULL, e); /* an error is to come instead of the map, not within it */
+        if (r < 0)
+                return r;
+        if (json)
+                begin_json(c);
+        else
+                printf("%18s %18s  %-10s %18s  %s\n", "START", "LENGTH", "CONTENT", "AT", "IN");
+        r = walk(c, json ? print_json : print_text, e);
+        if (json)
+                disk_json_end(atomic_load(&chain_top(c)->size) > 0);
         return r;
 }
 

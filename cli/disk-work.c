@@ -40,6 +40,25 @@ void disk_json_print(json_t *o) {
         json_decref(o);
 }
 
+void disk_json_begin(json_t *head, const char *list) {
+        _cleanup_free_ char *text = json_dumps(head, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+
+        /* Without the line with the closing brace. */
+        if (text)
+                printf("%.*s,\n  \"%s\": [", (int)strlen(text) - 2, text, list);
+        json_decref(head);
+}
+
+void disk_json_item(json_t *item, bool first) {
+        fputs(first ? "\n    " : ",\n    ", stdout);
+        json_dumpf(item, stdout, JSON_PRESERVE_ORDER);
+        json_decref(item);
+}
+
+void disk_json_end(bool any) {
+        puts(any ? "\n  ]\n}" : "]\n}");
+}
+
 json_t *disk_json_name(const char *name) {
         json_t *s = name ? json_string(name) : NULL;
 

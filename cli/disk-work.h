@@ -22,6 +22,15 @@ int disk_command(const struct schema_command *command, int argc, char **argv,
 
 /** disk_json_print() - to stdout; takes @o over. */
 void disk_json_print(json_t *o);
+/**
+ * disk_json_begin(), disk_json_item(), disk_json_end() - an object to stdout whose last member is a list, however long, without keeping it
+ * @head:  the members before it, at least one; taken over
+ * @first: of the list; @item is taken over
+ * @any:   was there an item?
+ */
+void disk_json_begin(json_t *head, const char *list);
+void disk_json_item(json_t *item, bool first);
+void disk_json_end(bool any);
 /** disk_json_name() - a path in JSON; null for bytes that are no UTF-8, which can't be shown there. */
 json_t *disk_json_name(const char *name);
 /** disk_print_text() - with all replaced that a terminal doesn't just show (text_char()): names come out of images, and from strangers. */
