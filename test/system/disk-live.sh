@@ -146,11 +146,13 @@ check "the copied image is whole" qemu-img check -q "$work/qcow2.copy"
 
 # ---- pivot -----------------------------------------------------------------------------------------------------------
 
-# Never stops writing; its last words, and what it finds on its disks in the end, tell which image has been written.
+# Never stops writing; its last words, and what it finds on its disks in the end, tell which image has been written. It goes on for long
+# enough: a mirror that isn't ready by the last "complete" is not completed, and its disk not moved.
 writer "$work/initrd" <<'GUEST'
 echo "move it"
-for n in $(seq 14); do
+for n in $(seq 40); do
         round $n
+        sleep 0.2
         echo "complete $n"
 done
 for d in vda vdb; do
@@ -167,7 +169,7 @@ rm -f "$work/qcow2.copy" "$work/raw.copy"
 truncate -s 32M "$work/raw.copy"
 qemu-img create -q -f qcow2 "$work/qcow2.copy" 32M
 completes=()
-for n in 4 6 8 10; do
+for n in 4 8 12 16 20 24 28 32 36; do
         completes+=(--on "complete $n=block-job-complete {\"device\": \"disk0\"}" --on "complete $n=block-job-complete {\"device\": \"disk1\"}")
 done
 # last_of FORMAT FILE TEXT: what is in the last sector
