@@ -2,10 +2,11 @@
 /*
  * What workers do to a qcow2 image while another one resizes or flushes it
  *
- * The others' part is done by the file: when its n-th write or sync comes, the guest's writes are made first, by the same thread. So each moment
- * is tried, and the same ones in every run.
+ * The others' part is done by the file: when its n-th write or sync comes, the guest's writes are made first, by a thread that is waited
+ * for. So each moment is tried, and the same ones in every run.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,8 +18,8 @@
 
 #include "test/unit/qcow2-rig.h"
 
-/* The layer that is at work; [@at, @end) is written when @calls have reached the file, and the sync that it was may fail. The test's threads
- * are one. */
+/* The layer that is at work; [@at, @end) is written when @calls have reached the file, and the sync that it was may fail. One thread at
+ * a time. */
 static struct {
         struct layer *layer;
         uint64_t at, end;
@@ -26,17 +27,29 @@ static struct {
         bool fails, written;
 } meanwhile;
 
+static void *write_all(void *opaque) {
+        struct layer *layer = opaque;
+        uint8_t buf[512];
+        intptr_t r = 0;
+
+        memset(buf, 7, sizeof buf);
+        for (uint64_t at = meanwhile.at; r == 0 && at < meanwhile.end; at += sizeof buf)
+                r = layer_write(layer, buf, at, sizeof buf);
+        return (void *)r;
+}
+
 static int write_meanwhile(void) {
         struct layer *layer = meanwhile.layer;
-        uint8_t buf[512];
+        pthread_t guest;
+        void *r;
 
         if (!layer || meanwhile.calls-- > 0)
                 return 0;
         meanwhile.layer = NULL;
         meanwhile.written = true;
-        memset(buf, 7, sizeof buf);
-        for (uint64_t at = meanwhile.at; at < meanwhile.end; at += sizeof buf)
-                assert_int_equal(layer_write(layer, buf, at, sizeof buf), 0);
+        assert_int_equal(pthread_create(&guest, NULL, write_all, layer), 0);
+        assert_int_equal(pthread_join(guest, &r), 0);
+        assert_null(r);
         errno = EIO;
         return meanwhile.fails ? -1 : 0;
 }
