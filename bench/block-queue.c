@@ -20,6 +20,8 @@
 #include "vmm/block/block.h"
 #include "vmm/block/chain/chain.h"
 
+#define LARGE_PAGE (2u << 20)
+
 struct request {
         struct block_request block; /* first: done() casts */
         struct block_job *job;
@@ -34,7 +36,7 @@ struct queue {
 
 static struct {
         const char *format;
-        bool cached, registered;
+        bool cached, registered, large_pages;
         enum block_engine engine;
         struct chain *chain;
         struct block *disk; /* all jobs' */
@@ -77,6 +79,20 @@ static int queue_wait(struct block_job *j) {
         return 0;
 }
 
+/* Memory that is there already, in pages of the host's, or in large ones as a guest's is. */
+static uint8_t *new_memory(size_t size) {
+        size_t page = this.large_pages ? LARGE_PAGE : 4096;
+        uint8_t *p;
+
+        size = (size + page - 1) / page * page;
+        p = aligned_alloc(page, size);
+        if (p && this.large_pages)
+                (void)madvise(p, size, MADV_HUGEPAGE);
+        if (p)
+                memset(p, 0, size);
+        return p;
+}
+
 static int queue_open(struct block_job *j) {
         const struct block_job_config *c = j->config;
         struct iovec memory = { NULL, (size_t)c->depth * c->block };
@@ -94,9 +110,8 @@ static int queue_open(struct block_job *j) {
         r = q ? loop_new(&q->loop) : -ENOMEM;
         if (r < 0)
                 return r;
-        j->memory =
-                mmap(NULL, memory.iov_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-        if (j->memory == MAP_FAILED)
+        j->memory = new_memory(memory.iov_len);
+        if (!j->memory)
                 return -ENOMEM;
         memory.iov_base = j->memory;
         options.loop = q->loop;
@@ -160,6 +175,9 @@ static int parse_option(int option, const char *value) {
                 this.registered = true;
                 log_set_level(LOG_LEVEL_INFO); /* refused: one line tells */
                 return 0;
+        case 'L':
+                this.large_pages = true;
+                return 0;
         case 'e':
                 this.engine = strcmp(value, "threads") == 0 ? BLOCK_ENGINE_THREADS
                               : strcmp(value, "uring") == 0 ? BLOCK_ENGINE_URING
@@ -172,11 +190,9 @@ static int parse_option(int option, const char *value) {
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                { "cached", no_argument, NULL, 'c' },
-                { "engine", required_argument, NULL, 'e' },
-                { "format", required_argument, NULL, 'F' },
-                { "registered", no_argument, NULL, 'R' },
-                { 0 },
+                { "cached", no_argument, NULL, 'c' },       { "engine", required_argument, NULL, 'e' },
+                { "format", required_argument, NULL, 'F' }, { "large-pages", no_argument, NULL, 'L' },
+                { "registered", no_argument, NULL, 'R' },   { 0 },
         };
         static const struct block_job_driver driver = {
                 .name = "block-queue",
@@ -185,6 +201,7 @@ int main(int argc, char **argv) {
                          "  --format F      raw, qcow2 (default raw)\n"
                          "  --engine E      auto, uring, threads (default auto)\n"
                          "  --registered    buffers are registered with io_uring\n"
+                         "  --large-pages   buffers are in large pages, as a guest's memory is\n"
                          "FILE is written to by the kinds that write. One line of JSON comes out.\n",
                 .depth_max = BLOCK_JOB_DEPTH_MAX,
                 .jobs_max = BLOCK_QUEUES_MAX,
