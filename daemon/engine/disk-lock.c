@@ -123,15 +123,15 @@ static void command_of(int pid, char ret_comm[static 32]) {
 }
 
 static int busy(int fd, off_t byte, const char *path, struct error *e) {
+        const char *fix = "end that machine first, or make both use the disk with readonly=on";
         int pid = find_holder(fd, byte), r;
         char name[64] = "", comm[32];
 
-        if (pid == 0)
+        if (pid == 0) {
                 r = error_set(e, -EBUSY, "disk-busy", NULL, "disk %s is in use by a process of another user", path);
-        else if (pid == getpid()) {
+        } else if (pid == getpid()) {
+                fix = "name it once, or make both readonly=on";
                 r = error_set(e, -EBUSY, "disk-busy", NULL, "disk %s is given twice", path);
-                error_set_fix(e, "name it once, or make both readonly=on");
-                return r;
         } else {
                 machine_name_of(pid, name, sizeof(name));
                 command_of(pid, comm);
@@ -140,7 +140,7 @@ static int busy(int fd, off_t byte, const char *path, struct error *e) {
                             : error_set(e, -EBUSY, "disk-busy", NULL, "disk %s is in use by %s, pid %d", path, comm,
                                         pid);
         }
-        error_set_fix(e, "end that machine first, or make both use the disk with readonly=on");
+        error_set_fix(e, "%s", fix);
         return r;
 }
 

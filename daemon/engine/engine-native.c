@@ -47,8 +47,8 @@ static int describe_disk(struct vmm_disk_config *d, const struct machine_disk_co
         d->iothreads = c->iothreads;
         d->read_error = c->read_error;
         d->write_error = c->write_error;
-        d->direct = c->cache == DISK_CACHE_NONE || c->cache == DISK_CACHE_DIRECTSYNC;
-        d->write_cache = c->cache == DISK_CACHE_WRITEBACK || c->cache == DISK_CACHE_NONE;
+        d->direct = disk_is_direct(c);
+        d->write_cache = disk_has_write_cache(c);
         d->discard = c->discard == DISK_DISCARD_UNMAP;
         d->logical_block_size = c->logical_block_size;
         d->physical_block_size = c->physical_block_size;

@@ -250,8 +250,7 @@ static const char *policy_name(const char *ours) {
 
 /* What the guest is told of a disk, as properties of its device. */
 static void format_shape(const struct machine_disk_config *c, char *text, size_t size) {
-        size_t n = (size_t)snprintf(text, size, ",write-cache=%s",
-                                    c->cache == DISK_CACHE_WRITEBACK || c->cache == DISK_CACHE_NONE ? "on" : "off");
+        size_t n = (size_t)snprintf(text, size, ",write-cache=%s", disk_has_write_cache(c) ? "on" : "off");
 
         if (c->logical_block_size > 0)
                 n += (size_t)snprintf(text + n, size - n, ",logical_block_size=%" PRIu64, c->logical_block_size);
@@ -266,7 +265,6 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
         int fd = p->disks[i].fd;
         const char *readonly = d->readonly ? "on" : "off";
         const char *discard = disk_discard_to_string(d->discard);
-        bool direct = d->cache == DISK_CACHE_NONE || d->cache == DISK_CACHE_DIRECTSYNC;
         _cleanup_free_ char *serial = d->serial ? quote(d->serial) : NULL;
         bool throttled = is_limited(&d->throttle) || d->throttle.group;
         char queues[32] = "", shape[160];
@@ -280,7 +278,7 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
         add(a,
             "driver=file,node-name=file%zu,filename=/dev/fdset/"
             "%zu,locking=off,read-only=%s,discard=%s,aio=threads,cache.direct=%s",
-            i, i + 1, readonly, discard, direct ? "on" : "off");
+            i, i + 1, readonly, discard, disk_is_direct(d) ? "on" : "off");
         add(a, "-blockdev");
         add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=%s",
             machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly, discard);

@@ -87,6 +87,15 @@ DEFINE_CLEANUP(parts, parts_free);
 #define PARTS_FDS_MAX (2 + LAYOUT_DISKS_MAX * (1 + PART_BACKING_MAX) + LAYOUT_NETS_MAX)
 size_t parts_fds(const struct parts *parts, int *fds);
 
+/** What a disk's cache mode means: past the host's page cache? May a write end before it is durable? */
+static inline bool disk_is_direct(const struct machine_disk_config *c) {
+        return c->cache == DISK_CACHE_NONE || c->cache == DISK_CACHE_DIRECTSYNC;
+}
+
+static inline bool disk_has_write_cache(const struct machine_disk_config *c) {
+        return c->cache == DISK_CACHE_WRITEBACK || c->cache == DISK_CACHE_NONE;
+}
+
 /* ---- pieces, for tests ------------------------------------------------------------------------------------------- */
 
 /** parts_mac() - a stable, locally administered unicast address for interface @index of machine @name. */

@@ -11,16 +11,13 @@ set -uo pipefail
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 lodge=${LODGE_BUILD:-$top/build}/lodge
-if ! command -v qemu-img >/dev/null || ! command -v qemu-io >/dev/null; then
-        echo "1..0 # SKIP qemu-img and qemu-io are not installed"
-        exit 0
-fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/image-calls.XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
 cd "$work" || exit 1
 export XDG_DATA_HOME=$work/data HOME=$work
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
+needs qemu-img qemu-io
 
 image() { "$lodge" image "$@"; }
 

@@ -15,15 +15,12 @@ set -uo pipefail
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 lodge=${LODGE_BUILD:-$top/build}/lodge
-if ! command -v qemu-img >/dev/null || ! command -v qemu-io >/dev/null; then
-        echo "1..0 # SKIP qemu-img and qemu-io are not installed"
-        exit 0
-fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/images.XXXXXX") || exit 1
 trap 'umount "$work/small" 2>/dev/null; rm -rf -- "$work"' EXIT
 cd "$work" || exit 1
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
+needs qemu-img qemu-io
 
 refuses() { # STATUS ID COMMAND...: it fails with that status, that id, and a fix
         local status=$1 id=$2 out

@@ -6,6 +6,15 @@
 : "${work:?}"
 count=0 failed=0
 
+needs() { # PROGRAM...: without them there is nothing to test
+        local program
+        for program; do
+                command -v "$program" >/dev/null && continue
+                echo "1..0 # SKIP $program is not installed"
+                exit 0
+        done
+}
+
 check() { # NAME COMMAND...: its output is shown when it fails
         local name=$1
         shift

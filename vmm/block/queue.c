@@ -232,12 +232,14 @@ static void again(struct block_queue *q, struct block_request *request) {
 
 /* A call has ended well: all of a read, a write or a flush, one step of a range. */
 static void called(struct block_queue *q, struct block_request *request) {
-        if (!request->syncing && !moves_data(request))
+        if (!request->syncing && !moves_data(request)) {
                 request->progress += range_step(request);
-        if (!request->syncing && !moves_data(request) && request->progress < request->length)
-                again(q, request);
-        else
-                complete(q, request);
+                if (request->progress < request->length) {
+                        again(q, request);
+                        return;
+                }
+        }
+        complete(q, request);
 }
 
 /* The file's own answer is not enough: what it lost may have been told to somebody else. */

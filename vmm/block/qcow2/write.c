@@ -52,6 +52,10 @@ static int look(struct target *t, bool change) {
         return r < 0 ? image_damaged(q, "an L2 entry makes no sense") : 0;
 }
 
+static bool is_same(const struct place *a, const struct place *b) {
+        return a->entry == b->entry && a->bitmap == b->bitmap;
+}
+
 /* Is the entry still as it was found? The table may have left meanwhile. @lock held. */
 static int look_again(struct target *t) {
         struct place before = t->place;
@@ -59,7 +63,7 @@ static int look_again(struct target *t) {
 
         if (r < 0)
                 return r;
-        return before.entry == t->place.entry && before.bitmap == t->place.bitmap ? 0 : AGAIN;
+        return is_same(&before, &t->place) ? 0 : AGAIN;
 }
 
 /* Too many changed tables: a flush makes room. No lock but a stripe is held. */
@@ -309,7 +313,7 @@ static int link_run(struct target *t, const struct place *before, uint64_t first
                 struct place now;
 
                 r = place_get(q, t->table, t->index + i, 0, &now);
-                if (r == 0 && (now.entry != before[i].entry || now.bitmap != before[i].bitmap))
+                if (r == 0 && !is_same(&now, &before[i]))
                         r = AGAIN;
         }
         for (uint32_t i = 0; r == 0 && i < n; i++)
