@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * store: what lodged remembers, in one SQLite file
+ *
+ * The file is DIR/lodge.db, with DIR/lodge.db-wal beside it while it is open. Only the worker opens it, from one thread.
+ * Every function here is one transaction, durable when it returns 0, unless store_begin() opened one: then it is one step
+ * of that, which takes effect whole or not at all, and durable with store_commit().
+ *
+ * Order never comes from a clock: machines are listed by name, operations and events by the number that they got, and
+ * a generation comes from one counter for the whole store, so that an object that was deleted and made again never has
+ * a generation that it had before. Times are Unix time in microseconds, to be shown to people.
+ *
+ * Strings are UTF-8; what has to be checked about them (names, sizes, JSON) the caller has checked. The one bound here is
+ * 16 MiB for a row: "store-too-big", -E2BIG.
+ *
+ * Errors that any function may give:
+ *
+ *      store-full      -ENOSPC         no space; the transaction was undone
+ *      store-corrupt   -EUCLEAN        the file is damaged: stop, the next store_open() keeps a copy and says how to go on
+ *      store-io        -errno          the disk failed; undone
+ *      store-memory    -ENOMEM
+ *      store-undone    -ECANCELED      an error before this one undid the transaction that store_begin() opened
+ *      store-nested    -EBUSY          called in a way that it can't be: store_begin() twice, or the same list inside a list
+ *
+ * A callback of an ..._each() function gets strings that are good until it returns, returns 0 to go on and anything else
+ * to stop, which the list then returns. It must not change the table that it is shown.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+
+struct store;
+
+/**
+ * store_open() - open or make the store in directory @dir, bring it to the newest schema, check it
+ * @dir: exists, and belongs to the caller; it stays locked (flock) until store_free()
+ *
+ * What happens to the file before all is known to be well: nothing.
+ *
+ * Return: 0, or
+ *      store-newer     -EPROTONOSUPPORT        a newer lodged made it; the file is not touched
+ *      store-corrupt   -EUCLEAN                damaged; a copy is beside it as lodge.db.corrupt-TIME (TIME: when it was last
+ *                                              written, so that each start does not add one), the original is not touched
+ *      store-busy      -EBUSY                  another process has it
+ *      store-full      -ENOSPC
+ *      store-open      -errno                  anything else that forbids to open it
+ */
+int store_open(const char *dir, struct store **ret_store, struct error *e);
+
+/** store_free() - close; a transaction that is open is undone. NULL is fine. */
+void store_free(struct store *s);
+DEFINE_CLEANUP(store, store_free);
+
+/** store_schema_version() - the number of the newest migration: user_version of every store that is open. */
+int store_schema_version(void);
+
+/* ---- transactions ---- */
+
+/** store_begin() - the functions that follow are steps of one transaction; -EBUSY "store-nested" if there is one. */
+int store_begin(struct store *s, struct error *e);
+
+/** store_commit() - make it durable. Whatever it returns, the transaction is over: on failure all of it is undone. */
+int store_commit(struct store *s, struct error *e);
+
+/** store_rollback() - undo the transaction; nothing happens if there is none. */
+void store_rollback(struct store *s);
+
+/* ---- machines ---- */
+
+struct store_machine {
+        char *uuid, *name, *project;
+        uint32_t number;          /* unique, the lowest free one from 1: uids and interface names are made from it */
+        uint64_t generation;      /* grows with every change: the ETag */
+        int64_t created, changed; /* Unix time, microseconds */
+        bool wanted;              /* the desired state is running */
+        char *config;             /* JSON of machine_definition, as the person gave it, with defaults left out */
+        char *running;            /* the config that the running machine was started with; NULL: it does not run */
+        char *facts;              /* JSON: what is known and has to survive a restart; may be NULL */
+        /* the summary, so that a list needs no JSON */
+        uint32_t cpus;
+        uint64_t memory; /* bytes */
+        char *image;     /* may be NULL */
+        char *labels;    /* JSON: ["key=value", ...]; NULL is the same as [] */
+};
+
+/**
+ * store_machine_add() - remember a new machine
+ * @m: uuid, name, project, config, and the summary are set (NULL for what may be NULL); number, generation, created and
+ *     changed are filled in on success
+ *
+ * Return: 0, -EEXIST "machine-exists" (name or uuid is taken), -EINVAL "machine-labels" (no array of strings).
+ */
+int store_machine_add(struct store *s, struct store_machine *m, struct error *e);
+
+/**
+ * store_machine_find() - one machine, with all its fields
+ * @project:      NULL: look in all of them
+ * @name_or_uuid: a uuid is looked for as a uuid first
+ *
+ * Return: 0, -ENOENT "machine-not-found" (its fix names the nearest name), -ENOTUNIQ "machine-ambiguous" (no project given,
+ * and several have one of that name).
+ */
+int store_machine_find(struct store *s, const char *project, const char *name_or_uuid,
+                       struct store_machine **ret_machine, struct error *e);
+
+/**
+ * store_machine_update() - write all fields of the machine that has @m's uuid
+ * @m:                 number and created are ignored; generation and changed are filled in on success
+ * @expect_generation: 0: any; else it must be this one
+ *
+ * Return: 0, -ESTALE "machine-changed", -ENOENT "machine-not-found", -EEXIST "machine-exists" (renamed to a name that is
+ * taken), -EINVAL "machine-labels".
+ */
+int store_machine_update(struct store *s, struct store_machine *m, uint64_t expect_generation, struct error *e);
+
+/** store_machine_delete() - forget it; its number is free again. -ENOENT, -ESTALE as store_machine_update(). */
+int store_machine_delete(struct store *s, const char *uuid, uint64_t expect_generation, struct error *e);
+
+void store_machine_free(struct store_machine *m);
+DEFINE_CLEANUP(store_machine, store_machine_free);
+
+/* All fields may be NULL or 0: no condition. They hold together: a machine is shown that fulfils all. */
+struct store_machine_filter {
+        const char *project;
+        const char *label; /* "key=value": exactly this; "key": any value of it, or none */
+        const char *image;
+        const char *name_prefix;
+        const char *after;         /* a name: only what comes after it; for paging, the last one that was shown */
+        const char *after_project; /* its project, if @project is not given: names are unique in a project only */
+        uint32_t limit;
+        bool whole; /* config, running and facts, too; else they are NULL */
+};
+
+/**
+ * store_machine_each() - machines by name (bytes compared), those of one name by project
+ * @f: NULL: all
+ *
+ * 10,000 machines take some 10 ms; nothing is allocated for each.
+ */
+int store_machine_each(struct store *s, const struct store_machine_filter *f,
+                       int (*fn)(void *opaque, const struct store_machine *m), void *opaque, struct error *e);
+
+/** store_machine_count() - how many there are in @project (NULL: in all). */
+int store_machine_count(struct store *s, const char *project, uint64_t *ret_n, struct error *e);
+
+/* ---- operations: the journal of work in several steps ---- */
+
+enum store_op_state { /* kept in the file: append only */
+                      STORE_OP_RUNNING,
+                      STORE_OP_UNDOING,
+                      STORE_OP_DONE,
+                      STORE_OP_FAILED,
+                      STORE_OP_CANCELLED,
+};
+
+/** store_op_is_finished() - done, failed or cancelled: nothing will change any more. */
+static inline bool store_op_is_finished(enum store_op_state state) {
+        return state >= STORE_OP_DONE;
+}
+
+struct store_op {
+        char *id;                      /* uuid, made by store_op_add() */
+        char *kind, *project, *target; /* "launch", "default", the machine's name */
+        char *target_uuid;             /* may be NULL */
+        enum store_op_state state;
+        uint32_t step, n_steps;       /* the step that is under way: written before its work begins */
+        char *args;                   /* JSON, all that the steps need to be done again or undone; may be NULL */
+        char *result, *error;         /* JSON, may be NULL */
+        char *requester, *request_id; /* may be NULL */
+        int64_t created, changed;     /* Unix time, microseconds */
+};
+
+/**
+ * store_op_add() - write down that an operation begins
+ * @op: kind, project, target, and what else is known; id (allocated, the old one is freed), created and changed are filled
+ *      in on success
+ */
+int store_op_add(struct store *s, struct store_op *op, struct error *e);
+
+/**
+ * store_op_update() - write state, step, n_steps, target_uuid, args, result and error of the operation with @op's id
+ *
+ * Return: 0 (and op->changed), -ENOENT "operation-not-found", -EALREADY "operation-finished": what is finished stays.
+ */
+int store_op_update(struct store *s, struct store_op *op, struct error *e);
+
+/** store_op_find() - -ENOENT "operation-not-found". */
+int store_op_find(struct store *s, const char *id, struct store_op **ret_op, struct error *e);
+
+void store_op_free(struct store_op *op);
+DEFINE_CLEANUP(store_op, store_op_free);
+
+struct store_op_filter {
+        bool unfinished; /* only these */
+        const char *project, *target;
+        const char *after; /* an operation's id: only what began after it (all, if it is not known any more) */
+        uint32_t limit;
+};
+
+/** store_op_each() - operations in the order in which they began; @f may be NULL. */
+int store_op_each(struct store *s, const struct store_op_filter *f, int (*fn)(void *opaque, const struct store_op *op),
+                  void *opaque, struct error *e);
+
+#define STORE_OP_KEEP    1000                        /* finished ones, the newest */
+#define STORE_OP_KEEP_US (7LL * 24 * 3600 * 1000000) /* and none that ended longer ago */
+
+/** store_op_expire() - forget finished operations that need not be kept. */
+int store_op_expire(struct store *s, struct error *e);
+
+/* ---- events: what happened ---- */
+
+#define STORE_EVENT_KEEP 10000
+
+struct store_event {
+        uint64_t seq; /* 1, 2, 3 ...: no number is left out, and none is used twice */
+        int64_t time; /* Unix time, microseconds */
+        char *kind, *project, *target;
+        char *data;       /* JSON, may be NULL */
+        char *request_id; /* may be NULL */
+};
+
+/**
+ * store_event_add() - append; the oldest go when there are more than STORE_EVENT_KEEP
+ * @project, @target, @data_json, @request_id: may be NULL
+ * @ret_seq: its number; may be NULL
+ */
+int store_event_add(struct store *s, const char *kind, const char *project, const char *target, const char *data_json,
+                    const char *request_id, uint64_t *ret_seq, struct error *e);
+
+/**
+ * store_event_each() - events with a number above @after_seq, in order
+ * @project: NULL: of all, and those that belong to none
+ * @limit:   0: no limit
+ */
+int store_event_each(struct store *s, uint64_t after_seq, const char *project, uint32_t limit,
+                     int (*fn)(void *opaque, const struct store_event *event), void *opaque, struct error *e);
+
+/**
+ * store_event_range() - the oldest and the newest number that are kept; newest is 0 if there was never one
+ *
+ * A listener that saw up to N has missed something exactly if *@ret_oldest > N + 1.
+ */
+int store_event_range(struct store *s, uint64_t *ret_oldest, uint64_t *ret_newest, struct error *e);
