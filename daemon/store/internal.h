@@ -10,8 +10,8 @@
  *      r = query_row(&q, e);           1: a row is there, 0: the end
  *      number = query_get_uint(&q, 0);
  *
- * The first failure of a bind stays in the query and comes out of query_row(). query_end() makes the statement ready for
- * its next use and forgets what was bound.
+ * The first failure of a bind stays in the query and comes out of query_row(). query_end() makes the statement ready
+ * for its next use and forgets what was bound.
  */
 #pragma once
 
@@ -96,8 +96,8 @@ int store_prepare(struct store *s, const char *sql, sqlite3_stmt **ret_stmt, str
 
 /**
  * store_check_header() - look at the first bytes of DIR/lodge.db
- * Return: 1 when there is none yet, 0 when SQLite may try it, else as store_open(); @ret_reason is set with "store-corrupt",
- * which the caller has to report by store_report_corrupt().
+ *
+ * Return: 1 when there is none yet, 0 when SQLite may try it, else as store_open(); with -EUCLEAN, @ret_reason is set, which the caller has to report by store_report_corrupt().
  */
 int store_check_header(int dir_fd, const char *dir, char **ret_reason, struct error *e);
 

@@ -2,9 +2,9 @@
 /*
  * migrations: how the schema came to be, one step after the other
  *
- * Entry i leads from version i to version i + 1 (user_version of the file), in one transaction. An entry that was released
- * never changes: stores of that version exist. A change is a new entry at the end, and a dump of the version before it under
- * test/unit/store/, which the tests then migrate.
+ * Entry i leads from version i to version i + 1 (user_version of the file), in one transaction. An entry that was
+ * released never changes: stores of that version exist. A change is a new entry at the end, and a dump of the version
+ * before it under test/unit/store/, which the tests then migrate.
  *
  * machines holds only what a list shows, so that the rows of 10,000 machines fit the page cache; the JSON, which may be
  * large, is in machine_configs. machines.labels is what is shown, machine_labels the same to be searched.

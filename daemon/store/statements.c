@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * statements: all SQL that the store runs, in one table (but for the lists of machines, which store-machine.c puts together
- * from constant pieces, and the migrations). Values only ever come as parameters.
+ * statements: all SQL that the store runs, in one table (but for the lists of machines, which store-machine.c puts
+ * together from constant pieces, and the migrations). Values only ever come as parameters.
  */
 #include "daemon/store/internal.h"
 

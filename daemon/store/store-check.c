@@ -2,10 +2,10 @@
 /*
  * store-check: what can be said of the file without SQLite, and the copy that is kept of a damaged one
  *
- * A store is made under another name and renamed when it is whole and in WAL mode. So an empty lodge.db, one that begins
- * otherwise than a database in WAL mode (https://sqlite.org/fileformat2.html §1.3), or a lodge.db-wal without it is damage,
- * and never taken for a new store: that would lose all machines without a word. SQLite itself would take an empty file for
- * a new database and remove its -wal.
+ * A store is made under another name and renamed when it is whole and in WAL mode. So an empty lodge.db, one that
+ * begins otherwise than a database in WAL mode (https://sqlite.org/fileformat2.html §1.3), or a lodge.db-wal without it
+ * is damage, and never taken for a new store: that would lose all machines without a word. SQLite itself would take an
+ * empty file for a new database and remove its -wal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,14 +19,31 @@
 #include "daemon/store/internal.h"
 
 #define HEADER_SIZE    100
+#define PAGE_SIZE_AT   16 /* 2 bytes; 1: 65536 */
 #define WRITE_VERSION  18 /* 2: WAL */
 #define READ_VERSION   19
+#define PAGES          28 /* the size of the database */
 #define USER_VERSION   60
 #define APPLICATION_ID 68
 #define COPY_TEMP      "lodge.db.copying"
 
 static uint32_t be32(const unsigned char *p) {
         return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/*
+ * Is the file shorter than its header says? A page that is missing at the end is else read as zeros. While a log is
+ * there that may be so: the first page is copied from it before the last.
+ */
+static bool is_cut_off(int dir_fd, const unsigned char *header, uint64_t size) {
+        uint64_t page_size = (uint64_t)header[PAGE_SIZE_AT] << 8 | header[PAGE_SIZE_AT + 1];
+        struct stat st;
+
+        if (fstatat(dir_fd, "lodge.db-wal", &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_size > 0)
+                return false;
+        if (page_size == 1)
+                page_size = 65536;
+        return page_size < 512 || size % page_size != 0 || size / page_size < be32(header + PAGES);
 }
 
 static int report(char **ret_reason, const char *reason, struct error *e) {
@@ -70,6 +87,8 @@ int store_check_header(int dir_fd, const char *dir, char **ret_reason, struct er
                 return store_report_newer(dir, be32(header + USER_VERSION), e);
         if (header[WRITE_VERSION] != 2 || header[READ_VERSION] != 2)
                 return report(ret_reason, "it is not in WAL mode", e);
+        if (is_cut_off(dir_fd, header, (uint64_t)st.st_size))
+                return report(ret_reason, "its end is missing", e);
         return 0;
 }
 

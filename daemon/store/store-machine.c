@@ -2,9 +2,9 @@
 /*
  * store-machine: the machines
  *
- * A list is made from the conditions that its filter has, each a constant piece of SQL, so that SQLite can choose an index
- * for exactly these; the statement for each set of conditions is kept. A label is looked up in machine_labels, which holds
- * every label of every machine, whole: "a" finds "a" and "a=...", never "ab".
+ * A list is made from the conditions that its filter has, each a constant piece of SQL, so that SQLite can choose an
+ * index for exactly these; the statement for each set of conditions is kept. A label is looked up in machine_labels,
+ * which holds every label of every machine, whole: "a" finds "a" and "a=...", never "ab".
  */
 #include <assert.h>
 #include <errno.h>

@@ -2,9 +2,10 @@
 /*
  * store-op: the journal of operations
  *
- * The caller writes the step that it is about to take, then takes it. Whatever kills the daemon, the next start finds the
- * operations that are not finished, in the order in which they began, and each one's args say how to do its step again or
- * undo it. What is finished does not change any more, so that a late update can't bring an operation back to life.
+ * The caller writes the step that it is about to take, then takes it. Whatever kills the daemon, the next start finds
+ * the operations that are not finished, in the order in which they began, and each one's args say how to do its step
+ * again or undo it. What is finished does not change any more, so that a late update can't bring an operation back to
+ * life.
  */
 #include <assert.h>
 #include <errno.h>

@@ -3,8 +3,8 @@
  * store-query: one statement run, transactions, and what SQLite's errors mean to a person; see internal.h
  *
  * SQLite undoes a whole transaction by itself after some errors (no space, no memory, a failed write) and is then in
- * autocommit mode: what followed would be committed one by one. So store_enter() refuses to write when store_begin() was
- * called and no transaction is open any more, until the caller says store_rollback().
+ * autocommit mode: what followed would be committed one by one. So store_enter() refuses to write when store_begin()
+ * was called and no transaction is open any more, until the caller says store_rollback().
  */
 #include <errno.h>
 #include <string.h>

@@ -6,11 +6,11 @@
  * good (locking_mode=EXCLUSIVE), which also spares the -shm file: the index of the WAL is in memory. After store_open()
  * SQLite needs no other file than lodge.db and lodge.db-wal: nothing temporary goes to disk, nothing is mapped.
  *
- * Nothing is written until everything has been looked at: the header (store-check.c), the version as the WAL has it, and
- * PRAGMA quick_check. Closing would write, too (a checkpoint), which is therefore off until then.
+ * Nothing is written until everything has been looked at: the header (store-check.c), the version as the WAL has it,
+ * and PRAGMA quick_check. Closing would write, too (a checkpoint), which is therefore off until then.
  *
- * A new store is made as lodge.db.new, closed, and renamed: lodge.db is never half a store. A migration is one transaction,
- * which also sets user_version: a kill leaves the version before it or the one after.
+ * A new store is made as lodge.db.new, closed, and renamed: lodge.db is never half a store. A migration is one
+ * transaction, which also sets user_version: a kill leaves the version before it or the one after.
  */
 #include "daemon/store/store.h"
 
@@ -238,6 +238,14 @@ static int open_existing(struct store *s, char **ret_reason, struct error *e) {
         return r;
 }
 
+/* SQLite makes an empty log when it opens a database. A store that is refused is left as it was found: without it. */
+static void remove_empty_log(struct store *s, bool was_there) {
+        struct stat st;
+
+        if (!was_there && fstatat(s->dir_fd, STORE_NAME "-wal", &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_size == 0)
+                (void)unlinkat(s->dir_fd, STORE_NAME "-wal", 0);
+}
+
 /* The directory: without symbolic links, and ours alone. */
 static int lock_dir(struct store *s, const char *dir, struct error *e) {
         s->dir = realpath(dir, NULL);
@@ -262,6 +270,8 @@ int store_open(const char *dir, struct store **ret_store, struct error *e) {
         _cleanup_(store_freep) struct store *s = calloc(1, sizeof(*s));
         _cleanup_free_ char *reason = NULL;
         _cleanup_error_ struct error damage = ERROR_INIT;
+        struct stat st;
+        bool had_log;
         int r;
 
         if (!s)
@@ -270,6 +280,7 @@ int store_open(const char *dir, struct store **ret_store, struct error *e) {
         r = lock_dir(s, dir, e);
         if (r < 0)
                 return r;
+        had_log = fstatat(s->dir_fd, STORE_NAME "-wal", &st, AT_SYMLINK_NOFOLLOW) == 0;
         r = store_check_header(s->dir_fd, s->dir, &reason, e);
         if (r > 0)
                 r = make_new(s, e);
@@ -277,10 +288,12 @@ int store_open(const char *dir, struct store **ret_store, struct error *e) {
                 return r;
         if (r == 0)
                 r = open_existing(s, &reason, &damage);
-        if (r == -EUCLEAN) {
+        if (r < 0) {
                 disconnect(s);
-                return store_report_corrupt(s->dir_fd, s->dir, reason ?: damage.message ?: "damaged", e);
+                remove_empty_log(s, had_log);
         }
+        if (r == -EUCLEAN)
+                return store_report_corrupt(s->dir_fd, s->dir, reason ?: damage.message ?: "damaged", e);
         if (r < 0) {
                 error_set(e, r, damage.id ?: "store-open", damage.fix, "%s", damage.message ?: "cannot open the store");
                 return r;

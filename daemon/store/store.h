@@ -2,28 +2,28 @@
 /*
  * store: what lodged remembers, in one SQLite file
  *
- * The file is DIR/lodge.db, with DIR/lodge.db-wal beside it while it is open. Only the worker opens it, from one thread.
- * Every function here is one transaction, durable when it returns 0, unless store_begin() opened one: then it is one step
- * of that, which takes effect whole or not at all, and durable with store_commit().
+ * The file is DIR/lodge.db, with DIR/lodge.db-wal beside it while it is open. Only the worker opens it, from one
+ * thread. Every function here is one transaction, durable when it returns 0, unless store_begin() opened one: then it
+ * is one step of that, which takes effect whole or not at all, and durable with store_commit().
  *
  * Order never comes from a clock: machines are listed by name, operations and events by the number that they got, and
  * a generation comes from one counter for the whole store, so that an object that was deleted and made again never has
  * a generation that it had before. Times are Unix time in microseconds, to be shown to people.
  *
- * Strings are UTF-8; what has to be checked about them (names, sizes, JSON) the caller has checked. The one bound here is
- * 16 MiB for a row: "store-too-big", -E2BIG.
+ * Strings are UTF-8; what has to be checked about them (names, sizes, JSON) the caller has checked. The one bound here
+ * is 16 MiB for a row: "store-too-big", -E2BIG.
  *
  * Errors that any function may give:
  *
  *      store-full      -ENOSPC         no space; the transaction was undone
- *      store-corrupt   -EUCLEAN        the file is damaged: stop, the next store_open() keeps a copy and says how to go on
+ *      store-corrupt   -EUCLEAN        the file is damaged: stop; the next store_open() keeps a copy and says more
  *      store-io        -errno          the disk failed; undone
  *      store-memory    -ENOMEM
  *      store-undone    -ECANCELED      an error before this one undid the transaction that store_begin() opened
- *      store-nested    -EBUSY          called in a way that it can't be: store_begin() twice, or the same list inside a list
+ *      store-nested    -EBUSY          store_begin() twice, or the same list inside a list
  *
- * A callback of an ..._each() function gets strings that are good until it returns, returns 0 to go on and anything else
- * to stop, which the list then returns. It must not change the table that it is shown.
+ * A callback of an ..._each() function gets strings that are good until it returns, returns 0 to go on and anything
+ * else to stop, which the list then returns. It must not change the table that it is shown.
  */
 #pragma once
 
@@ -44,8 +44,9 @@ struct store;
  *
  * Return: 0, or
  *      store-newer     -EPROTONOSUPPORT        a newer lodged made it; the file is not touched
- *      store-corrupt   -EUCLEAN                damaged; a copy is beside it as lodge.db.corrupt-TIME (TIME: when it was last
- *                                              written, so that each start does not add one), the original is not touched
+ *      store-corrupt   -EUCLEAN                damaged; the original is not touched, a copy is beside it as
+ *                                              lodge.db.corrupt-TIME (when it was last written, so that each start
+ *                                              does not add one)
  *      store-busy      -EBUSY                  another process has it
  *      store-full      -ENOSPC
  *      store-open      -errno                  anything else that forbids to open it
@@ -102,7 +103,7 @@ int store_machine_add(struct store *s, struct store_machine *m, struct error *e)
  * @project:      NULL: look in all of them
  * @name_or_uuid: a uuid is looked for as a uuid first
  *
- * Return: 0, -ENOENT "machine-not-found" (its fix names the nearest name), -ENOTUNIQ "machine-ambiguous" (no project given,
+ * Return: 0, -ENOENT "machine-not-found" (its fix names the nearest name), -ENOTUNIQ "machine-ambiguous" (no project is given
  * and several have one of that name).
  */
 int store_machine_find(struct store *s, const char *project, const char *name_or_uuid,
@@ -113,8 +114,8 @@ int store_machine_find(struct store *s, const char *project, const char *name_or
  * @m:                 number and created are ignored; generation and changed are filled in on success
  * @expect_generation: 0: any; else it must be this one
  *
- * Return: 0, -ESTALE "machine-changed", -ENOENT "machine-not-found", -EEXIST "machine-exists" (renamed to a name that is
- * taken), -EINVAL "machine-labels".
+ * Return: 0, -ESTALE "machine-changed", -ENOENT "machine-not-found", -EEXIST "machine-exists" (the new name is taken
+ * already), -EINVAL "machine-labels".
  */
 int store_machine_update(struct store *s, struct store_machine *m, uint64_t expect_generation, struct error *e);
 
@@ -177,8 +178,8 @@ struct store_op {
 
 /**
  * store_op_add() - write down that an operation begins
- * @op: kind, project, target, and what else is known; id (allocated, the old one is freed), created and changed are filled
- *      in on success
+ * @op: kind, project, target, and what else is known; on success id (allocated, the old one is
+ *      freed), created and changed are filled in
  */
 int store_op_add(struct store *s, struct store_op *op, struct error *e);
 

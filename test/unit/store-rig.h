@@ -11,7 +11,7 @@
 #include "daemon/store/store.h"
 
 struct rig {
-        char dir[128];
+        char dir[120];
         struct store *s;
         char names[64][16];
 };
@@ -44,7 +44,7 @@ static inline void rig_reopen(struct rig *rig) {
 }
 
 static inline const char *rig_path(struct rig *rig, const char *name, char buf[static 256]) {
-        snprintf(buf, 256, "%s/%s", rig->dir, name);
+        snprintf(buf, 256, "%s/%.100s", rig->dir, name);
         return buf;
 }
 
@@ -75,7 +75,7 @@ static inline const char *rig_name(struct rig *rig, unsigned int i) {
         return rig->names[i % 64];
 }
 
-/** machine() - number @i's uuid, in project default. Its strings are constants, but for the uuid: one of the last 64. */
+/** machine() - number @i's uuid, in project default. Its strings are constants, but the uuid: one of the last 64. */
 static inline struct store_machine machine(const char *name, unsigned int i) {
         static char uuids[64][37];
         char *uuid = uuids[i % 64];

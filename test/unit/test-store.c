@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* store: machines, operations and events as lodged keeps them, and files that it must not take for a store of its own */
+/* store: machines, operations and events as lodged keeps them, and transactions */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
