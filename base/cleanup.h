@@ -53,6 +53,8 @@ static inline void closep(int *fd) {
 #define TAKE_FD(fd)   TAKE(fd, -EBADF)
 
 #define ELEMENTSOF(a) (sizeof(a) / sizeof((a)[0]))
+#undef MIN /* GLib has them, too, and evaluates twice */
+#undef MAX
 #define MIN(a, b)                                                                                                      \
         ({                                                                                                             \
                 typeof(a) _a_ = (a);                                                                                   \

@@ -54,6 +54,23 @@ void error_set_fix(struct error *e, const char *format, ...) {
         e->fix = fix;
 }
 
+void error_set_id(struct error *e, const char *id) {
+        char *own, *to;
+
+        if (!e || e->code == 0)
+                return;
+        own = to = strndup(id, 63);
+        if (!own)
+                return;
+        for (const char *from = own; *from; from++)
+                if ((*from >= 'a' && *from <= 'z') || (*from >= '0' && *from <= '9') || *from == '-')
+                        *to++ = *from;
+        *to = 0;
+        free(e->own_id);
+        e->own_id = own;
+        e->id = *own ? own : "unknown";
+}
+
 void error_prefix(struct error *e, const char *format, ...) {
         _cleanup_free_ char *prefix = NULL;
         char *joined = NULL;
@@ -74,6 +91,7 @@ void error_prefix(struct error *e, const char *format, ...) {
 void error_clear(struct error *e) {
         free(e->message);
         free(e->fix);
+        free(e->own_id);
         *e = ERROR_INIT;
 }
 

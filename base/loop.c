@@ -383,6 +383,10 @@ int loop_run(struct loop *loop) {
         return loop->status;
 }
 
+int loop_fd(const struct loop *loop) {
+        return loop->epoll_fd;
+}
+
 void loop_quit(struct loop *loop, int status) {
         loop->quit = true;
         loop->status = status;

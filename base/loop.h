@@ -98,5 +98,8 @@ int loop_run(struct loop *loop);
 /** loop_run_once() - wait at most @timeout_ms (-1: for ever) and dispatch one round; 1 if something ran, 0 if not, -errno. */
 int loop_run_once(struct loop *loop, int timeout_ms);
 
+/** loop_fd() - readable when loop_run_once() has something to do: for a loop that hangs in another one. */
+int loop_fd(const struct loop *loop);
+
 /** loop_quit() - make loop_run() return @status once the current round is over. */
 void loop_quit(struct loop *loop, int status);

@@ -9,10 +9,12 @@ WHAT is one of
   bash, zsh, fish     shell completions
   man:TEMPLATE        the man page TEMPLATE (roff), with every line `.\\" @options COMMAND@` replaced by a table
   markdown            every object, command and option as Markdown tables
+  openapi             the routes of lodged's API as an OpenAPI 3.1 document (JSON)
 
 A mistake in lodge.yaml (an unknown property, a default outside its range, a name used twice) ends the build with a
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
 """
+import copy
 import re
 import sys
 
@@ -64,7 +66,7 @@ class Field:
         where = f"{owner}.{name}"
         need(set(raw) <= FIELD_KEYS, f"{where}: unknown property {set(raw) - FIELD_KEYS}")
         need(raw.get("help"), f"{where}: has no help")
-        self.name, self.help, self.where = name, raw["help"], where
+        self.name, self.member, self.help, self.where = name, name, raw["help"], where
         self.type, _, self.ref = raw["type"].partition(": ")
         self.type = "list" if self.type == "list of" else self.type
         need(self.type in KINDS, f"{where}: unknown type {raw['type']}")
@@ -141,8 +143,20 @@ class Field:
 class Object:
     def __init__(self, schema, name, raw):
         self.name, self.help, self.c_name = name, raw["help"], raw["c_name"]
-        self.rules = raw.get("rules", [])
-        self.fields = [Field(schema, name, n, f) for n, f in raw["fields"].items()]
+        self.base = schema.objects[raw["extends"]] if "extends" in raw else None
+        self.rules = (self.base.rules if self.base else []) + raw.get("rules", [])
+        self.own = [Field(schema, name, n, f) for n, f in raw["fields"].items()]
+        self.fields = [self.inherit(f) for f in self.base.fields] if self.base else []
+        self.fields += self.own
+        names = [f.name for f in self.fields]
+        need(len(names) == len(set(names)), f"{name}: a field's name is used twice")
+
+    @staticmethod
+    def inherit(field):
+        """The same key in JSON; in C it lies in the struct that comes first."""
+        copy_of = copy.copy(field)
+        copy_of.member = "base." + field.member
+        return copy_of
 
     def field(self, name):
         for field in self.fields:
@@ -181,7 +195,8 @@ class Option:
 class Command:
     def __init__(self, schema, name, raw):
         self.name, self.summary = name, raw["summary"]
-        self.c_name = "schema_command_" + name.replace(" ", "_")
+        self.program = raw.get("program", False)  # a program of its own, no command of lodge
+        self.c_name = "schema_command_" + name.replace(" ", "_").replace("-", "_")
         self.objects, self.arguments, self.options = [], [], []
         for argument in raw.get("arguments", []):
             obj, field = self.find(schema, argument["field"])
@@ -213,7 +228,31 @@ class Command:
 
     def usage(self):
         words = [f"[{a.name}]" if a.optional else a.name for a in self.arguments]
-        return " ".join(["lodge", self.name] + words + (["[OPTION]..."] if self.options else []))
+        return " ".join(([] if self.program else ["lodge"]) + [self.name] + words + (["[OPTION]..."] if self.options else []))
+
+
+class Route:
+    """One request of lodged's API."""
+
+    KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "raw"}
+    ROLES = ["viewer", "operator", "admin"]
+
+    def __init__(self, schema, name, raw):
+        need(set(raw) <= self.KEYS, f"api.{name}: unknown property {set(raw) - self.KEYS}")
+        self.name, self.summary, self.role = name, raw["summary"], raw["role"]
+        self.method, _, self.path = raw["route"].partition(" ")
+        need(self.role in self.ROLES + ["none"], f"api.{name}: unknown role {self.role}")
+        for key in ("query", "body", "answer"):
+            need(raw.get(key) is None or raw[key] in schema.objects, f"api.{name}: unknown object {raw.get(key)}")
+            setattr(self, key, schema.objects[raw[key]] if raw.get(key) else None)
+        self.patch = raw.get("patch", False)          # the body is a JSON merge patch of the object
+        self.operation = raw.get("operation", False)  # answered by 202 and an operation
+        self.dry_run = raw.get("dry_run", False)
+        self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
+        self.status = raw.get("status", 202 if self.operation else 200)
+        if self.operation:
+            self.answer = schema.objects["operation"]
+        self.parameters = re.findall(r"\{(\w+)\}", self.path)
 
 
 class Schema:
@@ -223,8 +262,13 @@ class Schema:
         self.enums = self.raw["enums"]
         for name, values in self.enums.items():
             need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
-        self.objects = {n: Object(self, n, o) for n, o in self.raw["objects"].items()}
-        self.commands = [Command(self, n, c) for n, c in self.raw["commands"].items()]
+        self.objects = {}
+        for name, raw in self.raw["objects"].items():
+            self.objects[name] = Object(self, name, raw)
+        self.routes = [Route(self, n, r) for n, r in self.raw["api"].items()]
+        everything = [Command(self, n, c) for n, c in self.raw["commands"].items()]
+        self.commands = [c for c in everything if not c.program]
+        self.programs = [c for c in everything if c.program]
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------
@@ -263,12 +307,18 @@ def write_header(schema, out):
         out(f"int {name}_from_string(const char *text);\n")
     for obj in schema.objects.values():
         out(f"/* {obj.help} */\nstruct {obj.c_name} {{")
-        for field in obj.fields:
+        if obj.base:
+            out(f"        struct {obj.base.c_name} base;")
+        for field in obj.own:
             limits = field.limits()
             out(f"        {c_member(schema, field)} /* {field.help}{' (' + limits + ')' if limits else ''} */")
         out("};\n")
         write_prototypes(schema, obj, out)
-    for command in schema.commands:
+    out("/* The requests of lodged's API, in lodge.yaml's order. */\nenum schema_route_id {")
+    for route in schema.routes:
+        out(f"        ROUTE_{route.name.upper()}, /* {route.method} {route.path} */")
+    out("        ROUTE_COUNT,\n};\nextern const struct schema_route schema_routes[ROUTE_COUNT];\n")
+    for command in schema.commands + schema.programs:
         objects = ", ".join(f"struct {o.c_name}" for o in command.objects)
         out(f"/* lodge {command.name}; objects: {objects} */\nextern const struct schema_command {command.c_name};")
 
@@ -284,7 +334,7 @@ def write_prototypes(schema, obj, out):
     out(f"/** {c}_check() - one filled by hand or by options; see schema_check(). */")
     out(f"int {c}_check(struct {c} *c, struct error *e);")
     out(f"/** {c}_format() - as JSON text; NULL when there is no memory. */\nchar *{c}_format(const struct {c} *c);")
-    for field in obj.fields:
+    for field in obj.own:
         if field.type == "list":
             item = schema.objects[field.ref].c_name
             out(f"/** {c}_add_{field.name}() - append one with its defaults; -ENOMEM, -E2BIG. */")
@@ -292,13 +342,19 @@ def write_prototypes(schema, obj, out):
     out("")
 
 
+def n_member(field):
+    """Where a list's length lies: base.disks -> base.n_disks."""
+    head, dot, last = field.member.rpartition(".")
+    return f"{head}{dot}n_{last}"
+
+
 def write_field(schema, obj, index, field, out):
     c = obj.c_name
     out("        {")
     out(f"                .name = {c_string(field.name)}, .kind = {field.kind}, .charset = {field.charset},")
-    out(f"                .offset = offsetof(struct {c}, {field.name}),")
+    out(f"                .offset = offsetof(struct {c}, {field.member}),")
     if field.is_list:
-        out(f"                .n_offset = offsetof(struct {c}, n_{field.name}), .max_items = {field.max_items},")
+        out(f"                .n_offset = offsetof(struct {c}, {n_member(field)}), .max_items = {field.max_items},")
     if field.required:
         out("                .required = true,")
     if field.optional_number:
@@ -345,7 +401,7 @@ def write_object(schema, obj, out):
     out(f"int {c}_check(struct {c} *c, struct error *e) {{\n        return schema_check(&{c}_schema, c, e);\n}}\n")
     out(f"char *{c}_format(const struct {c} *c) {{\n        return schema_format(&{c}_schema, c);\n}}\n")
     for index, field in enumerate(obj.fields):
-        if field.type == "list":
+        if field.type == "list" and field in obj.own:
             item = schema.objects[field.ref].c_name
             out(f"int {c}_add_{field.name}(struct {c} *c, struct {item} **ret) {{")
             out(f"        void *v;\n        int r = schema_list_add(&{c}_fields[{index}], c, &v);\n")
@@ -391,7 +447,21 @@ def write_source(schema, out):
         out(f"        return schema_enum_lookup(&{name}_values, text);\n}}\n")
     for obj in schema.objects.values():
         write_object(schema, obj, out)
-    for command in schema.commands:
+    out("const struct schema_route schema_routes[ROUTE_COUNT] = {")
+    for route in schema.routes:
+        def ref(obj):
+            return f"&{obj.c_name}_schema" if obj else "NULL"
+        out(f"        [ROUTE_{route.name.upper()}] = {{")
+        out(f"                .name = {c_string(route.name)}, .method = {c_string(route.method)}, "
+            f".path = {c_string(route.path)}, .summary = {c_string(route.summary)},")
+        out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
+        out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
+        for flag in ("patch", "operation", "dry_run"):
+            if getattr(route, flag):
+                out(f"                .{flag} = true,")
+        out("        },")
+    out("};\n")
+    for command in schema.commands + schema.programs:
         write_options(schema, command, command.arguments, "arguments", out)
         write_options(schema, command, command.options, "options", out)
         objects = ", ".join(f"&{o.c_name}_schema" for o in command.objects)
@@ -456,7 +526,7 @@ def roff_object(schema, name, out):
 
 
 def write_man(schema, template, out):
-    commands = {c.name: c for c in schema.commands}
+    commands = {c.name: c for c in schema.commands + schema.programs}
     with open(template, encoding="utf-8") as stream:
         for line in stream:
             match = re.fullmatch(r'\.\\" @(options|object|commands) ?(.*)@\n', line)

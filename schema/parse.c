@@ -243,12 +243,10 @@ static int fail_json(const struct schema_object *o, const json_error_t *je, stru
         return schema_fail(e, &root, id, NULL, "line %d, column %d: %s", je->line, je->column, text);
 }
 
-int schema_parse(const struct schema_object *o, const char *json, size_t len, void **ret_value, struct error *e) {
+static int load_text(const struct schema_object *o, const char *json, size_t len, json_t **ret_json, struct error *e) {
         const struct schema_path root = { .name = o->name, .index = -1 };
-        json_auto_t *j = NULL;
         json_error_t je;
-        void *value = NULL;
-        int r;
+        json_t *j;
 
         if (len > SCHEMA_TEXT_MAX)
                 return schema_fail(e, &root, "schema-too-long", NULL,
@@ -259,7 +257,32 @@ int schema_parse(const struct schema_object *o, const char *json, size_t len, vo
         j = json_loadb(json, len, JSON_REJECT_DUPLICATES, &je);
         if (!j)
                 return fail_json(o, &je, e);
+        *ret_json = j;
+        return 0;
+}
 
+int schema_parse_json(const char *json, size_t len, json_t **ret_json, struct error *e) {
+        static const struct schema_object any = { .name = "body" };
+        const struct schema_path root = { .name = any.name, .index = -1 };
+        json_auto_t *j = NULL;
+        int r = load_text(&any, json, len, &j, e);
+
+        if (r < 0)
+                return r;
+        if (!json_is_object(j))
+                return wrong_type(j, "an object", &root, e);
+        *ret_json = json_incref(j);
+        return 0;
+}
+
+int schema_parse(const struct schema_object *o, const char *json, size_t len, void **ret_value, struct error *e) {
+        const struct schema_path root = { .name = o->name, .index = -1 };
+        json_auto_t *j = NULL;
+        void *value = NULL;
+        int r = load_text(o, json, len, &j, e);
+
+        if (r < 0)
+                return r;
         r = schema_new(o, &value);
         if (r < 0)
                 return schema_fail_oom(e);

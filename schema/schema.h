@@ -114,6 +114,23 @@ struct schema_command {
         unsigned int n_arguments, n_options;
 };
 
+/* Who may send a request: each role may what the ones before it may. */
+enum schema_role { SCHEMA_ROLE_NONE, SCHEMA_ROLE_VIEWER, SCHEMA_ROLE_OPERATOR, SCHEMA_ROLE_ADMIN };
+
+/* A request that lodged's API answers. */
+struct schema_route {
+        const char *name;   /* "machine_start" */
+        const char *method; /* "POST" */
+        const char *path;   /* "/v1/machines/{name}/start" */
+        const char *summary;
+        enum schema_role role;
+        unsigned int status;                               /* of a good answer */
+        const struct schema_object *query, *body, *answer; /* NULL: none */
+        bool patch;                                        /* the body is a JSON merge patch (RFC 7396) of @body */
+        bool operation;                                    /* the answer is an operation that goes on */
+        bool dry_run;                                      /* the query may hold dry_run: check only */
+};
+
 /* Every command, in lodge.yaml's order (generated). */
 extern const struct schema_command *const schema_commands[];
 extern const unsigned int schema_n_commands;
@@ -144,6 +161,10 @@ int schema_list_add(const struct schema_field *list, void *value, void **ret_ite
  * Return: 0, or -EINVAL or -ENOMEM with @e filled; @ret_value is untouched then
  */
 int schema_parse(const struct schema_object *o, const char *json, size_t len, void **ret_value, struct error *e);
+
+/** schema_parse_json() - any object, within the bounds that schema_parse() sets, as jansson's; for what is merged or passed on. */
+struct json_t;
+int schema_parse_json(const char *json, size_t len, struct json_t **ret_json, struct error *e);
 
 /** schema_check() - check an object that was filled by hand or by options, and apply its rules (they may complete it). */
 int schema_check(const struct schema_object *o, void *value, struct error *e);

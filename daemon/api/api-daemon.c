@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* api-daemon: the daemon itself */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/api/internal.h"
+
+static char *copy(const char *text) {
+        return text ? strdup(text) : NULL;
+}
+
+static void on_facts(void *opaque, const struct error *e, struct wire_message *reply) {
+        static const char *const roles[] = { "none", "viewer", "operator", "admin" };
+        _cleanup_(daemon_view_freep) struct daemon_view *v = NULL;
+        struct api_request *q = opaque;
+        const struct worker_config *c = q->api->o.config;
+
+        if (e || daemon_view_new(&v) < 0) {
+                api_answer_error(q, e);
+                return;
+        }
+        v->version = copy(LODGE_VERSION);
+        v->api = 1;
+        v->scope = c->scope;
+        v->pid = c->broker_pid;
+        v->started = copy(c->started);
+        v->running = machines_running(q->api->o.machines);
+        store_machine_count(q->api->o.store, NULL, &v->machines, NULL);
+        v->kvm = copy(json_string_value(json_object_get(reply->json, "kvm")));
+        v->kvm_evidence = copy(json_string_value(json_object_get(reply->json, "kvm_evidence")));
+        v->kvm_cure = copy(json_string_value(json_object_get(reply->json, "kvm_cure")));
+        v->user = copy(q->who);
+        v->role = copy(roles[q->role]);
+        api_answer(q, v);
+}
+
+int api_daemon_show(struct api_request *q, struct error *e) {
+        if (broker_call(q->api->o.broker, "host-facts", NULL, NULL, on_facts, q, NULL) < 0)
+                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
+                                 "the daemon's broker does not answer");
+        return 1;
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* api-event: what happened: the list */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/api/internal.h"
+
+struct list {
+        struct event_page *page;
+        int result;
+};
+
+static char *copy(const char *text) {
+        return text ? strdup(text) : NULL;
+}
+
+static void event_fill(struct event_view *v, const struct store_event *event) {
+        json_auto_t *data = event->data ? json_loads(event->data, 0, NULL) : NULL;
+
+        v->seq = event->seq;
+        v->time = time_text(event->time);
+        v->kind = copy(event->kind);
+        v->project = copy(event->project);
+        v->target = copy(event->target);
+        v->request = copy(event->request_id);
+        v->message = copy(json_string_value(json_object_get(data, "message")));
+}
+
+static int list_one(void *opaque, const struct store_event *event) {
+        struct list *l = opaque;
+        struct event_view *item;
+
+        l->result = event_page_add_items(l->page, &item);
+        if (l->result < 0)
+                return l->result;
+        event_fill(item, event);
+        return 0;
+}
+
+int api_event_list(struct api_request *q, struct error *e) {
+        _cleanup_(event_page_freep) struct event_page *page = NULL;
+        const struct event_query *query = q->query;
+        struct list l = { 0 };
+        uint64_t oldest;
+        int r;
+
+        if (event_page_new(&page) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot list the events");
+        l.page = page;
+        r = store_event_each(q->api->o.store, query->after, query->project, query->limit, list_one, &l, e);
+        if (r == 0 && l.result < 0)
+                r = error_set(e, l.result, "memory", NULL, "cannot list the events");
+        if (r == 0)
+                r = store_event_range(q->api->o.store, &oldest, &page->last, e);
+        return r < 0 ? r : api_answer(q, page);
+}
+
+void api_event(struct api *api, const struct store_event *event) {
+}

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* api-machine: requests about machines */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/api/api.h"
+
+int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e) {
+        return store_machine_find(q->api->o.store, q->project, q->parameters[0], ret_row, e);
+}
+
+static int answer_machine(struct api_request *q, const struct store_machine *row, struct error *e) {
+        _cleanup_(machine_view_freep) struct machine_view *view = NULL;
+        int r = machine_view_make(q->api->o.machines, row, &view, e);
+
+        if (r < 0)
+                return r;
+        api_etag(q, row->generation);
+        return api_answer(q, view);
+}
+
+/* ---- lists ---------------------------------------------------------------------------------------------------------- */
+
+struct list {
+        struct api_request *q;
+        const struct machine_query *query;
+        struct machine_page *page;
+        enum machine_status status;
+        bool any_status;
+        int result;
+};
+
+static char *copy(const char *text) {
+        return text ? strdup(text) : NULL;
+}
+
+static int add_labels(struct machine_summary *s, const char *labels) {
+        json_auto_t *list = labels && strcmp(labels, "[]") != 0 ? json_loads(labels, 0, NULL) : NULL;
+        size_t n = json_array_size(list);
+
+        if (n == 0)
+                return 0;
+        s->labels = calloc(n, sizeof(*s->labels));
+        if (!s->labels)
+                return -ENOMEM;
+        for (size_t i = 0; i < n; i++)
+                s->labels[s->n_labels++] = strdup(json_string_value(json_array_get(list, i)) ?: "");
+        return 0;
+}
+
+static int list_one(void *opaque, const struct store_machine *row) {
+        struct list *l = opaque;
+        struct machine_summary *s;
+        const char *engine;
+        enum machine_status status = machine_status_of(l->q->api->o.machines, row, &engine);
+
+        if (!l->any_status && status != l->status)
+                return 0;
+        if (l->page->n_items == l->query->limit) { /* there is more */
+                l->page->next = copy(l->page->items[l->page->n_items - 1].name);
+                return 1;
+        }
+        l->result = machine_page_add_items(l->page, &s);
+        if (l->result < 0)
+                return l->result;
+        s->name = copy(row->name);
+        s->uuid = copy(row->uuid);
+        s->project = copy(row->project);
+        s->generation = row->generation;
+        s->status = status;
+        s->wanted = row->wanted ? MACHINE_STATUS_RUNNING : MACHINE_STATUS_STOPPED;
+        s->engine = copy(engine);
+        s->cpus = row->cpus;
+        s->memory = row->memory;
+        s->image = copy(row->image);
+        l->result = add_labels(s, row->labels);
+        return l->result;
+}
+
+int api_machine_list(struct api_request *q, struct error *e) {
+        _cleanup_(machine_page_freep) struct machine_page *page = NULL;
+        const struct machine_query *query = q->query;
+        const struct store_machine_filter filter = { .project = query->project,
+                                                     .label = query->label,
+                                                     .image = query->image,
+                                                     .name_prefix = query->prefix,
+                                                     .after = query->after };
+        struct list l = { .q = q, .query = query, .any_status = !query->status };
+        int r;
+
+        if (query->status) {
+                r = machine_status_from_string(query->status);
+                if (r < 0)
+                        return error_set(e, -EINVAL, "schema-enum",
+                                         "running, stopped, paused, starting, stopping or failed",
+                                         "there is no status '%.16s'", query->status);
+                l.status = (enum machine_status)r;
+        }
+        if (machine_page_new(&page) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot list the machines");
+        page->scope = q->api->o.config->scope;
+        l.page = page;
+        r = store_machine_each(q->api->o.store, &filter, list_one, &l, e);
+        if (r == 0 && l.result < 0)
+                r = error_set(e, l.result, "memory", NULL, "cannot list the machines");
+        if (r >= 0)
+                r = store_machine_count(q->api->o.store, query->project, &page->total, e);
+        return r < 0 ? r : api_answer(q, page);
+}
+
+int api_machine_show(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = api_machine(q, &row, e);
+
+        return r < 0 ? r : answer_machine(q, row, e);
+}
+
+/* ---- definitions ---------------------------------------------------------------------------------------------------- */
+
+/* A definition is judged with the host in mind before it is kept: does its image exist, which engine would run it? */
+struct judge {
+        struct api_request *q;
+        int (*then)(struct api_request *q, struct error *e);
+};
+
+static void then(struct judge *j, const struct error *e) {
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct api_request *q = j->q;
+        int r;
+
+        q->state = NULL;
+        if (q->gone) {
+                api_answer_error(q, NULL);
+                free(j);
+                return;
+        }
+        if (!e) {
+                r = j->then(q, &own);
+                if (r < 0)
+                        e = &own;
+        }
+        free(j);
+        if (e)
+                api_answer_error(q, e);
+}
+
+static void on_engine(void *opaque, const struct error *e, struct wire_message *reply) {
+        then(opaque, e);
+}
+
+static void on_image(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct judge *j = opaque;
+        struct machine_definition *d = j->q->body;
+        _cleanup_error_ struct error own = ERROR_INIT;
+        _cleanup_free_ char *text = NULL;
+
+        if (e) {
+                then(j, e);
+                return;
+        }
+        text = machine_config_format(&d->base);
+        if (!text ||
+            broker_call(j->q->api->o.broker, "engine-decide", json_pack("{s:o}", "machine", json_loads(text, 0, NULL)),
+                        NULL, on_engine, j, NULL) < 0) {
+                error_set(&own, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
+                then(j, &own);
+        }
+}
+
+static int judge(struct api_request *q, int (*next)(struct api_request *q, struct error *e), struct error *e) {
+        struct machine_definition *d = q->body;
+        struct judge *j;
+        int r = machine_definition_complete(d, e);
+
+        if (r < 0)
+                return r;
+        j = calloc(1, sizeof(*j));
+        if (!j)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot check the definition");
+        *j = (struct judge){ q, next };
+        if (!d->base.image)
+                on_image(j, NULL, NULL);
+        else if (broker_call(q->api->o.broker, "image-find", json_pack("{s:s}", "name", d->base.image), NULL, on_image,
+                             j, NULL) < 0) {
+                free(j);
+                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
+                                 "the daemon's broker does not answer");
+        }
+        return 1;
+}
+
+/* What a dry run of a new machine answers: the machine as it would be. */
+static int answer_dry(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL, *other = NULL;
+        const struct machine_definition *d = q->body;
+
+        if (store_machine_find(q->api->o.store, q->project, d->base.name, &other, NULL) == 0)
+                return error_set(e, -EEXIST, "machine-exists", "choose another name", "there is a machine %s already",
+                                 d->base.name);
+        int r = machine_row_new(q->project, d, &row, e);
+        return r < 0 ? r : answer_machine(q, row, e);
+}
+
+static int define_judged(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r;
+
+        if (q->dry_run)
+                return answer_dry(q, e);
+        r = machine_define(q->api->o.machines, q->project, q->body, &q->caller, &row, e);
+        return r < 0 ? r : answer_machine(q, row, e);
+}
+
+int api_machine_define(struct api_request *q, struct error *e) {
+        return judge(q, define_judged, e);
+}
+
+static int launch_judged(struct api_request *q, struct error *e) {
+        char *id;
+        int r;
+
+        if (q->dry_run)
+                return answer_dry(q, e);
+        r = machine_launch(q->api->o.machines, q->project, q->body, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+int api_machine_launch(struct api_request *q, struct error *e) {
+        return judge(q, launch_judged, e);
+}
+
+static int redefine(struct api_request *q, struct store_machine *row, struct machine_definition *d, struct error *e) {
+        uint64_t generation;
+        int r = api_if_match(q, &generation, e);
+
+        if (r == 0 && !d->base.name) {
+                d->base.name = strdup(row->name);
+                r = d->base.name ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot change the machine");
+        }
+        if (r == 0)
+                r = machine_definition_complete(d, e);
+        if (r == 0 && generation && generation != row->generation)
+                r = error_set(e, -ESTALE, "machine-changed", "look at it again, and try again",
+                              "%s has changed since you looked at it", row->name);
+        if (r == 0 && !q->dry_run)
+                r = machine_redefine(q->api->o.machines, row, d, generation, &q->caller, e);
+        else if (r == 0)
+                r = machine_row_set(row, d, e);
+        return r < 0 ? r : answer_machine(q, row, e);
+}
+
+int api_machine_replace(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = api_machine(q, &row, e);
+
+        return r < 0 ? r : redefine(q, row, q->body, e);
+}
+
+int api_machine_change(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = machine_definition_patch(row, q->patch, &d, e);
+        return r < 0 ? r : redefine(q, row, d, e);
+}
+
+int api_machine_rename(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_rename_request *how = q->body;
+        uint64_t generation = 0;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = api_if_match(q, &generation, e);
+        if (r == 0 && !q->dry_run)
+                r = machine_rename(q->api->o.machines, row, how->name, generation, &q->caller, e);
+        return r < 0 ? r : answer_machine(q, row, e);
+}
+
+/* ---- operations ----------------------------------------------------------------------------------------------------- */
+
+int api_machine_delete(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        uint64_t generation = 0;
+        char *id;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = api_if_match(q, &generation, e);
+        if (r < 0)
+                return r;
+        if (q->dry_run)
+                return answer_machine(q, row, e);
+        r = machine_delete(q->api->o.machines, row, q->query, generation, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+int api_machine_start(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        char *id;
+        int r = api_machine(q, &row, e);
+
+        if (r < 0)
+                return r;
+        if (q->dry_run)
+                return answer_machine(q, row, e);
+        r = machine_start(q->api->o.machines, row, q->body, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+int api_machine_stop(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        char *id;
+        int r = api_machine(q, &row, e);
+
+        if (r < 0)
+                return r;
+        if (q->dry_run)
+                return answer_machine(q, row, e);
+        r = machine_stop(q->api->o.machines, row, q->body, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+/* ---- commands -------------------------------------------------------------------------------------------------------- */
+
+static void on_command(void *opaque, const struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct api_request *q = opaque;
+
+        if (!e && (api_machine(q, &row, &own) < 0 || answer_machine(q, row, &own) < 0))
+                e = &own;
+        if (e)
+                api_answer_error(q, e);
+}
+
+static int command(struct api_request *q, const char *name, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = machine_command(q->api->o.machines, row, name, on_command, q, e);
+        return r < 0 ? r : 1;
+}
+
+int api_machine_pause(struct api_request *q, struct error *e) {
+        return command(q, "stop", e);
+}
+
+int api_machine_resume(struct api_request *q, struct error *e) {
+        return command(q, "cont", e);
+}
+
+int api_machine_reset(struct api_request *q, struct error *e) {
+        return command(q, "system_reset", e);
+}
+
+/* Output of a guest's command is bytes; JSON is text. What is no UTF-8 is replaced. */
+static char *text_of(const char *bytes, size_t n) {
+        char *text = bytes ? g_utf8_make_valid(bytes, (gssize)n) : g_strdup("");
+        char *own = strdup(text);
+
+        g_free(text);
+        return own;
+}
+
+static void on_exec(void *opaque, const struct error *e, const struct agent_result *result) {
+        _cleanup_(exec_result_freep) struct exec_result *view = NULL;
+        struct api_request *q = opaque;
+
+        if (e || exec_result_new(&view) < 0) {
+                api_answer_error(q, e);
+                return;
+        }
+        view->status = (uint32_t)(result->status & 255);
+        view->output = text_of(result->out, result->out_len);
+        view->messages = text_of(result->err, result->err_len);
+        view->truncated = result->out_truncated || result->err_truncated;
+        api_answer(q, view);
+}
+
+static void forget_exec(struct api_request *q) {
+        machine_exec_forget(q->api->o.machines, q);
+}
+
+int api_machine_exec(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_exec_request *how = q->body;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = machine_exec(q->api->o.machines, row, how->command, how->timeout, on_exec, q, e);
+        if (r < 0)
+                return r;
+        q->forget = forget_exec;
+        return 1;
+}

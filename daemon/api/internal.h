@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* internal: what the files of this folder share beside api.h */
+#pragma once
+
+#include "daemon/api/api.h"
+
+/* One client's connection. */
+struct api_connection {
+        struct api_connection *next;
+        GSocketConnection *stream;
+        uid_t uid;
+        uint64_t since;    /* when it began to wait for its next request, or for the rest of one (monotonic ns) */
+        unsigned int busy; /* requests that are being answered */
+        bool reading;      /* a request's head has come, and not yet all of it */
+        bool lasting;      /* a WebSocket: it may be silent */
+};
+
+/** request_take() - all of a request has come: find out what it wants, and call its handler. */
+void request_take(struct api *api, SoupServerMessage *message);
+
+/** request_peer() - who is at the other end: role and name. */
+void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, size_t n, enum schema_role *ret_role);
+
+/** connection_of() - NULL if it is closed by now. */
+struct api_connection *connection_of(struct api *api, SoupServerMessage *message);

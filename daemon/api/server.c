@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * server: connections: accepted here and handed to libsoup, counted, and closed when they are too many, too slow or idle
+ *
+ * libsoup has no limits of its own, so this file keeps a list: who it is, and since when it is waited for. A sweep every 5 s closes what
+ * has been silent for too long. When there are too many connections the one that is idle for longest makes room; a client that keeps all of
+ * its share busy waits in the kernel's queue.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/api/internal.h"
+
+#define CONNECTIONS_MAX 1800u
+#define IDLE_NS         600000000000ull /* between requests */
+#define SLOW_NS         20000000000ull  /* within one */
+#define SWEEP_US        5000000
+#define ACCEPTS_AT_ONCE 64
+
+static void on_connection_gone(gpointer opaque, GObject *was);
+
+static void connection_unlink(struct api *api, struct api_connection *c) {
+        struct api_connection **at = &api->connections;
+
+        while (*at && *at != c)
+                at = &(*at)->next;
+        if (*at) {
+                *at = c->next;
+                api->n_connections--;
+        }
+        free(c);
+}
+
+/* libsoup holds the stream as long as the connection lives. */
+struct gone {
+        struct api *api;
+        struct api_connection *connection;
+};
+
+static void on_connection_gone(gpointer opaque, GObject *was) {
+        struct gone *gone = opaque;
+
+        connection_unlink(gone->api, gone->connection);
+        free(gone);
+}
+
+static void connection_close(struct api_connection *c) {
+        g_socket_shutdown(g_socket_connection_get_socket(c->stream), TRUE, TRUE, NULL);
+}
+
+struct api_connection *connection_of(struct api *api, SoupServerMessage *message) {
+        GSocket *socket = soup_server_message_get_socket(message);
+
+        for (struct api_connection *c = api->connections; c && socket; c = c->next)
+                if (g_socket_connection_get_socket(c->stream) == socket)
+                        return c;
+        return NULL;
+}
+
+static void on_sweep(void *opaque) {
+        struct api *api = opaque;
+        uint64_t now = clock_ns();
+
+        for (struct api_connection *c = api->connections; c; c = c->next)
+                if (!c->busy && !c->lasting && now - c->since > (c->reading ? SLOW_NS : IDLE_NS))
+                        connection_close(c);
+        loop_timer_set(api->sweep, SWEEP_US);
+}
+
+static void make_room(struct api *api) {
+        struct api_connection *oldest = NULL;
+
+        if (api->n_connections < CONNECTIONS_MAX)
+                return;
+        for (struct api_connection *c = api->connections; c; c = c->next)
+                if (!c->busy && !c->lasting && (!oldest || c->since < oldest->since))
+                        oldest = c;
+        if (oldest) {
+                oldest->since = UINT64_MAX; /* not twice */
+                connection_close(oldest);
+        }
+}
+
+static void take_connection(struct api *api, int fd) {
+        struct api_connection *c = calloc(1, sizeof(*c));
+        struct gone *gone = calloc(1, sizeof(*gone));
+        GSocket *socket = g_socket_new_from_fd(fd, NULL);
+        struct ucred peer;
+        socklen_t n = sizeof(peer);
+        GError *error = NULL;
+
+        if (!c || !gone || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0) {
+                free(c);
+                free(gone);
+                if (socket)
+                        g_object_unref(socket);
+                else
+                        close(fd);
+                return;
+        }
+        *c = (struct api_connection){ .next = api->connections,
+                                      .stream = g_socket_connection_factory_create_connection(socket),
+                                      .uid = peer.uid,
+                                      .since = clock_ns() };
+        *gone = (struct gone){ api, c };
+        g_object_unref(socket);
+        api->connections = c;
+        api->n_connections++;
+        g_object_weak_ref(G_OBJECT(c->stream), on_connection_gone, gone);
+        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), NULL, NULL, &error)) {
+                log_warning("cannot serve a connection: %s", error->message);
+                g_error_free(error);
+        }
+        g_object_unref(c->stream); /* the server's now */
+}
+
+static void on_accept(void *opaque, int listen_fd, uint32_t events) {
+        struct api *api = opaque;
+
+        for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+                int fd;
+
+                make_room(api);
+                if (api->n_connections >= CONNECTIONS_MAX + ACCEPTS_AT_ONCE)
+                        return;
+                fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+                if (fd < 0)
+                        return;
+                take_connection(api, fd);
+        }
+}
+
+/* ---- one message's life --------------------------------------------------------------------------------------------- */
+
+/* The body is counted while it comes: what is too large is refused before it is kept. */
+static void on_headers(SoupServerMessage *message, gpointer opaque) {
+        struct api *api = opaque;
+        struct api_connection *c = connection_of(api, message);
+        SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
+
+        if (c) {
+                c->reading = true;
+                c->since = clock_ns();
+        }
+        if (soup_message_headers_get_encoding(headers) == SOUP_ENCODING_CONTENT_LENGTH &&
+            soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX) {
+                soup_server_message_set_status(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, NULL);
+                soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
+        }
+}
+
+static void on_chunk(SoupServerMessage *message, GBytes *chunk, gpointer opaque) {
+        struct api *api = opaque;
+        SoupMessageBody *body = soup_server_message_get_request_body(message);
+        struct api_connection *c;
+
+        if (body->length <= (goffset)API_BODY_MAX)
+                return;
+        soup_message_body_truncate(body);
+        soup_message_body_set_accumulate(body, FALSE);
+        c = connection_of(api, message);
+        if (c)
+                connection_close(c); /* it goes on and on: no answer could reach it before its end */
+}
+
+static void on_body(SoupServerMessage *message, gpointer opaque) {
+        struct api_connection *c = connection_of(opaque, message);
+
+        if (c) {
+                c->reading = false;
+                c->busy++;
+        }
+}
+
+static void on_finished(SoupServerMessage *message, gpointer opaque) {
+        struct api *api = opaque;
+        struct api_connection *c = connection_of(api, message);
+
+        if (c) {
+                c->reading = false;
+                c->busy -= c->busy > 0;
+                c->since = clock_ns();
+        }
+        for (struct api_request *q = api->waiting; q; q = q->next) {
+                if (q->message != message || q->gone)
+                        continue;
+                q->gone = true;
+                if (q->forget) {
+                        q->forget(q);
+                        api_answer_error(q, NULL);
+                }
+                return;
+        }
+}
+
+static void on_started(SoupServer *server, SoupServerMessage *message, gpointer opaque) {
+        g_signal_connect(message, "got-headers", G_CALLBACK(on_headers), opaque);
+        g_signal_connect(message, "got-chunk", G_CALLBACK(on_chunk), opaque);
+        g_signal_connect(message, "got-body", G_CALLBACK(on_body), opaque);
+        g_signal_connect(message, "finished", G_CALLBACK(on_finished), opaque);
+}
+
+static void on_request(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query,
+                       gpointer opaque) {
+        struct api *api = opaque;
+
+        if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
+                return; /* refused already */
+        request_take(api, message);
+}
+
+int api_new(const struct api_options *options, struct api **ret_api, struct error *e) {
+        _cleanup_(api_freep) struct api *api = calloc(1, sizeof(*api));
+        int r;
+
+        if (!api)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
+        api->o = *options;
+        api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, NULL);
+        soup_server_add_handler(api->server, NULL, on_request, api, NULL);
+        g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
+        operations_watch(machines_operations(options->machines), api_operation_changed, api);
+        r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
+        if (r == 0)
+                r = loop_timer_set(api->sweep, SWEEP_US);
+        if (r == 0)
+                r = loop_add_fd(options->loop, options->config->listen_fd, EPOLLIN, on_accept, api, &api->accept);
+        if (r < 0)
+                return error_set(e, r, "api", NULL, "cannot answer requests");
+        *ret_api = TAKE_PTR(api);
+        return 0;
+}
+
+void api_free(struct api *api) {
+        if (!api)
+                return;
+        loop_source_free(api->accept);
+        loop_source_free(api->sweep);
+        if (api->server) {
+                soup_server_disconnect(api->server);
+                g_object_unref(api->server);
+        }
+        free(api);
+}
+
+void api_ready(struct api *api) {
+        api->ready = true;
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* paths: the daemon's directories: where they are, and that nobody else can change what is in them */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/broker/broker.h"
+
+/* Make a directory with its parents; those that are there stay as they are. */
+static int make_dirs(const char *path, mode_t mode) {
+        _cleanup_free_ char *copy = strdup(path);
+
+        if (!copy)
+                return -ENOMEM;
+        for (char *p = copy + 1; *p; p++) {
+                if (*p != '/')
+                        continue;
+                *p = 0;
+                if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+                        return -errno;
+                *p = '/';
+        }
+        return mkdir(copy, mode) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+/* A directory of ours: not a link, not somebody else's, not writable by others. */
+static int check_dir(const char *path, uid_t owner, struct error *e) {
+        struct stat st;
+
+        if (lstat(path, &st) < 0)
+                return error_set(e, -errno, "state-dir", NULL, "cannot look at %s", path);
+        if (!S_ISDIR(st.st_mode) || st.st_uid != owner || (st.st_mode & 022)) {
+                error_set(e, -EPERM, "state-dir", NULL,
+                          "%s must be a directory that belongs to user %u and that nobody else can write to", path,
+                          owner);
+                error_set_fix(e, "look at it (ls -ld %s), then: chown %u %s; chmod go-w %s", path, owner, path, path);
+                return -EPERM;
+        }
+        return 0;
+}
+
+static int dir(const char *path, mode_t mode, uid_t owner, struct error *e) {
+        int r = make_dirs(path, mode);
+
+        if (r < 0)
+                return error_set(e, r, "state-dir", "choose another one: --state-dir DIR, --run-dir DIR",
+                                 "cannot make directory %s", path);
+        if (geteuid() == 0 && owner != 0 && lchown(path, owner, owner) < 0)
+                return error_set(e, -errno, "state-dir", NULL, "cannot give %s to user %u", path, owner);
+        return check_dir(path, owner, e);
+}
+
+static char *join(const char *a, const char *b) {
+        char *joined;
+
+        return a && asprintf(&joined, "%s/%s", a, b) >= 0 ? joined : NULL;
+}
+
+static char *default_state(enum api_scope scope) {
+        const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+        char *path;
+
+        if (scope == API_SCOPE_SYSTEM)
+                return strdup("/var/lib/lodge");
+        if (data && data[0] == '/')
+                return join(data, "lodge");
+        if (!home || home[0] != '/')
+                return NULL;
+        return asprintf(&path, "%s/.local/share/lodge", home) < 0 ? NULL : path;
+}
+
+static char *default_run(enum api_scope scope) {
+        const char *runtime = getenv("XDG_RUNTIME_DIR");
+        char *path;
+
+        if (scope == API_SCOPE_SYSTEM)
+                return strdup("/run/lodge");
+        if (runtime && runtime[0] == '/')
+                return join(runtime, "lodge");
+        return asprintf(&path, "/tmp/lodge-%u", geteuid()) < 0 ? NULL : path;
+}
+
+void broker_paths_clear(struct broker_paths *p) {
+        free(p->state);
+        free(p->run);
+        free(p->store);
+        free(p->socket);
+        free(p->machines);
+        free(p->images);
+        free(p->pools);
+        free(p->seeds);
+        *p = (struct broker_paths){ 0 };
+}
+
+int broker_paths_make(struct broker *b, struct error *e) {
+        struct broker_paths *p = &b->paths;
+        bool system = b->scope == API_SCOPE_SYSTEM;
+        uid_t us = geteuid();
+        int r;
+
+        p->state = b->options->state_dir ? strdup(b->options->state_dir) : default_state(b->scope);
+        p->run = b->options->run_dir ? strdup(b->options->run_dir) : default_run(b->scope);
+        if (!p->state || !p->run)
+                return error_set(e, -ENOENT, "state-dir", "set HOME, or choose: --state-dir DIR, --run-dir DIR",
+                                 "cannot tell where the daemon's directories are");
+        p->store = join(p->state, "store");
+        p->images = join(p->state, "images");
+        p->pools = join(p->state, "pools");
+        p->seeds = join(p->state, "seeds");
+        p->machines = join(p->run, "machines");
+        p->socket = join(p->run, "lodged.sock");
+        if (!p->store || !p->images || !p->pools || !p->seeds || !p->machines || !p->socket)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot start");
+        r = dir(p->state, system ? 0711 : 0700, us, e);
+        if (r == 0)
+                r = dir(p->run, system ? 0755 : 0700, us, e);
+        if (r == 0)
+                r = dir(p->store, 0700, b->worker_uid, e);
+        if (r == 0)
+                r = dir(p->pools, 0711, us, e);
+        if (r == 0)
+                r = dir(p->seeds, 0700, us, e);
+        if (r == 0)
+                r = dir(p->machines, 0711, us, e);
+        return r;
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* internal: what the files of this folder share */
+#pragma once
+
+#include "daemon/machine/machine.h"
+
+struct machines {
+        struct loop *loop;
+        struct store *store;
+        struct broker_client *broker;
+        struct operations *operations;
+        struct machine_live *live;
+        unsigned int n_live;
+        machines_event_fn on_event;
+        void *opaque;
+        void (*recovered)(void *opaque, int result);
+        void *recovered_opaque;
+        unsigned int attaching; /* during the recovery */
+};
+
+struct exec_job {
+        struct exec_job *next;
+        char *command;
+        unsigned int timeout_s;
+        machine_exec_fn fn; /* NULL: forgotten */
+        void *opaque;
+};
+
+/* A machine that runs. */
+struct machine_live {
+        struct machine_live *next;
+        struct machines *ms;
+        char *uuid, *name, *project;
+        char *engine, *engine_reason, *since;
+        bool kvm, paused, agent_ready, panicked, guest_asked;
+        uint32_t pid;
+        int control_fd, agent_fd, events_fd;
+        struct qmp_client *qmp;
+        struct agent *agent;
+        struct loop_source *events, *exec_deadline, *ladder;
+        struct exec_job *jobs; /* the first one is under way */
+        bool job_runs;
+        struct operation *stopping; /* waits for its end */
+        unsigned int rung;
+        char ended_reason[256];
+};
+
+/** live_find() - by UUID; NULL when it does not run. */
+struct machine_live *live_find(struct machines *ms, const char *uuid);
+
+/** live_attach() - ask the broker for the machine's sockets, and watch it; @fn is called when that is done. */
+typedef void (*live_attached_fn)(void *opaque, const struct error *e);
+int live_attach(struct machines *ms, const struct store_machine *row, live_attached_fn fn, void *opaque,
+                struct error *e);
+
+/** live_free() - stop watching; the machine runs on. */
+void live_free(struct machine_live *live);
+
+/** live_ended() - its process is gone: reap it at the broker, and decide what follows. */
+void live_ended(struct machine_live *live, int status);
+
+/** live_ask_end() - climb the ladder: agent, power button, again and again. */
+void live_ask_end(struct machine_live *live, bool agent);
+
+/** facts: a row's facts, as an object; a new reference. */
+json_t *row_facts(const struct store_machine *row);
+
+/** row_set_facts() - @facts is borrowed. */
+int row_set_facts(struct store_machine *row, const json_t *facts);
+
+extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind;

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * machine: the machines that lodged keeps: what was asked for (the store) and what is (the keepers)
+ *
+ * Theory of operation. The store's row is the truth about what a person wants. What really runs is found from the broker, which looks at the keepers; for each of
+ * those there is a struct machine_live here with a QMP connection and a guest agent's. A machine that does not run costs nothing here: lists are read from the store.
+ *
+ *      row only                 stopped
+ *      row + operation          starting, stopping
+ *      row + live               running, paused
+ *      row wants it, no live    failed: it ended and nobody asked for that
+ *
+ * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
+ *
+ * Files: machines.c the registry and the recovery at the start; definition.c JSON to definitions, patches, what can change live;
+ * view.c what clients see; live.c one running machine; op-*.c the operations.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/loop.h"
+#include "daemon/broker/client.h"
+#include "daemon/engine/agent.h"
+#include "daemon/engine/qmp.h"
+#include "daemon/operation/operation.h"
+#include "daemon/store/store.h"
+#include "schema/lodge-schema.h"
+
+struct machines;
+struct machine_live;
+
+/* What happens, for whoever wants to know (the API's listeners). */
+typedef void (*machines_event_fn)(void *opaque, const struct store_event *event);
+
+/** machines_new() - @broker and @store are borrowed. */
+int machines_new(struct loop *loop, struct store *store, struct broker_client *broker, machines_event_fn on_event,
+                 void *opaque, struct machines **ret_machines);
+void machines_free(struct machines *ms);
+DEFINE_CLEANUP(machines, machines_free);
+
+/**
+ * machines_recover() - find what runs, then take up the operations that the last daemon left, then start what should run
+ * @fn: called once, when that is done: 0 or -errno
+ */
+int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque);
+
+struct operations *machines_operations(struct machines *ms);
+struct store *machines_store(struct machines *ms);
+unsigned int machines_running(const struct machines *ms);
+
+/** machines_broker_event() - an event of the broker's: see broker.h. */
+void machines_broker_event(struct machines *ms, const char *name, json_t *event);
+
+/** machines_event() - write down that something happened, and tell the listeners. */
+void machines_event(struct machines *ms, const char *kind, const char *project, const char *target,
+                    const char *request_id, const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+/* Who asks, and for which request. */
+struct machine_caller {
+        const char *who, *request_id;
+};
+
+/* ---- definitions --------------------------------------------------------------------------------------------------- */
+
+/** machine_definition_complete() - what a definition for lodged needs beyond the schema: a name, nothing that only `lodge run` has. */
+int machine_definition_complete(struct machine_definition *d, struct error *e);
+
+/** machine_definition_load() - the definition in a row. */
+int machine_definition_load(const struct store_machine *row, struct machine_definition **ret, struct error *e);
+
+/** machine_definition_patch() - a row's definition with a JSON merge patch (RFC 7396) applied, checked. */
+int machine_definition_patch(const struct store_machine *row, const json_t *patch, struct machine_definition **ret,
+                             struct error *e);
+
+/** machine_row_set() - put a definition and its summary into a row. */
+int machine_row_set(struct store_machine *row, const struct machine_definition *d, struct error *e);
+
+/** machine_row_new() - a row for a new machine, with a UUID. */
+int machine_row_new(const char *project, const struct machine_definition *d, struct store_machine **ret,
+                    struct error *e);
+
+/** machine_pending() - names of the fields that differ from what the machine was started with: a list of texts. */
+json_t *machine_pending(const struct store_machine *row);
+
+/* ---- asking and changing --------------------------------------------------------------------------------------------- */
+
+int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
+                   const struct machine_caller *caller, struct store_machine **ret_row, struct error *e);
+
+/** machine_redefine() - another definition; what can change live does. @generation: 0 any, else -ESTALE when it is another. */
+int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,
+                     uint64_t generation, const struct machine_caller *caller, struct error *e);
+
+int machine_rename(struct machines *ms, struct store_machine *row, const char *name, uint64_t generation,
+                   const struct machine_caller *caller, struct error *e);
+
+/** Operations: each begins one and gives its id, owned by the caller. */
+int machine_launch(struct machines *ms, const char *project, const struct machine_definition *d,
+                   const struct machine_caller *caller, char **ret_id, struct error *e);
+int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_start_request *how,
+                  const struct machine_caller *caller, char **ret_id, struct error *e);
+int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                 const struct machine_caller *caller, char **ret_id, struct error *e);
+int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
+                   uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e);
+
+/* An answer that comes later. @e: NULL or why not. */
+typedef void (*machine_done_fn)(void *opaque, const struct error *e);
+
+/** machine_command() - "stop", "cont" or "system_reset" for a machine that runs; @fn is called unless this fails. */
+int machine_command(struct machines *ms, const struct store_machine *row, const char *command, machine_done_fn fn,
+                    void *opaque, struct error *e);
+
+typedef void (*machine_exec_fn)(void *opaque, const struct error *e, const struct agent_result *result);
+
+/** machine_exec() - run a command by the guest agent; commands for one machine wait for each other, up to 16 of them. */
+int machine_exec(struct machines *ms, const struct store_machine *row, const char *command, unsigned int timeout_s,
+                 machine_exec_fn fn, void *opaque, struct error *e);
+
+/** machine_exec_forget() - nobody waits for the answers that @opaque was given for. */
+void machine_exec_forget(struct machines *ms, const void *opaque);
+
+/* ---- views ----------------------------------------------------------------------------------------------------------- */
+
+/** machine_state_fill() - what is, for a row; lists and texts in it are owned by @state. */
+int machine_state_fill(struct machines *ms, const struct store_machine *row, struct machine_state_view *state);
+
+/** machine_view_make() - all of a machine. */
+int machine_view_make(struct machines *ms, const struct store_machine *row, struct machine_view **ret, struct error *e);
+
+/** machine_status_of() - the short form, for lists. @ret_engine: borrowed, may be set to NULL. */
+enum machine_status machine_status_of(struct machines *ms, const struct store_machine *row, const char **ret_engine);
+
+/** time_text() - RFC 3339 in UTC, of Unix microseconds; allocated. */
+char *time_text(int64_t us);

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* machines: the registry, what changes a definition, and the recovery at the daemon's start; see machine.h */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/machine/internal.h"
+
+static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind, &stop_kind, &delete_kind, NULL };
+
+int machines_new(struct loop *loop, struct store *store, struct broker_client *broker, machines_event_fn on_event,
+                 void *opaque, struct machines **ret_machines) {
+        struct machines *ms = calloc(1, sizeof(*ms));
+        int r;
+
+        if (!ms)
+                return -ENOMEM;
+        *ms = (struct machines){
+                .loop = loop, .store = store, .broker = broker, .on_event = on_event, .opaque = opaque
+        };
+        r = operations_new(loop, store, kinds, ms, &ms->operations);
+        if (r < 0) {
+                free(ms);
+                return r;
+        }
+        *ret_machines = ms;
+        return 0;
+}
+
+void machines_free(struct machines *ms) {
+        if (!ms)
+                return;
+        operations_free(ms->operations);
+        while (ms->live)
+                live_free(ms->live);
+        free(ms);
+}
+
+struct operations *machines_operations(struct machines *ms) {
+        return ms->operations;
+}
+
+struct store *machines_store(struct machines *ms) {
+        return ms->store;
+}
+
+unsigned int machines_running(const struct machines *ms) {
+        return ms->n_live;
+}
+
+struct machine_live *live_find(struct machines *ms, const char *uuid) {
+        for (struct machine_live *l = ms->live; l; l = l->next)
+                if (streq(l->uuid, uuid))
+                        return l;
+        return NULL;
+}
+
+void machines_event(struct machines *ms, const char *kind, const char *project, const char *target,
+                    const char *request_id, const char *format, ...) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        _cleanup_free_ char *message = NULL, *data = NULL;
+        struct store_event event = { .kind = (char *)kind,
+                                     .project = (char *)project,
+                                     .target = (char *)target,
+                                     .request_id = (char *)request_id };
+        json_t *value = NULL;
+        va_list ap;
+
+        va_start(ap, format);
+        if (vasprintf(&message, format, ap) < 0)
+                message = NULL;
+        va_end(ap);
+        value = message ? json_pack("{s:s}", "message", message) : NULL;
+        data = value ? json_dumps(value, JSON_COMPACT) : NULL;
+        json_decref(value);
+        event.data = data;
+        if (store_event_add(ms->store, kind, project, target, data, request_id, &event.seq, &e) < 0)
+                log_warning("event %s of %s is not kept: %s", kind, target ?: "the daemon", e.message ?: "");
+        log_info("%s %s: %s%s%s", kind, target ?: "", message ?: "", request_id ? " request=" : "", request_id ?: "");
+        ms->on_event(ms->opaque, &event);
+}
+
+/* ---- definitions --------------------------------------------------------------------------------------------------- */
+
+int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
+                   const struct machine_caller *caller, struct store_machine **ret_row, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = machine_row_new(project, d, &row, e);
+
+        if (r == 0)
+                r = store_machine_add(ms->store, row, e);
+        if (r < 0)
+                return r;
+        machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s", caller->who);
+        *ret_row = TAKE_PTR(row);
+        return 0;
+}
+
+int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,
+                     uint64_t generation, const struct machine_caller *caller, struct error *e) {
+        json_t *pending;
+        int r;
+
+        if (d->base.name && !streq(d->base.name, row->name))
+                return error_set(e, -EINVAL, "machine-name", "lodge rename OLD NEW",
+                                 "a definition does not change the name %s to %s", row->name, d->base.name);
+        if (d->base.uuid && !streq(d->base.uuid, row->uuid))
+                return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
+        r = machine_row_set(row, d, e);
+        if (r == 0)
+                r = store_machine_update(ms->store, row, generation, e);
+        if (r < 0)
+                return r;
+        pending = machine_pending(row);
+        machines_event(ms, "machine-changed", row->project, row->name, caller->request_id, "changed by %s%s",
+                       caller->who, json_array_size(pending) ? "; some of it waits for the next start" : "");
+        json_decref(pending);
+        return 0;
+}
+
+int machine_rename(struct machines *ms, struct store_machine *row, const char *name, uint64_t generation,
+                   const struct machine_caller *caller, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        _cleanup_free_ char *old = strdup(row->name);
+        struct machine_live *live = live_find(ms, row->uuid);
+        int r;
+
+        if (operation_of_target(ms->operations, row->uuid))
+                return error_set(e, -EBUSY, "operation-running", "try again when it is over",
+                                 "%s is busy: an operation is under way", row->name);
+        if (live)
+                return error_set(e, -EBUSY, "machine-running", "stop it first: lodge stop NAME",
+                                 "%s runs under its name and keeps it until it stops", row->name);
+        r = machine_definition_load(row, &d, e);
+        if (r < 0)
+                return r;
+        free(d->base.name);
+        d->base.name = strdup(name);
+        free(row->name);
+        row->name = strdup(name);
+        if (!row->name || !d->base.name)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot rename the machine");
+        r = machine_row_set(row, d, e);
+        if (r == 0)
+                r = store_machine_update(ms->store, row, generation, e);
+        if (r < 0)
+                return r;
+        machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
+                       caller->who);
+        return 0;
+}
+
+/* ---- recovery ------------------------------------------------------------------------------------------------------- */
+
+static void start_wanted(struct machines *ms) {
+        /* What a restart of the daemon alone did not end runs. The rest is what the host's boot has to start: autostart. */
+}
+
+static void recovered(struct machines *ms, int result) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        if (result == 0)
+                result = operations_recover(ms->operations, &e);
+        if (result == 0)
+                start_wanted(ms);
+        else if (e.code < 0)
+                error_print(&e, "lodged", stderr);
+        ms->recovered(ms->recovered_opaque, result);
+}
+
+static void on_attached(void *opaque, const struct error *e) {
+        struct machines *ms = opaque;
+
+        if (e)
+                log_warning("a machine's keeper does not answer: %s", e->message ?: "?");
+        if (--ms->attaching == 0)
+                recovered(ms, 0);
+}
+
+/* A machine's process that no row wants: a rollback that was not finished, or a store from a backup. It is told of, and left alone. */
+static void attach_found(struct machines *ms, const char *uuid, const char *state) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        if (store_machine_find(ms->store, NULL, uuid, &row, &e) < 0) {
+                log_warning("a machine that this store does not know is %s: %s", state, uuid);
+                return;
+        }
+        ms->attaching++;
+        if (live_attach(ms, row, on_attached, ms, &e) < 0) {
+                ms->attaching--;
+                log_warning("cannot attach to %s: %s", row->name, e.message ?: "?");
+        }
+}
+
+static void on_machine_list(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct machines *ms = opaque;
+        json_t *item;
+        size_t i;
+
+        if (e) {
+                log_error("cannot find out which machines run: %s", e->message ?: "?");
+                recovered(ms, e->code);
+                return;
+        }
+        ms->attaching = 1;
+        json_array_foreach(json_object_get(reply->json, "items"), i, item) {
+                const char *uuid = json_string_value(json_object_get(item, "uuid"));
+                const char *state = json_string_value(json_object_get(item, "state"));
+
+                if (uuid && state)
+                        attach_found(ms, uuid, state);
+        }
+        if (--ms->attaching == 0)
+                recovered(ms, 0);
+}
+
+int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque) {
+        ms->recovered = fn;
+        ms->recovered_opaque = opaque;
+        return broker_call(ms->broker, "machine-list", NULL, NULL, on_machine_list, ms, NULL);
+}
+
+void machines_broker_event(struct machines *ms, const char *name, json_t *event) {
+        log_debug("broker: %s", name);
+}

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * op-start: launch (define a machine and start it) and start
+ *
+ *      launch: define   the row                                  undo: delete it
+ *      both:   disk     the machine's own disk, from its image   undo: delete what was made
+ *              record   the row knows its disk
+ *              spawn    the keeper, by the broker                undo: end it
+ *              watch    its sockets
+ *
+ * In the journal: uuid; wanted_before; volume (its name, chosen at the start, so that an undo knows it); made (the disk was not there before). A start that is
+ * found half done is undone: what a person sees is a machine that is stopped, with an operation that says so.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/machine/internal.h"
+
+static int find_row(struct operation *op, struct store_machine **ret_row, struct error *e) {
+        struct machines *ms = op->context;
+
+        return store_machine_find(ms->store, NULL, op->row->target_uuid, ret_row, e);
+}
+
+/* The broker's answer to a step that needs nothing of it. */
+static void on_step(void *opaque, const struct error *e, struct wire_message *reply) {
+        operation_step_done(opaque, e);
+}
+
+static void on_progress(void *opaque, const char *text) {
+        operation_progress(opaque, "%s", text);
+}
+
+static int ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e) {
+        struct machines *ms = op->context;
+
+        if (!args || broker_call(ms->broker, what, args, on_progress, fn, op, &op->call) < 0)
+                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
+                                 "the daemon's broker does not answer");
+        return 1;
+}
+
+static void cancel_call(struct operation *op) {
+        struct machines *ms = op->context;
+
+        if (op->call)
+                broker_cancel(ms->broker, op->call);
+}
+
+/* ---- define --------------------------------------------------------------------------------------------------------- */
+
+static int define_undo(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
+
+        if (r == -ENOENT) {
+                error_clear(e);
+                return 0;
+        }
+        return r;
+}
+
+/* ---- disk ----------------------------------------------------------------------------------------------------------- */
+
+static void on_disk(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct operation *op = opaque;
+        const char *name = reply ? json_string_value(json_object_get(reply->json, "name")) : NULL;
+
+        if (name)
+                json_object_set_new(op->args, "volume", json_string(name));
+        operation_step_done(op, e);
+}
+
+static int disk_run(struct operation *op, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *facts = NULL;
+        const char *volume;
+        int r = find_row(op, &row, e);
+
+        if (r == 0)
+                r = machine_definition_load(row, &d, e);
+        if (r < 0)
+                return r;
+        facts = row_facts(row);
+        volume = json_string_value(json_object_get(facts, "volume"));
+        if (volume) { /* it has one */
+                json_object_set_new(op->args, "volume", json_string(volume));
+                return 0;
+        }
+        if (!d->base.image)
+                return 0;
+        json_object_set_new(op->args, "made", json_true());
+        return ask(op, "machine-disk",
+                   json_pack("{s:s, s:s, s:s, s:I}", "pool", d->pool, "name", operation_arg(op, "disk_name"), "image",
+                             d->base.image, "size", (json_int_t)d->disk_size),
+                   on_disk, e);
+}
+
+static int disk_undo(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        const char *name = operation_arg(op, "disk_name");
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_auto_t *facts = NULL;
+
+        if (!name || !json_is_true(json_object_get(op->args, "may_make")))
+                return 0;
+        /* A row that knows the disk keeps it: it is the machine's by now, and may be of use the next time. */
+        if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) == 0) {
+                facts = row_facts(row);
+                if (json_object_get(facts, "volume"))
+                        return 0;
+        }
+        return ask(op, "volume-delete", json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", name),
+                   on_step, e);
+}
+
+static int record_run(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const char *volume = operation_arg(op, "volume");
+        json_auto_t *facts = NULL;
+        int r;
+
+        if (!volume)
+                return 0;
+        r = find_row(op, &row, e);
+        if (r < 0)
+                return r;
+        facts = row_facts(row);
+        json_object_set_new(facts, "volume", json_string(volume));
+        if (row_set_facts(row, facts) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot keep the disk's name");
+        return store_machine_update(ms->store, row, 0, e);
+}
+
+/* Only launch takes the disk back: a machine that was there before keeps it. */
+static int record_undo(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_auto_t *facts = NULL;
+
+        if (op->kind != &launch_kind || store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) < 0)
+                return 0;
+        facts = row_facts(row);
+        json_object_del(facts, "volume");
+        row_set_facts(row, facts);
+        return store_machine_update(ms->store, row, 0, e);
+}
+
+/* ---- spawn ---------------------------------------------------------------------------------------------------------- */
+
+static void on_spawn(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct operation *op = opaque;
+        const char *reason = reply ? json_string_value(json_object_get(reply->json, "engine_reason")) : NULL;
+
+        if (reason)
+                json_object_set_new(op->args, "engine_reason", json_string(reason));
+        if (reply && json_is_true(json_object_get(reply->json, "fallback")))
+                operation_warn(op, "engine qemu%s: %s",
+                               json_is_true(json_object_get(reply->json, "kvm")) ? "" : ", emulating", reason ?: "");
+        operation_step_done(op, e);
+}
+
+static json_t *hardware(const struct machine_definition *d) {
+        _cleanup_free_ char *text = machine_config_format(&d->base);
+
+        return text ? json_loads(text, 0, NULL) : NULL;
+}
+
+static int spawn_run(struct operation *op, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        _cleanup_free_ char *limits = NULL;
+        json_t *machine;
+        int r = find_row(op, &row, e);
+
+        if (r == 0)
+                r = machine_definition_load(row, &d, e);
+        if (r < 0)
+                return r;
+        machine = hardware(d);
+        limits = limits_config_format(&d->limits);
+        if (!machine || !limits)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot start the machine");
+        json_object_set_new(machine, "name", json_string(row->name));
+        json_object_set_new(machine, "uuid", json_string(row->uuid));
+        operation_progress(op, "starting");
+        return ask(op, "machine-start",
+                   json_pack("{s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "uuid", row->uuid, "number", (int)row->number,
+                             "image", d->base.image, "volume", operation_arg(op, "volume"), "pool", d->pool, "machine",
+                             machine, "limits", json_loads(limits, 0, NULL)),
+                   on_spawn, e);
+}
+
+static int spawn_undo(struct operation *op, struct error *e) {
+        return ask(op, "machine-end", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step, e);
+}
+
+/* ---- watch ---------------------------------------------------------------------------------------------------------- */
+
+static void on_watched(void *opaque, const struct error *e) {
+        operation_step_done(opaque, e);
+}
+
+static int watch_run(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_auto_t *facts = NULL;
+        int r = find_row(op, &row, e);
+
+        if (r < 0)
+                return r;
+        facts = row_facts(row);
+        if (operation_arg(op, "engine_reason"))
+                json_object_set_new(facts, "engine_reason", json_string(operation_arg(op, "engine_reason")));
+        json_object_del(facts, "reason");
+        free(row->running);
+        row->running = strdup(row->config);
+        if (!row->running || row_set_facts(row, facts) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot start the machine");
+        r = store_machine_update(ms->store, row, 0, e);
+        if (r == 0)
+                r = live_attach(ms, row, on_watched, op, e);
+        return r < 0 ? r : 1;
+}
+
+static int watch_undo(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        struct machine_live *live = live_find(ms, op->row->target_uuid);
+
+        if (live)
+                live_free(live); /* its end is asked for by the step before */
+        return 0;
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------------------- */
+
+static void ended(struct operation *op) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+
+        if (op->row->state == STORE_OP_DONE) {
+                machines_event(ms, "machine-started", op->row->project, op->row->target, op->row->request_id,
+                               "started by %s", op->row->requester ?: "the daemon");
+                return;
+        }
+        if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) == 0) {
+                row->wanted = json_is_true(json_object_get(op->args, "wanted_before"));
+                free(row->running);
+                row->running = NULL;
+                store_machine_update(ms->store, row, 0, NULL);
+        }
+        machines_event(ms, "machine-start-failed", op->row->project, op->row->target, op->row->request_id, "%s",
+                       op->error.message ?: "it failed");
+}
+
+static const struct operation_step launch_steps[] = {
+        { "define", NULL, define_undo },    { "disk", disk_run, disk_undo },    { "record", record_run, record_undo },
+        { "spawn", spawn_run, spawn_undo }, { "watch", watch_run, watch_undo },
+};
+
+static const struct operation_step start_steps[] = {
+        { "disk", disk_run, disk_undo },
+        { "record", record_run, record_undo },
+        { "spawn", spawn_run, spawn_undo },
+        { "watch", watch_run, watch_undo },
+};
+
+const struct operation_kind launch_kind = { .name = "machine-launch",
+                                            .steps = launch_steps,
+                                            .n_steps = ELEMENTSOF(launch_steps),
+                                            .cancel = cancel_call,
+                                            .ended = ended };
+const struct operation_kind start_kind = { .name = "machine-start",
+                                           .steps = start_steps,
+                                           .n_steps = ELEMENTSOF(start_steps),
+                                           .cancel = cancel_call,
+                                           .ended = ended };
+
+/* What the steps need to know: the disk's name is made from the machine's at the time when the disk is. */
+static json_t *start_args(const struct store_machine *row, const struct machine_definition *d) {
+        json_auto_t *facts = row_facts(row);
+        char name[128];
+
+        snprintf(name, sizeof(name), "%s-%.8s", row->name, row->uuid);
+        return json_pack("{s:s, s:s, s:b, s:b}", "disk_name", name, "pool", d->pool, "wanted_before", row->wanted,
+                         "may_make", json_object_get(facts, "volume") == NULL);
+}
+
+/* A transaction that ends in an operation. */
+static int commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e) {
+        char *id = strdup(op->row->id);
+        int r = id ? store_commit(ms->store, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
+
+        if (!id)
+                store_rollback(ms->store);
+        if (r < 0) {
+                operation_abandon(op);
+                free(id);
+                return r;
+        }
+        *ret_id = id;
+        return 0;
+}
+
+int machine_launch(struct machines *ms, const char *project, const struct machine_definition *d,
+                   const struct machine_caller *caller, char **ret_id, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        struct operation *op;
+        int r = machine_row_new(project, d, &row, e);
+
+        if (r == 0)
+                r = store_begin(ms->store, e);
+        if (r < 0)
+                return r;
+        row->wanted = true;
+        r = store_machine_add(ms->store, row, e);
+        if (r == 0)
+                r = operation_begin(ms->operations, &launch_kind, project, row->name, row->uuid, start_args(row, d),
+                                    caller->who, caller->request_id, &op, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                return r;
+        }
+        r = commit(ms, op, ret_id, e);
+        if (r == 0)
+                machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s",
+                               caller->who);
+        return r;
+}
+
+int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_start_request *how,
+                  const struct machine_caller *caller, char **ret_id, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        _cleanup_(store_machine_freep) struct store_machine *mine = NULL;
+        struct operation *op;
+        int r;
+
+        if (live_find(ms, row->uuid))
+                return error_set(e, -EALREADY, "machine-running", "look at it: lodge info NAME", "%s runs already",
+                                 row->name);
+        r = store_begin(ms->store, e);
+        if (r < 0)
+                return r;
+        r = store_machine_find(ms->store, NULL, row->uuid, &mine, e);
+        if (r == 0)
+                r = machine_definition_load(mine, &d, e);
+        if (r == 0)
+                r = operation_begin(ms->operations, &start_kind, mine->project, mine->name, mine->uuid,
+                                    start_args(mine, d), caller->who, caller->request_id, &op, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                return r;
+        }
+        mine->wanted = true;
+        r = store_machine_update(ms->store, mine, 0, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                operation_abandon(op);
+                return r;
+        }
+        return commit(ms, op, ret_id, e);
+}
