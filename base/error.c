@@ -38,6 +38,18 @@ int error_set(struct error *e, int code, const char *id, const char *fix, const 
         return code;
 }
 
+int error_set_foreign(struct error *e, int code, const char *id, const char *fix, const char *message) {
+        if (e && e->code != 0)
+                return code < 0 ? code : -EIO;
+        code = error_set(e, code, "foreign", fix, "%s", message);
+        if (e) {
+                e->foreign = strdup(id);
+                if (e->foreign)
+                        e->id = e->foreign;
+        }
+        return code;
+}
+
 void error_set_fix(struct error *e, const char *format, ...) {
         char *fix = NULL;
         va_list ap;
@@ -74,6 +86,7 @@ void error_prefix(struct error *e, const char *format, ...) {
 void error_clear(struct error *e) {
         free(e->message);
         free(e->fix);
+        free(e->foreign);
         *e = ERROR_INIT;
 }
 

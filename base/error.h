@@ -16,6 +16,7 @@ struct error {
         const char *id; /* stable, kebab-case, a string constant: scripts match on it */
         char *message;  /* one line, no full stop; owned */
         char *fix;      /* what the person can do, one line, may be NULL; owned */
+        char *foreign;  /* what id points to when the error came from another process, else NULL; owned */
 };
 
 #define ERROR_INIT      ((struct error){ 0 })
@@ -33,6 +34,13 @@ struct error {
  */
 int error_set(struct error *e, int code, const char *id, const char *fix, const char *format, ...)
         __attribute__((format(printf, 5, 6)));
+
+/**
+ * error_set_foreign() - record an error that another process has told of
+ * @id: copied; it should look like one of ours, see above
+ * Return: as error_set().
+ */
+int error_set_foreign(struct error *e, int code, const char *id, const char *fix, const char *message);
 
 /** error_set_fix() - replace the fix of a recorded error by a formatted one. */
 void error_set_fix(struct error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
