@@ -24,7 +24,7 @@
 #include "daemon/keeper/record.h"
 #include "daemon/keeper/server.h"
 
-#define START_US 25000000 /* until the VMM greets on its control socket */
+#define START_US 25000000 /* until the VMM answers on its control socket */
 #define STOP_US  3000000  /* between SIGTERM and SIGKILL */
 
 _Static_assert((int)KEEPER_ENGINE_NATIVE == (int)ENGINE_NATIVE && (int)KEEPER_ENGINE_QEMU == (int)ENGINE_QEMU &&
@@ -42,6 +42,7 @@ struct keeper {
         struct feed *feed;
         struct server *server;
         struct loop_source *deadline, *greeting;
+        unsigned int greeting_lines;
         enum keeper_state state;
         enum keeper_cause cause;
         char *started;
@@ -126,14 +127,22 @@ static void started(struct keeper *k) {
         report(k, NULL);
 }
 
+/*
+ * The greeting alone says little: QEMU sends it from a thread of its own, before it has looked at the machine. An answer comes from its main
+ * loop. What the lines hold does not matter.
+ */
 static void on_greeting(void *opaque, int fd, uint32_t events) {
+        static const char command[] = "{\"execute\":\"qmp_capabilities\"}\n";
         struct keeper *k = opaque;
-        char byte;
-        ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+        char buf[1024];
+        ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
 
-        if (n > 0)
+        for (ssize_t i = 0; i < n; i++)
+                if (buf[i] == '\n' && k->greeting_lines++ == 0)
+                        (void)send(fd, command, sizeof(command) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0 && k->greeting_lines >= 2)
                 started(k);
-        else if (n == 0 || errno != EAGAIN) /* its process's end will tell */
+        else if (n == 0 || (n < 0 && errno != EAGAIN)) /* its process's end will tell */
                 loop_source_free(TAKE_PTR(k->greeting));
 }
 

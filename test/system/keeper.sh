@@ -69,10 +69,11 @@ if [ "$uid" = 0 ]; then
         uid=64123
         jail="\"uid\": $uid, "
         for dir in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/pids; do
-                [ -w "$dir/cgroup.procs" ] && mkdir "$dir/lodge-test-$$" 2>/dev/null || continue
-                group=$dir/lodge-test-$$
-                jail+="\"cgroups\": [\"$group\"], "
-                break
+                if [ -w "$dir/cgroup.procs" ] && mkdir "$dir/lodge-test-$$" 2>/dev/null; then
+                        group=$dir/lodge-test-$$
+                        jail+="\"cgroups\": [\"$group\"], "
+                        break
+                fi
         done
 fi
 
