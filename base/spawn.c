@@ -114,7 +114,8 @@ static int become(const struct spawn_jail *jail) {
                 if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
                         break;
         (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, jail->gid, jail->gid, jail->gid) < 0 ||
+        if (syscall(SYS_setgroups, jail->n_groups, jail->groups) < 0 ||
+            syscall(SYS_setresgid, jail->gid, jail->gid, jail->gid) < 0 ||
             syscall(SYS_setresuid, jail->uid, jail->uid, jail->uid) < 0)
                 return -errno;
         if (syscall(SYS_capset, &header, none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -27,9 +27,11 @@ struct spawn_jail {
         const char *const
                 *cgroups; /* directories of control groups: one of version 2, or one for each hierarchy of version 1 */
         size_t n_cgroups;
-        bool identity; /* run as uid and gid: no other groups, no capabilities, no way to gain any */
+        bool identity; /* run as uid and gid: no capabilities, no way to gain any, no other groups than these */
         uid_t uid;
         gid_t gid;
+        const gid_t *groups;
+        size_t n_groups;
         bool alone; /* an empty network namespace and an IPC namespace of its own; left out where that is not allowed */
 };
 

@@ -183,7 +183,7 @@ static int exchange(int fd, const struct keeper_request *request, struct keeper_
                         r = (int)n;
                 else if (!is_event(packet, (size_t)n))
                         r = keeper_reply_parse(packet, (size_t)n, &reply, e);
-                if (reply && reply->id != request->id && reply->error.code == 0) { /* to a call that was given up */
+                if (reply && reply->id != request->id && reply->id != 0) { /* to a call that was given up */
                         keeper_reply_free(reply);
                         reply = NULL;
                 }
@@ -207,7 +207,8 @@ static int call(int fd, enum keeper_op op, size_t history, struct keeper_reply *
 
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot ask the keeper");
-        request->id = (uint32_t)(clock_ns() / 1000); /* another one than that of a call before, which was given up */
+        request->id =
+                (uint32_t)(clock_ns() / 1000) | 1; /* another one than that of a call before, which was given up */
         request->op = op;
         request->history = history;
         r = exchange(fd, request, &reply, &passed, e);

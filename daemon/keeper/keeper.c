@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
@@ -331,8 +332,21 @@ static int open_machine(struct keeper *k) {
         return parts_open(&c->machine, &options, &k->parts, k->e);
 }
 
+/* QEMU opens /dev/kvm by itself. Return: must it be in a group for that, and which? */
+static bool kvm_group(const struct keeper_config *c, gid_t *ret_group) {
+        struct stat st;
+
+        if (c->engine != KEEPER_ENGINE_QEMU || !c->kvm || stat("/dev/kvm", &st) < 0 || st.st_gid == 0 ||
+            (st.st_mode & 0666) == 0666)
+                return false;
+        *ret_group = st.st_gid;
+        return true;
+}
+
+/* Also connects for the greeting, while the socket is certainly there. */
 static int start_vmm(struct keeper *k) {
         const struct keeper_config *c = k->config;
+        gid_t group = 0;
         const struct engine_choice choice = { .kind = (enum engine_kind)c->engine, .kvm = c->kvm };
         const struct spawn_jail jail = {
                 .cgroups = (const char *const *)c->cgroups,
@@ -340,6 +354,8 @@ static int start_vmm(struct keeper *k) {
                 .identity = c->uid != UINT32_MAX,
                 .uid = c->uid,
                 .gid = c->gid == UINT32_MAX ? c->uid : c->gid,
+                .groups = &group,
+                .n_groups = kvm_group(c, &group) ? 1 : 0,
                 .alone = geteuid() == 0,
         };
         const struct engine_options options = { .listen_fd = k->control_fd, .jail = &jail };
@@ -348,6 +364,9 @@ static int start_vmm(struct keeper *k) {
         if (r < 0)
                 return r;
         parts_close_files(k->parts);
+        r = place_connect(k->dir_fd, PLACE_CONTROL, SOCK_STREAM, &k->greeting_fd);
+        if (r < 0)
+                return error_set(k->e, r, "keeper-watch", NULL, "cannot reach the machine's control socket");
         k->control_fd = safe_close(k->control_fd); /* the VMM's alone: nobody connects to one that has ended */
         k->started_ms = record_boottime_ms();
         k->started = record_time();
@@ -370,8 +389,6 @@ static int watch_all(struct keeper *k) {
                 r = loop_add_timer(k->loop, on_deadline, k, &k->deadline);
         if (r == 0)
                 r = loop_timer_set(k->deadline, START_US);
-        if (r == 0)
-                r = place_connect(k->dir_fd, PLACE_CONTROL, SOCK_STREAM, &k->greeting_fd);
         if (r == 0)
                 r = loop_add_fd(k->loop, k->greeting_fd, EPOLLIN, on_greeting, k, &k->greeting);
         return r < 0 ? error_set(k->e, r, "keeper-watch", NULL, "cannot watch the machine") : 0;
