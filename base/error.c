@@ -38,6 +38,24 @@ int error_set(struct error *e, int code, const char *id, const char *fix, const 
         return code;
 }
 
+int error_set_foreign(struct error *e, int code, const char *id, const char *fix, const char *message) {
+        if (e && e->code != 0)
+                return code < 0 ? code : -EIO;
+        code = error_set(e, code, "foreign", fix, "%s", message);
+        if (e && id) {
+                char *to = e->foreign = strndup(id, 63);
+
+                for (const char *from = e->foreign; from && *from; from++)
+                        if ((*from >= 'a' && *from <= 'z') || (*from >= '0' && *from <= '9') || *from == '-')
+                                *to++ = *from;
+                if (e->foreign && to > e->foreign) {
+                        *to = 0;
+                        e->id = e->foreign;
+                }
+        }
+        return code;
+}
+
 void error_set_fix(struct error *e, const char *format, ...) {
         char *fix = NULL;
         va_list ap;
@@ -52,23 +70,6 @@ void error_set_fix(struct error *e, const char *format, ...) {
                 return;
         free(e->fix);
         e->fix = fix;
-}
-
-void error_set_id(struct error *e, const char *id) {
-        char *own, *to;
-
-        if (!e || e->code == 0)
-                return;
-        own = to = strndup(id, 63);
-        if (!own)
-                return;
-        for (const char *from = own; *from; from++)
-                if ((*from >= 'a' && *from <= 'z') || (*from >= '0' && *from <= '9') || *from == '-')
-                        *to++ = *from;
-        *to = 0;
-        free(e->own_id);
-        e->own_id = own;
-        e->id = *own ? own : "unknown";
 }
 
 void error_prefix(struct error *e, const char *format, ...) {
@@ -91,7 +92,7 @@ void error_prefix(struct error *e, const char *format, ...) {
 void error_clear(struct error *e) {
         free(e->message);
         free(e->fix);
-        free(e->own_id);
+        free(e->foreign);
         *e = ERROR_INIT;
 }
 

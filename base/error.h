@@ -16,7 +16,7 @@ struct error {
         const char *id; /* stable, kebab-case, a string constant: scripts match on it */
         char *message;  /* one line, no full stop; owned */
         char *fix;      /* what the person can do, one line, may be NULL; owned */
-        char *own_id;   /* of an error that came from another process: what id points to; owned */
+        char *foreign;  /* what id points to when the error came from another process, else NULL; owned */
 };
 
 #define ERROR_INIT      ((struct error){ 0 })
@@ -35,11 +35,15 @@ struct error {
 int error_set(struct error *e, int code, const char *id, const char *fix, const char *format, ...)
         __attribute__((format(printf, 5, 6)));
 
+/**
+ * error_set_foreign() - record an error that another process has told of
+ * @id: of what it says only [a-z0-9-] is kept; NULL: none
+ * Return: as error_set().
+ */
+int error_set_foreign(struct error *e, int code, const char *id, const char *fix, const char *message);
+
 /** error_set_fix() - replace the fix of a recorded error by a formatted one. */
 void error_set_fix(struct error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/** error_set_id() - give a recorded error the id that another process has sent; of what it says only [a-z0-9-] is kept. */
-void error_set_id(struct error *e, const char *id);
 
 /** error_prefix() - put "context: " in front of the message. */
 void error_prefix(struct error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -5,8 +5,12 @@
  * The child keeps the numbers its descriptors have here, so nothing has to be renumbered and no order of dup2() calls can
  * overwrite one that is still needed. Everything else is closed by close_range() before exec. Signal mask and
  * dispositions are the defaults again, and it leads a session of its own. Unless told otherwise the kernel sends the child a signal when the thread that
- * started it ends, even by SIGKILL; a child that changes its uid loses that tie and needs another one (passt: its
+ * started it ends, even by SIGKILL; a child that changes its uid by itself loses that tie and needs another one (passt: its
  * socket).
+ *
+ * A jail is what such a child is put into on its way: control groups, empty namespaces, another uid without any
+ * capability. The order matters. Groups come first, so that all it takes is counted; namespaces need privileges; the
+ * tie to us is made last, since a change of uid undoes it.
  */
 #pragma once
 
@@ -16,6 +20,21 @@
 
 #include "base/error.h"
 
+#define SPAWN_CGROUPS_MAX 16
+
+/* All zero: nothing changes. */
+struct spawn_jail {
+        const char *const
+                *cgroups; /* directories of control groups: one of version 2, or one for each hierarchy of version 1 */
+        size_t n_cgroups;
+        bool identity; /* run as uid and gid: no capabilities, no way to gain any, no other groups than these */
+        uid_t uid;
+        gid_t gid;
+        const gid_t *groups;
+        size_t n_groups;
+        bool alone; /* an empty network namespace and an IPC namespace of its own; left out where that is not allowed */
+};
+
 struct spawn {
         const char *path;        /* what to execute: with a slash, or a name that is looked up in PATH */
         const char *const *argv; /* NULL-terminated */
@@ -24,6 +43,7 @@ struct spawn {
         size_t n_fds;
         int stdin_fd, stdout_fd, stderr_fd; /* negative: /dev/null */
         int death_signal;                   /* sent to the child when we end; 0: none */
+        const struct spawn_jail *jail;      /* NULL: none */
 };
 
 /**
@@ -32,7 +52,7 @@ struct spawn {
  * @ret_pidfd: becomes readable when it ends; close-on-exec
  *
  * Returns once the child has executed. Return: 0, or -errno with @e filled: "spawn-missing" when there is no such
- * program, else "spawn".
+ * program, "spawn-cgroup" when a control group can't be opened, else "spawn".
  */
 int spawn_child(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *e);
 

@@ -13,22 +13,7 @@
 
 #include "base/loop.h"
 #include "cli/terminal.h"
-
-#define TAIL_MAX 16384
-
-/* The last bytes of a stream. */
-struct tail {
-        char data[TAIL_MAX];
-        size_t len;
-};
-
-void tail_add(struct tail *tail, const char *data, size_t n);
-
-/** tail_print() - its last 20 lines with "name| " in front, control characters escaped. */
-void tail_print(const struct tail *tail, const char *name, FILE *f);
-
-/** last_line() - the last line that isn't empty, in place; @buf has room for @n + 1 bytes. */
-const char *last_line(char *buf, size_t n);
+#include "daemon/engine/tail.h"
 
 struct console_options {
         int fd;                    /* the serial port; borrowed */

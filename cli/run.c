@@ -147,11 +147,11 @@ static int run_machine(struct run *run, struct error *e) {
                 if (r < 0)
                         return r;
         }
-        r = parts_open(run->config, &parts, e);
+        r = parts_open(run->config, NULL, &parts, e);
         if (r < 0)
                 return r;
         run_image_opened(image);
-        r = engine_start(&run->choice, parts, &engine, e);
+        r = engine_start(&run->choice, parts, NULL, &engine, e);
         if (r < 0)
                 return r;
         parts_close_files(parts);

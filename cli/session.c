@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <time.h>
 
 #include "base/io.h"
@@ -13,8 +12,8 @@
 #include "base/spawn.h"
 #include "cli/console.h"
 #include "daemon/engine/agent.h"
-#include "daemon/engine/parts-backend.h"
 #include "daemon/engine/qmp.h"
+#include "daemon/engine/watch.h"
 
 #define STORAGE_RETRY_US 5000000
 #define STORAGE_WELL_US  1000000 /* without an error, and it works again */
@@ -37,10 +36,8 @@ struct session {
         struct console *console;
         struct loop_source *storage; /* timer: look whether the storage is well again */
         enum { STORAGE_WELL, STORAGE_FAILED, STORAGE_TRIED } storage_state;
-        struct loop_source *ladder, *agent_deadline, *process, *log, *passt[LAYOUT_NETS_MAX];
-        struct loop_source *backends[LAYOUT_DISKS_MAX];
-        bool backend_lost[LAYOUT_DISKS_MAX];
-        struct tail log_tail;
+        struct loop_source *ladder, *agent_deadline;
+        struct watch *watch;
         enum rung rung;
         bool panicked, power_asked, ended, agent_ready, exec_done, control_lost;
         int signo, exec_status;
@@ -257,18 +254,7 @@ static void on_signal(void *opaque, int signo) {
 
 /* ---- the process ------------------------------------------------------------------------------------------------- */
 
-static void on_log(void *opaque, int fd, uint32_t events) {
-        struct session *s = opaque;
-        char buf[4096];
-        ssize_t n = read(fd, buf, sizeof(buf));
-
-        if (n > 0)
-                tail_add(&s->log_tail, buf, (size_t)n);
-        else if (n == 0 || errno != EAGAIN)
-                loop_source_free(TAKE_PTR(s->log));
-}
-
-static void on_process_end(void *opaque, int fd, uint32_t events) {
+static void on_process_end(void *opaque) {
         struct session *s = opaque;
 
         s->ended = true;
@@ -276,53 +262,25 @@ static void on_process_end(void *opaque, int fd, uint32_t events) {
 }
 
 /* What passt says before it gives up, as one warning: the machine runs on without that interface. */
-static void on_passt_end(void *opaque, int fd, uint32_t events) {
+static void on_net_dead(void *opaque, size_t index, int status, const char *reason) {
         struct session *s = opaque;
 
-        for (size_t i = 0; i < s->parts->n_nets; i++) {
-                struct part_net *n = &s->parts->nets[i];
-                char buf[4096];
-                ssize_t len;
-                int status;
-
-                if (n->pid <= 0 || n->pidfd != fd || spawn_wait(n->pid, fd, 0, &status) < 0)
-                        continue;
-                n->pid = 0;
-                loop_source_free(TAKE_PTR(s->passt[i]));
-                len = read(n->log_fd, buf, sizeof(buf) - 1);
-                if (s->rung == RUNG_NONE && status != 0)
-                        console_message(s->console, "network interface %zu is dead: passt ended with status %d: %s", i,
-                                        status, len > 0 ? last_line(buf, (size_t)len) : "no reason given");
-        }
+        if (s->rung == RUNG_NONE && status != 0)
+                console_message(s->console, "network interface %zu is dead: passt ended with status %d: %s", index,
+                                status, reason);
 }
 
-/* lodge-vmm has lost a disk's back end, and asks for a connection: again and again, so it is told of once. */
-static void on_backend_wanted(void *opaque, int fd, uint32_t events) {
+static void on_backend(void *opaque, size_t index, bool lost) {
         struct session *s = opaque;
+        const char *socket = s->parts->disks[index].socket;
 
-        for (size_t i = 0; i < s->parts->n_disks; i++) {
-                const struct part_disk *d = &s->parts->disks[i];
-                bool lost;
-                int r;
-
-                if (!s->backends[i] || d->parent_fd != fd)
-                        continue;
-                r = part_backend_answer(d);
-                if (r == -EPIPE) /* the process has ended */
-                        loop_source_free(TAKE_PTR(s->backends[i]));
-                if (r == -EPIPE || r == -EAGAIN)
-                        return;
-                lost = r < 0;
-                if (lost && !s->backend_lost[i])
-                        console_message(s->console, "nobody serves disk %zu (%s): the guest waits for it", i,
-                                        d->socket);
-                if (!lost)
-                        console_message(s->console, "disk %zu (%s) has a back end again", i, d->socket);
-                s->backend_lost[i] = lost;
-        }
+        if (lost)
+                console_message(s->console, "nobody serves disk %zu (%s): the guest waits for it", index, socket);
+        else
+                console_message(s->console, "disk %zu (%s) has a back end again", index, socket);
 }
 
-static int watch(struct session *s) {
+static int watch_all(struct session *s) {
         static const struct qmp_client_ops qmp_ops = { .on_event = on_event, .on_end = on_control_end };
         static const struct agent_ops agent_ops = {
                 .on_ready = on_agent_ready, .on_exec = on_exec, .on_refused = on_agent_refused, .on_end = on_agent_end
@@ -330,6 +288,9 @@ static int watch(struct session *s) {
         static const struct console_ops console_ops = { .on_key = on_key,
                                                         .on_gone = on_console_gone,
                                                         .on_first_output = on_first_output };
+        static const struct watch_ops watch_ops = { .on_end = on_process_end,
+                                                    .on_net_dead = on_net_dead,
+                                                    .on_backend = on_backend };
         static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT };
         struct console_options console_options = {
                 .fd = s->engine->console_fd,
@@ -348,22 +309,13 @@ static int watch(struct session *s) {
         if (r == 0)
                 r = loop_add_timer(s->loop, on_agent_deadline, s, &s->agent_deadline);
         if (r == 0)
-                r = loop_add_fd(s->loop, s->engine->pidfd, EPOLLIN, on_process_end, s, &s->process);
-        if (r == 0)
-                r = loop_add_fd(s->loop, s->engine->log_fd, EPOLLIN, on_log, s, &s->log);
+                r = watch_new(s->loop, s->engine, s->parts, &watch_ops, s, &s->watch);
         if (r == 0)
                 r = qmp_client_new(s->loop, s->engine->control_fd, &qmp_ops, s, &s->qmp);
         if (r == 0)
                 r = agent_new(s->loop, s->engine->agent_fd, &agent_ops, s, &s->agent);
         if (r == 0)
                 r = console_new(s->loop, &console_options, &console_ops, s, &s->console);
-        for (size_t i = 0; i < s->parts->n_nets && r == 0; i++)
-                if (s->parts->nets[i].pid > 0)
-                        r = loop_add_fd(s->loop, s->parts->nets[i].pidfd, EPOLLIN, on_passt_end, s, &s->passt[i]);
-        for (size_t i = 0; i < s->parts->n_disks && r == 0; i++)
-                if (s->parts->disks[i].socket)
-                        r = loop_add_fd(s->loop, s->parts->disks[i].parent_fd, EPOLLIN, on_backend_wanted, s,
-                                        &s->backends[i]);
         if (r == 0 && s->options->exec)
                 r = loop_timer_set(s->agent_deadline, (uint64_t)s->options->agent_timeout_ms * 1000);
         return r;
@@ -372,13 +324,7 @@ static int watch(struct session *s) {
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 static void drain(struct session *s) {
-        for (int i = 0; s->log && i < 64; i++) {
-                struct loop_source *before = s->log;
-
-                on_log(s, s->engine->log_fd, EPOLLIN);
-                if (s->log != before)
-                        break;
-        }
+        watch_drain(s->watch);
         console_drain(s->console);
 }
 
@@ -429,12 +375,12 @@ static void show_failure(struct session *s) {
                 return;
         if (s->options->exec && !s->options->console)
                 console_show_tail(s->console, stderr);
-        if (s->log_tail.len > 0)
-                tail_print(&s->log_tail, engine_name(s->engine->kind), stderr);
+        if (watch_log(s->watch))
+                tail_print(watch_log(s->watch), engine_name(s->engine->kind), stderr);
 }
 
 static int run(struct session *s) {
-        int r = watch(s), status;
+        int r = watch_all(s), status;
 
         if (r == 0)
                 r = loop_run(s->loop);
@@ -467,6 +413,7 @@ int session_run(const struct session_options *options, struct engine *engine, st
         if (r < 0)
                 return error_set(e, r, "session", NULL, "cannot watch the machine");
         r = run(&s);
+        watch_free(s.watch);
         console_free(s.console);
         agent_free(s.agent);
         qmp_client_free(s.qmp);

@@ -138,9 +138,6 @@ int wire_load_error(const json_t *json, struct error *e) {
         const char *fix = json_string_value(json_object_get(json, "fix"));
         json_int_t code = json_integer_value(json_object_get(json, "errno"));
 
-        int r = error_set(e, code > 0 && code < 4096 ? (int)-code : -EIO, "unknown", fix, "%s", message ?: "it failed");
 
-        if (id)
-                error_set_id(e, id);
-        return r;
+        return error_set_foreign(e, code > 0 && code < 4096 ? (int)-code : -EIO, id, fix, message ?: "it failed");
 }

@@ -18,10 +18,9 @@
 #        define LODGE_LIBEXECDIR "/usr/libexec/lodge"
 #endif
 
-int engine_vmm_path(char **ret_path) {
+int engine_program_path(const char *name, char **ret_path) {
         /* Relative to the directory of our own executable: the build tree's, then an installation's. */
-        static const char *const places[] = { "lodge-vmm", "vmm/lodge-vmm", "../vmm/lodge-vmm",
-                                              "../libexec/lodge/lodge-vmm" };
+        static const char *const places[] = { ".", "../..", "../libexec/lodge" };
         char self[PATH_MAX], path[PATH_MAX + 64];
         ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
         char *slash;
@@ -32,17 +31,21 @@ int engine_vmm_path(char **ret_path) {
                 if (slash)
                         *slash = '\0';
                 for (size_t i = 0; i < ELEMENTSOF(places); i++) {
-                        snprintf(path, sizeof(path), "%s/%s", self, places[i]);
+                        snprintf(path, sizeof(path), "%s/%s/%s", self, places[i], name);
                         if (access(path, X_OK) == 0)
                                 goto found;
                 }
         }
-        snprintf(path, sizeof(path), "%s/lodge-vmm", LODGE_LIBEXECDIR);
+        snprintf(path, sizeof(path), LODGE_LIBEXECDIR "/%s", name);
         if (access(path, X_OK) < 0)
                 return -ENOENT;
 found:
         *ret_path = strdup(path);
         return *ret_path ? 0 : -ENOMEM;
+}
+
+int engine_vmm_path(char **ret_path) {
+        return engine_program_path("lodge-vmm", ret_path);
 }
 
 /* What keeps lodge-vmm from serving this machine here? Return: false and a reason, or true. */

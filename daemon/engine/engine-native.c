@@ -177,8 +177,8 @@ static int connect_backends(const struct parts *p, struct error *e) {
         return r;
 }
 
-int engine_native_start(const struct parts *p, const struct engine_ends *ends, int log_fd, struct engine *engine,
-                        struct error *e) {
+int engine_native_start(const struct parts *p, const struct engine_ends *ends, const struct spawn_jail *jail,
+                        struct engine *engine, struct error *e) {
         _cleanup_close_ int kvm_fd = -EBADF, config_fd = -EBADF;
         _cleanup_free_ char *json = NULL, *path = NULL;
         char fd_text[16], name[96];
@@ -191,8 +191,9 @@ int engine_native_start(const struct parts *p, const struct engine_ends *ends, i
                 .fds = fds,
                 .stdin_fd = -1,
                 .stdout_fd = -1,
-                .stderr_fd = log_fd,
+                .stderr_fd = ends->log_fd,
                 .death_signal = SIGKILL,
+                .jail = jail,
         };
 
         r = engine_vmm_path(&path);

@@ -7,6 +7,9 @@
  * its disks and interfaces where they were. Files arrive as descriptors: disks through -add-fd, since block nodes name files
  * (/dev/fdset/N), the rest by number. The kernel is read by QEMU itself from /proc/self/fd.
  *
+ * A qcow2 image names the image below it, and QEMU would open that by its name. It is never asked to: each image of a chain is a node of
+ * its own on a descriptor that parts.h has checked, and the last one is told that nothing is below it.
+ *
  * Locks were taken by parts.h on the same open files, so QEMU's own locking is off: it would only find us.
  */
 #include <inttypes.h>
@@ -14,12 +17,16 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 
 #include "base/spawn.h"
 #include "base/text.h"
 #include "daemon/engine/engine.h"
 
-#define ARGS_MAX 512
+#define ARGS_MAX     2048
+#define BACKING_SETS 100 /* descriptor sets of images below disks; those of disks are 1..LAYOUT_DISKS_MAX */
 
 /* Arguments as they grow; the first failure sticks. */
 struct args {
@@ -166,7 +173,7 @@ static void add_boot(struct args *a, const struct parts *p) {
 
 static void add_consoles(struct args *a, const struct engine_ends *ends) {
         add(a, "-chardev");
-        add(a, "socket,id=control,fd=%d", ends->control_fd);
+        add(a, "socket,id=control,fd=%d%s", ends->control_fd, ends->control_listens ? ",server=on,wait=off" : "");
         add(a, "-mon");
         add(a, "chardev=control,mode=control");
         add(a, "-chardev");
@@ -260,6 +267,46 @@ static void format_shape(const struct machine_disk_config *c, char *text, size_t
                 snprintf(text + n, size - n, ",discard_granularity=%" PRIu64, c->discard_granularity);
 }
 
+/* An image on file node @file, as node @name, above node @backing; NULL: above nothing, whatever its header says. */
+static void add_format(struct args *a, enum machine_disk_format format, const char *name, const char *file,
+                       const char *backing, bool readonly, const char *discard) {
+        const char *driver = machine_disk_format_to_string(format);
+
+        add(a, "-blockdev");
+        if (format == MACHINE_DISK_FORMAT_QCOW2 && !backing)
+                add(a,
+                    "{\"driver\":\"%s\",\"node-name\":\"%s\",\"file\":\"%s\",\"backing\":null,"
+                    "\"read-only\":%s,\"discard\":\"%s\"}",
+                    driver, name, file, readonly ? "true" : "false", discard);
+        else
+                add(a, "driver=%s,node-name=%s,file=%s%s%s,read-only=%s,discard=%s", driver, name, file,
+                    backing ? ",backing=" : "", backing ?: "", readonly ? "on" : "off", discard);
+}
+
+/* The images below disk @i, from the lowest up; @ret_name: the node of the nearest one. */
+static void add_backing(struct args *a, const struct parts *p, size_t i, char *ret_name, size_t size) {
+        const struct part_disk *d = &p->disks[i];
+        const char *direct = disk_is_direct(d->config) ? "on" : "off";
+        char name[32], file[48], below[32] = "";
+
+        for (size_t k = d->n_backing; k-- > 0;) {
+                size_t set = BACKING_SETS + i * PART_BACKING_MAX + k;
+
+                snprintf(name, sizeof(name), "backing%zu-%zu", i, k);
+                snprintf(file, sizeof(file), "backing%zu-%zu-file", i, k);
+                add(a, "-add-fd");
+                add(a, "fd=%d,set=%zu", d->backing[k].fd, set);
+                add(a, "-blockdev");
+                add(a,
+                    "driver=file,node-name=%s,filename=/dev/fdset/%zu,locking=off,read-only=on,aio=threads,"
+                    "cache.direct=%s",
+                    file, set, direct);
+                add_format(a, d->backing[k].format, name, file, below[0] ? below : NULL, true, "ignore");
+                snprintf(below, sizeof(below), "%s", name);
+        }
+        snprintf(ret_name, size, "%s", below);
+}
+
 static void add_file(struct args *a, const struct parts *p, size_t i) {
         const struct machine_disk_config *d = p->disks[i].config;
         int fd = p->disks[i].fd;
@@ -267,7 +314,7 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
         const char *discard = disk_discard_to_string(d->discard);
         _cleanup_free_ char *serial = d->serial ? quote(d->serial) : NULL;
         bool throttled = is_limited(&d->throttle) || d->throttle.group;
-        char queues[32] = "", shape[160];
+        char queues[32] = "", shape[160], name[32], file[32], backing[32];
 
         format_shape(d, shape, sizeof(shape));
         if (d->iothreads > 0)
@@ -279,9 +326,10 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
             "driver=file,node-name=file%zu,filename=/dev/fdset/"
             "%zu,locking=off,read-only=%s,discard=%s,aio=threads,cache.direct=%s",
             i, i + 1, readonly, discard, disk_is_direct(d) ? "on" : "off");
-        add(a, "-blockdev");
-        add(a, "driver=%s,node-name=%s%zu,file=file%zu,read-only=%s,discard=%s",
-            machine_disk_format_to_string(d->format), throttled ? "format" : "disk", i, i, readonly, discard);
+        snprintf(name, sizeof(name), "%s%zu", throttled ? "format" : "disk", i);
+        snprintf(file, sizeof(file), "file%zu", i);
+        add_backing(a, p, i, backing, sizeof(backing));
+        add_format(a, d->format, name, file, backing[0] ? backing : NULL, d->readonly, discard);
         if (throttled) {
                 if (group_of(p, i) == i)
                         add_throttle(a, p, i);
@@ -379,9 +427,76 @@ static int check_threads(const struct parts *p, struct error *e) {
         return 0;
 }
 
-int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, bool kvm, int log_fd,
-                      struct engine *engine, struct error *e) {
+/* QEMU opens these two anew, as who it is then. Return: 0 with a descriptor, -EBADF when @fd will do; or -errno. */
+static int readable_copy(int fd, int *ret_fd) {
+        _cleanup_close_ int copy = -EBADF;
+        off_t at = 0;
+        struct stat st;
+
+        *ret_fd = -EBADF;
+        if (fd < 0)
+                return 0;
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (st.st_mode & S_IROTH)
+                return 0;
+        copy = memfd_create("lodge-boot", MFD_CLOEXEC);
+        if (copy < 0 || fchmod(copy, 0444) < 0)
+                return -errno;
+        while (at < st.st_size) {
+                ssize_t n = sendfile(copy, fd, &at, (size_t)(st.st_size - at));
+
+                if (n <= 0)
+                        return n < 0 ? -errno : -EIO;
+        }
+        *ret_fd = TAKE_FD(copy);
+        return 0;
+}
+
+/* Descriptors that QEMU gets in place of some of the parts'. */
+struct copies {
+        int kernel_fd, initrd_fd;
+};
+
+static void copies_close(struct copies *c) {
+        safe_close(c->kernel_fd);
+        safe_close(c->initrd_fd);
+}
+
+static int make_readable(struct parts *p, const struct spawn_jail *jail, struct copies *copies, struct error *e) {
+        int r;
+
+        if (!jail || !jail->identity)
+                return 0;
+        r = readable_copy(p->kernel_fd, &copies->kernel_fd);
+        if (r == 0)
+                r = readable_copy(p->initrd_fd, &copies->initrd_fd);
+        if (r < 0)
+                return error_set(e, r, "engine-boot-copy", NULL, "cannot copy the kernel for QEMU");
+        if (copies->kernel_fd >= 0)
+                p->kernel_fd = copies->kernel_fd;
+        if (copies->initrd_fd >= 0)
+                p->initrd_fd = copies->initrd_fd;
+        return 0;
+}
+
+static size_t list_fds(const struct parts *p, const struct engine_ends *ends, int *fds) {
+        size_t n = parts_fds(p, fds);
+
+        fds[n++] = ends->control_fd;
+        fds[n++] = ends->console_fd;
+        fds[n++] = ends->agent_fd;
+        for (size_t i = 0; i < p->n_disks; i++)
+                if (p->disks[i].socket)
+                        fds[n++] = p->disks[i].dir_fd;
+        return n;
+}
+
+int engine_qemu_start(const struct parts *parts, const struct engine_ends *ends, bool kvm,
+                      const struct spawn_jail *jail, struct engine *engine, struct error *e) {
+        __attribute__((cleanup(copies_close))) struct copies copies = { -EBADF, -EBADF };
         _cleanup_(free_argvp) char **argv = NULL;
+        struct parts p = *parts; /* its descriptors stay the caller's */
         int fds[PARTS_FDS_MAX + 3 + LAYOUT_DISKS_MAX], r;
         char name[96];
         const char *env[] = { name, NULL };
@@ -390,28 +505,25 @@ int engine_qemu_start(const struct parts *p, const struct engine_ends *ends, boo
                 .env = env,
                 .fds = fds,
                 .stdin_fd = -1,
-                .stdout_fd = log_fd,
-                .stderr_fd = log_fd,
+                .stdout_fd = ends->log_fd,
+                .stderr_fd = ends->log_fd,
                 .death_signal = SIGKILL,
+                .jail = jail,
         };
 
-        r = check_backends(p, e);
+        r = check_backends(parts, e);
         if (r == 0)
-                r = check_threads(p, e);
+                r = check_threads(parts, e);
+        if (r == 0)
+                r = make_readable(&p, jail, &copies, e);
         if (r < 0)
                 return r;
-        r = engine_qemu_arguments(p, ends, kvm, &argv);
+        r = engine_qemu_arguments(&p, ends, kvm, &argv);
         if (r < 0)
                 return error_set(e, r, "engine-config", NULL, "cannot make QEMU's command line");
         s.argv = (const char *const *)argv;
-        s.n_fds = parts_fds(p, fds);
-        fds[s.n_fds++] = ends->control_fd;
-        fds[s.n_fds++] = ends->console_fd;
-        fds[s.n_fds++] = ends->agent_fd;
-        for (size_t i = 0; i < p->n_disks; i++)
-                if (p->disks[i].socket)
-                        fds[s.n_fds++] = p->disks[i].dir_fd;
-        snprintf(name, sizeof(name), "LODGE_MACHINE=%s", p->name);
+        s.n_fds = list_fds(&p, ends, fds);
+        snprintf(name, sizeof(name), "LODGE_MACHINE=%s", p.name);
         r = spawn_child(&s, &engine->pid, &engine->pidfd, e);
         if (r == -ENOENT)
                 error_set_fix(e, "install it: apt install qemu-system-x86");

@@ -46,30 +46,40 @@ static void ends_close(struct engine_ends *ends) {
         safe_close(ends->control_fd);
         safe_close(ends->console_fd);
         safe_close(ends->agent_fd);
+        safe_close(ends->log_fd);
 }
 
-int engine_start(const struct engine_choice *choice, const struct parts *parts, struct engine *ret_engine,
-                 struct error *e) {
-        __attribute__((cleanup(ends_close))) struct engine_ends ends = { -EBADF, -EBADF, -EBADF };
+/* A listening socket goes to the process as it is, by a descriptor of its own. */
+static int make_control(const struct engine_options *o, struct engine *engine, struct engine_ends *ends) {
+        if (!o || o->listen_fd < 0)
+                return make_pair(&engine->control_fd, &ends->control_fd);
+        ends->control_listens = true;
+        ends->control_fd = fcntl(o->listen_fd, F_DUPFD_CLOEXEC, 3);
+        return ends->control_fd < 0 ? -errno : 0;
+}
+
+int engine_start(const struct engine_choice *choice, const struct parts *parts, const struct engine_options *options,
+                 struct engine *ret_engine, struct error *e) {
+        __attribute__((cleanup(ends_close))) struct engine_ends ends = { -EBADF, -EBADF, -EBADF, -EBADF, false };
         __attribute__((cleanup(engine_clear))) struct engine engine = ENGINE_INIT;
-        _cleanup_close_ int log_fd = -EBADF;
+        const struct spawn_jail *jail = options ? options->jail : NULL;
         int r;
 
         engine.kind = choice->kind;
-        r = make_pair(&engine.control_fd, &ends.control_fd);
+        r = make_control(options, &engine, &ends);
         if (r == 0)
                 r = make_pair(&engine.console_fd, &ends.console_fd);
         if (r == 0)
                 r = make_pair(&engine.agent_fd, &ends.agent_fd);
         if (r == 0)
-                r = make_log(&engine.log_fd, &log_fd);
+                r = make_log(&engine.log_fd, &ends.log_fd);
         if (r < 0)
                 return error_set(e, r, "engine-sockets", NULL, "cannot make the machine's sockets");
 
         if (choice->kind == ENGINE_NATIVE)
-                r = engine_native_start(parts, &ends, log_fd, &engine, e);
+                r = engine_native_start(parts, &ends, jail, &engine, e);
         else
-                r = engine_qemu_start(parts, &ends, choice->kvm, log_fd, &engine, e);
+                r = engine_qemu_start(parts, &ends, choice->kvm, jail, &engine, e);
         if (r < 0)
                 return r;
         *ret_engine = engine;

@@ -56,7 +56,10 @@ struct engine_choice {
 int engine_decide(const struct machine_config *config, const struct probe *probe, struct engine_choice *ret_choice,
                   struct error *e);
 
-/** engine_vmm_path() - where is lodge-vmm: beside our own executable, in the build tree, in libexec; allocated. -ENOENT. */
+/** engine_program_path() - where is a program of libexec: beside our own executable, in the build tree, in libexec; allocated. -ENOENT. */
+int engine_program_path(const char *name, char **ret_path);
+
+/** engine_vmm_path() - the same for lodge-vmm. */
 int engine_vmm_path(char **ret_path);
 
 /* A machine that runs. */
@@ -64,7 +67,7 @@ struct engine {
         enum engine_kind kind;
         pid_t pid;
         int pidfd;
-        int control_fd; /* QMP, connected */
+        int control_fd; /* QMP, connected, or -EBADF: see struct engine_options */
         int console_fd; /* the serial port, both ways */
         int agent_fd;   /* the agent's port */
         int log_fd;     /* what the process writes to stderr */
@@ -74,13 +77,20 @@ struct engine {
         ((struct engine){                                                                                              \
                 .pidfd = -EBADF, .control_fd = -EBADF, .console_fd = -EBADF, .agent_fd = -EBADF, .log_fd = -EBADF })
 
+/* How the process is started. All zero but for listen_fd, -1: as `lodge run` does it. */
+struct engine_options {
+        int listen_fd;                 /* a listening stream socket for QMP, borrowed; negative: one connected pair */
+        const struct spawn_jail *jail; /* NULL: none */
+};
+
 /**
  * engine_start() - start the machine; it runs at once
  * @parts:      everything it is made of; stays the caller's
+ * @options:    NULL: a connected control socket, no jail. With a listening one, engine->control_fd is negative
  * @ret_engine: the caller ends it by engine_end(), or lets it end, and calls engine_clear()
  */
-int engine_start(const struct engine_choice *choice, const struct parts *parts, struct engine *ret_engine,
-                 struct error *e);
+int engine_start(const struct engine_choice *choice, const struct parts *parts, const struct engine_options *options,
+                 struct engine *ret_engine, struct error *e);
 
 /** engine_end() - SIGTERM, then SIGKILL after @grace_ms; does nothing when it is reaped already. Returns the exit status. */
 int engine_end(struct engine *engine, int grace_ms);
@@ -92,7 +102,8 @@ void engine_clear(struct engine *engine);
 
 /* The far ends of the sockets, which the process gets. */
 struct engine_ends {
-        int control_fd, console_fd, agent_fd;
+        int control_fd, console_fd, agent_fd, log_fd;
+        bool control_listens;
 };
 
 /**
@@ -109,7 +120,7 @@ char *engine_native_config(const struct parts *parts, const struct engine_ends *
 int engine_qemu_arguments(const struct parts *parts, const struct engine_ends *ends, bool kvm, char ***ret_argv);
 void engine_free_arguments(char **argv);
 
-int engine_native_start(const struct parts *parts, const struct engine_ends *ends, int log_fd, struct engine *engine,
-                        struct error *e);
-int engine_qemu_start(const struct parts *parts, const struct engine_ends *ends, bool kvm, int log_fd,
-                      struct engine *engine, struct error *e);
+int engine_native_start(const struct parts *parts, const struct engine_ends *ends, const struct spawn_jail *jail,
+                        struct engine *engine, struct error *e);
+int engine_qemu_start(const struct parts *parts, const struct engine_ends *ends, bool kvm,
+                      const struct spawn_jail *jail, struct engine *engine, struct error *e);

@@ -132,7 +132,7 @@ static int unpack(int kernel_fd, int dir_fd, const char *name, int *ret_fd, stru
         int r;
 
         if (dir_fd >= 0)
-                fd = openat(dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+                fd = openat(dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0644); /* the directory is ours alone */
         if (fd < 0) {
                 fd = memfd_create("lodge-kernel", MFD_CLOEXEC);
                 dir_fd = -EBADF;

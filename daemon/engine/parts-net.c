@@ -84,14 +84,16 @@ static const char *const passt_ipv4[] = { "--address", "10.0.2.15", "--netmask",
 static const char *const passt_offline[] = { "--ipv4-only", "--interface", "lo", "--mac-addr", "52:55:0a:00:02:02" };
 #define PASST_ARGS (ELEMENTSOF(passt_ipv4) + ELEMENTSOF(passt_offline))
 
-static int passt_start(struct part_net *n, struct error *e) {
+static int passt_start(struct part_net *n, const struct spawn_jail *jail, struct error *e) {
         static const char missing_fix[] = "install it (apt install passt), or run without network: --net none";
         _cleanup_close_ int ours = -EBADF, theirs = -EBADF, log_ours = -EBADF, log_theirs = -EBADF;
         char fd_text[16], mtu[16];
         enum { PASST_FIXED = 8 };
         const char *argv[PASST_FIXED + PASST_ARGS + 1] = { "passt", "--foreground", "--quiet", "--stderr",
                                                            "--fd",  fd_text,        "--mtu",   mtu };
-        struct spawn s = { .path = "passt", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .death_signal = 15 };
+        struct spawn s = {
+                .path = "passt", .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .death_signal = 15, .jail = jail
+        };
         int pair[2], r;
 
         memcpy(argv + PASST_FIXED, passt_ipv4, sizeof(passt_ipv4));
@@ -125,8 +127,8 @@ static int passt_start(struct part_net *n, struct error *e) {
         return 0;
 }
 
-int part_net_open(const struct machine_net_config *c, const char *name, unsigned int index, struct part_net *ret_net,
-                  struct error *e) {
+int part_net_open(const struct machine_net_config *c, const char *name, unsigned int index,
+                  const struct spawn_jail *jail, struct part_net *ret_net, struct error *e) {
         struct part_net n = { .type = c->type, .fd = -EBADF, .pidfd = -EBADF, .log_fd = -EBADF, .mtu = c->mtu ?: 1500 };
         int r;
 
@@ -134,7 +136,7 @@ int part_net_open(const struct machine_net_config *c, const char *name, unsigned
                 snprintf(n.mac, sizeof(n.mac), "%s", c->mac);
         else
                 parts_mac(name, index, n.mac);
-        r = c->type == MACHINE_NET_TYPE_TAP ? tap_open(c->interface, &n.fd, e) : passt_start(&n, e);
+        r = c->type == MACHINE_NET_TYPE_TAP ? tap_open(c->interface, &n.fd, e) : passt_start(&n, jail, e);
         if (r < 0)
                 return r;
         *ret_net = n;

@@ -7,10 +7,11 @@
 
 /**
  * part_net_open() - open interface @index of machine @name
+ * @jail: for passt, or NULL
  * Return: 0, or -errno with @e: "net-unknown", "net-tap", "net-passt". On failure @ret_net is as it was.
  */
 int part_net_open(const struct machine_net_config *config, const char *name, unsigned int index,
-                  struct part_net *ret_net, struct error *e);
+                  const struct spawn_jail *jail, struct part_net *ret_net, struct error *e);
 
 /** part_net_close() - close it; a passt whose socket is closed ends by itself and is reaped, a stuck one is ended. */
 void part_net_close(struct part_net *net);

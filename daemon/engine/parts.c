@@ -19,6 +19,7 @@
 #include "daemon/engine/kernel-cache.h"
 #include "daemon/engine/parts-backend.h"
 #include "daemon/engine/parts-net.h"
+#include "daemon/engine/parts-roots.h"
 #include "vmm/block/chain/chain.h"
 #include "vmm/block/qcow2/qcow2.h"
 
@@ -85,7 +86,7 @@ static int unpack_kernel(struct parts *p, const char *path, struct error *e) {
         return 0;
 }
 
-static int open_boot(struct parts *p, struct error *e) {
+static int open_boot(struct parts *p, const struct parts_options *o, struct error *e) {
         const struct machine_config *c = p->config;
         int r;
 
@@ -93,6 +94,8 @@ static int open_boot(struct parts *p, struct error *e) {
                 return error_set(e, -EINVAL, "kernel-missing",
                                  "name an image (lodge image list) or a kernel: --kernel FILE", "nothing to boot");
         r = open_regular(c->kernel, "kernel", "kernel-open", &p->kernel_fd, e);
+        if (r == 0)
+                r = parts_check_roots(o, p->kernel_fd, "kernel", c->kernel, e);
         if (r < 0)
                 return r;
         if (!kernel_identify(p->kernel_fd))
@@ -101,17 +104,18 @@ static int open_boot(struct parts *p, struct error *e) {
                         "use a Linux bzImage (/boot/vmlinuz-*), an ELF kernel with a PVH note, or a multiboot kernel",
                         "%s is not a kernel: no boot header is in it", c->kernel);
         r = unpack_kernel(p, c->kernel, e);
-        if (r < 0)
-                return r;
-        if (c->initrd)
-                return open_regular(c->initrd, "initrd", "initrd-open", &p->initrd_fd, e);
-        return 0;
+        if (r == 0 && c->initrd) {
+                r = open_regular(c->initrd, "initrd", "initrd-open", &p->initrd_fd, e);
+                if (r == 0)
+                        r = parts_check_roots(o, p->initrd_fd, "initrd", c->initrd, e);
+        }
+        return r;
 }
 
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
 
 /* A qcow2 image may stand on another one. Unless it also says what format that has, nobody may guess. */
-static int open_backing(struct part_disk *d, const char *path, struct error *e) {
+static int open_backing(const struct parts_options *o, struct part_disk *d, const char *path, struct error *e) {
         enum machine_disk_format format = MACHINE_DISK_FORMAT_QCOW2;
         _cleanup_free_ char *image = strdup(path);
         int fd = d->fd, r = image ? 0 : -ENOMEM;
@@ -157,7 +161,9 @@ static int open_backing(struct part_disk *d, const char *path, struct error *e) 
                         return fd;
                 io_set_nonblock(fd, false);
                 d->backing[d->n_backing++] = (struct part_backing){ .fd = fd, .format = format };
-                r = disk_lock(fd, true, next, e);
+                r = parts_check_roots(o, fd, "backing image", next, e);
+                if (r == 0)
+                        r = disk_lock(fd, true, next, e);
                 free(TAKE_PTR(image));
                 image = TAKE_PTR(next);
         }
@@ -186,7 +192,8 @@ static int disk_size_check(int fd, const char *path, enum machine_disk_format fo
         return 0;
 }
 
-static int open_file(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
+static int open_file(const struct machine_disk_config *c, const struct parts_options *o, struct part_disk *d,
+                     struct error *e) {
         char magic[4];
         int r;
 
@@ -199,11 +206,13 @@ static int open_file(const struct machine_disk_config *c, struct part_disk *d, s
                                          : NULL,
                                  "cannot open disk %s", c->path);
         io_set_nonblock(d->fd, false);
-        r = disk_size_check(d->fd, c->path, c->format, e);
-        if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
-                r = open_backing(d, c->path, e);
+        r = parts_check_roots(o, d->fd, "disk", c->path, e);
         if (r == 0)
+                r = disk_size_check(d->fd, c->path, c->format, e);
+        if (r == 0) /* before its header is read: from now on nobody else writes it */
                 r = disk_lock(d->fd, c->readonly, c->path, e);
+        if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
+                r = open_backing(o, d, c->path, e);
         if (r < 0)
                 return r;
         if (c->format == MACHINE_DISK_FORMAT_RAW && io_read_at(&sys_real, d->fd, magic, 4, 0) == 0 &&
@@ -214,9 +223,15 @@ static int open_file(const struct machine_disk_config *c, struct part_disk *d, s
         return 0;
 }
 
-static int open_disk(const struct machine_disk_config *c, struct part_disk *d, struct error *e) {
+static int open_disk(const struct machine_disk_config *c, const struct parts_options *o, struct part_disk *d,
+                     struct error *e) {
+        int r;
+
         d->config = c;
-        return c->type == MACHINE_DISK_TYPE_FILE ? open_file(c, d, e) : part_backend_open(c, d, e);
+        if (c->type == MACHINE_DISK_TYPE_FILE)
+                return open_file(c, o, d, e);
+        r = part_backend_open(c, d, e);
+        return r < 0 ? r : parts_check_roots(o, d->dir_fd, "the directory of socket", c->path, e);
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -274,7 +289,8 @@ static struct parts *parts_new(const struct machine_config *config) {
         return p;
 }
 
-int parts_open(const struct machine_config *config, struct parts **ret_parts, struct error *e) {
+int parts_open(const struct machine_config *config, const struct parts_options *options, struct parts **ret_parts,
+               struct error *e) {
         _cleanup_(parts_freep) struct parts *p = parts_new(config);
         int r;
 
@@ -284,7 +300,7 @@ int parts_open(const struct machine_config *config, struct parts **ret_parts, st
         if (r == 0)
                 r = check_host(config, e);
         if (r == 0)
-                r = open_boot(p, e);
+                r = open_boot(p, options, e);
         if (r < 0)
                 return r;
         p->append = strdup(config->append ?: "");
@@ -294,7 +310,7 @@ int parts_open(const struct machine_config *config, struct parts **ret_parts, st
                 return error_set(e, -EINVAL, "too-many-devices", NULL, "at most %d disks and %d interfaces fit",
                                  LAYOUT_DISKS_MAX, LAYOUT_NETS_MAX);
         for (size_t i = 0; i < config->n_disks; i++) {
-                r = open_disk(&config->disks[i], &p->disks[i], e);
+                r = open_disk(&config->disks[i], options, &p->disks[i], e);
                 if (r < 0)
                         return r;
                 p->n_disks++;
@@ -302,7 +318,8 @@ int parts_open(const struct machine_config *config, struct parts **ret_parts, st
         for (size_t i = 0; i < config->n_nets; i++) {
                 if (config->nets[i].type == MACHINE_NET_TYPE_NONE)
                         continue;
-                r = part_net_open(&config->nets[i], p->name, (unsigned int)i, &p->nets[p->n_nets], e);
+                r = part_net_open(&config->nets[i], p->name, (unsigned int)i, options ? options->helper_jail : NULL,
+                                  &p->nets[p->n_nets], e);
                 if (r < 0)
                         return r;
                 p->n_nets++;

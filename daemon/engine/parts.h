@@ -23,6 +23,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/spawn.h"
 #include "schema/lodge-schema.h"
 #include "vmm/machine/layout.h"
 
@@ -66,15 +67,24 @@ struct parts {
         size_t n_nets;
 };
 
+/* What a daemon knows better than the person who runs a machine in the foreground. All zero: no limits. */
+struct parts_options {
+        const char *const *roots; /* every file must lie below one of these; none: anywhere */
+        size_t n_roots;
+        const struct spawn_jail *helper_jail; /* for passt; NULL: none */
+};
+
 /**
  * parts_open() - open everything
  * @config:    checked by the schema; borrowed by the parts
+ * @options:   NULL: all zero. Needed only here
  * @ret_parts: parts_free() it
  *
  * Return: 0, or -errno with @e: "kernel-open", "kernel-format", "initrd-open", "disk-open", "disk-type", "disk-size", "disk-backend",
- * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host".
+ * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host", "path-outside".
  */
-int parts_open(const struct machine_config *config, struct parts **ret_parts, struct error *e);
+int parts_open(const struct machine_config *config, const struct parts_options *options, struct parts **ret_parts,
+               struct error *e);
 
 /** parts_close_files() - close what the VMM has by now; passt's process and log stay. */
 void parts_close_files(struct parts *parts);

@@ -206,10 +206,7 @@ static void finish(struct operation *op, enum store_op_state state) {
 }
 
 static void undo_from_here(struct operation *op, const struct error *e) {
-        if (op->error.code == 0) {
-                error_set(&op->error, e->code, e->id, e->fix, "%s", e->message ?: "it failed");
-                error_set_id(&op->error, e->id ?: "unknown");
-        }
+        error_set_foreign(&op->error, e->code, e->id, e->fix, e->message ?: "it failed");
         op->row->state = STORE_OP_UNDOING;
         queue(op);
 }
@@ -427,10 +424,10 @@ static int recover_one(void *opaque, const struct store_op *from) {
                 error_set(&op->error, -EINTR, "operation-interrupted", "do it again", "%s: it was undone", message);
                 row->state = STORE_OP_UNDOING;
         } else if (error) {
-                error_set(&op->error, -(int)json_integer_value(json_object_get(error, "errno")), "unknown",
-                          json_string_value(json_object_get(error, "fix")), "%s",
-                          json_string_value(json_object_get(error, "message")) ?: message);
-                error_set_id(&op->error, json_string_value(json_object_get(error, "id")) ?: "unknown");
+                error_set_foreign(&op->error, -(int)json_integer_value(json_object_get(error, "errno")),
+                                  json_string_value(json_object_get(error, "id")),
+                                  json_string_value(json_object_get(error, "fix")),
+                                  json_string_value(json_object_get(error, "message")) ?: message);
         }
         json_decref(error);
         /* All steps were done, but not the end written. */

@@ -11,7 +11,7 @@
 
 #include "daemon/engine/engine.h"
 
-static const struct engine_ends ends = { .control_fd = 20, .console_fd = 21, .agent_fd = 22 };
+static const struct engine_ends ends = { .control_fd = 20, .console_fd = 21, .agent_fd = 22, .log_fd = -1 };
 
 static void fill(struct parts *p, struct machine_config *c) {
         struct machine_disk_config *disk;
@@ -109,7 +109,7 @@ static void test_a_disk_of_a_back_end(void **state) {
         assert_int_equal(v->disks[3].fd, 43);
         assert_false(v->disks[2].vhost_user);
         c->disks[3].readonly = true; /* QEMU would let the guest write */
-        assert_int_equal(engine_qemu_start(&p, &ends, true, -1, &engine, &error), -ENOTSUP);
+        assert_int_equal(engine_qemu_start(&p, &ends, true, NULL, &engine, &error), -ENOTSUP);
         assert_string_equal(error.id, "disk-backend");
         machine_config_free(c);
 }
@@ -137,7 +137,7 @@ static void test_places_of_threads(void **state) {
         assert_int_equal(v->disks[2].n_iothread_cpus, 2);
         assert_int_equal(v->disks[2].iothread_cpus[0], 5);
         assert_int_equal(v->disks[2].iothread_cpus[1], 3);
-        assert_int_equal(engine_qemu_start(&p, &ends, true, -1, &engine, &error), -ENOTSUP);
+        assert_int_equal(engine_qemu_start(&p, &ends, true, NULL, &engine, &error), -ENOTSUP);
         assert_string_equal(error.id, "disk-cpus");
         machine_config_free(c);
 }
@@ -177,7 +177,7 @@ static void test_values_arrive_as_they_are(void **state) {
         assert_false(has_parts(argv, "throttle-group,id=throttle6", ""));
         assert_true(has(argv, "console=ttyS0 quiet,odd"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk2,", ",serial=a,,b"));
-        assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,", "read-only=off"));
+        assert_true(has_parts(argv, "{\"driver\":\"qcow2\",\"node-name\":\"disk3\",", "\"backing\":null"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk4,", ",num-queues=3"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk4,", ",rerror=stop,werror=ignore"));
         assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk5,", ",rerror=report,werror=enospc"));
