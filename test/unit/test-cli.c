@@ -72,7 +72,8 @@ static void test_tail(void **state) {
         assert_string_equal(last_line(line, 10), "two");
 }
 
-static int run_sh(const char *script, const int *fds, size_t n_fds, int death_signal) {
+static int run_jailed(const char *script, const int *fds, size_t n_fds, int death_signal,
+                      const struct spawn_jail *jail) {
         _cleanup_close_ int pidfd = -EBADF;
         const char *argv[] = { "sh", "-c", script, NULL };
         struct spawn s = {
@@ -84,6 +85,7 @@ static int run_sh(const char *script, const int *fds, size_t n_fds, int death_si
                 .stdout_fd = -1,
                 .stderr_fd = -1,
                 .death_signal = death_signal,
+                .jail = jail,
         };
         int status = -1;
         pid_t pid;
@@ -91,6 +93,39 @@ static int run_sh(const char *script, const int *fds, size_t n_fds, int death_si
         assert_int_equal(spawn_child(&s, &pid, &pidfd, NULL), 0);
         assert_int_equal(spawn_wait(pid, pidfd, 20000, &status), 0);
         return status;
+}
+
+static int run_sh(const char *script, const int *fds, size_t n_fds, int death_signal) {
+        return run_jailed(script, fds, n_fds, death_signal, NULL);
+}
+
+/* A VMM that a guest took over has what its process has: no capability, group or network of root's may be left. */
+static void test_spawn_jail(void **state) {
+        static const char script[] = "set -e; cat /proc/self/status | grep -c '^Cap.*:.0*$' | grep -qx 5\n"
+                                     "grep -q '^Uid:.12345.12345.12345.12345$' /proc/self/status\n"
+                                     "grep -q '^Gid:.23456.23456.23456.23456$' /proc/self/status\n"
+                                     "grep -q '^Groups:.34567 $' /proc/self/status\n"
+                                     "grep -q '^NoNewPrivs:.1$' /proc/self/status\n"
+                                     "[ $(grep -c : /proc/net/dev) = 1 ]"; /* lo alone */
+        static const gid_t groups[] = { 34567 };
+        const char *nowhere[] = { "/nonexistent/lodge" }, *argv[] = { "true", NULL };
+        struct spawn_jail jail = {
+                .identity = true, .uid = 12345, .gid = 23456, .groups = groups, .n_groups = 1, .alone = true
+        };
+        struct spawn s = { .path = "true", .argv = argv, .jail = &jail };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int pidfd;
+        pid_t pid;
+
+        if (geteuid() != 0) {
+                assert_true(spawn_child(&s, &pid, &pidfd, &e) < 0); /* rather than run as we are */
+                return;
+        }
+        assert_int_equal(run_jailed(script, NULL, 0, SIGKILL, &jail), 0);
+        jail.cgroups = nowhere;
+        jail.n_cgroups = 1;
+        assert_int_equal(spawn_child(&s, &pid, &pidfd, &e), -ENOENT);
+        assert_string_equal(e.id, "spawn-cgroup");
 }
 
 /* A descriptor too many is a hole in the VMM's jail; one too few a machine without its disk. */
@@ -171,6 +206,7 @@ int main(void) {
                 cmocka_unit_test(test_menu_key),
                 cmocka_unit_test(test_tail),
                 cmocka_unit_test(test_spawn_passes_exactly_those),
+                cmocka_unit_test(test_spawn_jail),
                 cmocka_unit_test(test_spawn_missing),
                 cmocka_unit_test(test_disk_locks),
                 cmocka_unit_test(test_kernel_identify),

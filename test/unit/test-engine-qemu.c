@@ -114,6 +114,36 @@ static void test_a_disk_of_a_back_end(void **state) {
         machine_config_free(c);
 }
 
+/* QEMU must open no image by the name in another one's header, and a daemon's socket must not wait for the daemon. */
+static void test_a_chain_and_a_listening_socket(void **state) {
+        struct engine_ends listening = ends;
+        struct machine_config *c = NULL;
+        struct parts p;
+        char **argv;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        for (size_t i = 3; i < 5; i++) {
+                c->disks[i].format = MACHINE_DISK_FORMAT_QCOW2;
+                p.disks[i].backing[0] = (struct part_backing){ 80 + (int)i, MACHINE_DISK_FORMAT_QCOW2 };
+                p.disks[i].n_backing = 1;
+        }
+        p.disks[4].backing[1] = (struct part_backing){ 90, MACHINE_DISK_FORMAT_RAW };
+        p.disks[4].n_backing = 2;
+        listening.control_listens = true;
+        assert_int_equal(engine_qemu_arguments(&p, &listening, true, &argv), 0);
+        assert_true(has(argv, "socket,id=control,fd=20,server=on,wait=off"));
+        assert_true(has_parts(argv, "driver=qcow2,node-name=disk3,file=file3,backing=backing3-0,", "read-only=off"));
+        assert_true(has_parts(argv, "{\"driver\":\"qcow2\",\"node-name\":\"backing3-0\",", "\"backing\":null,"));
+        assert_true(has_parts(argv, "driver=qcow2,node-name=disk4,", ",backing=backing4-0,"));
+        assert_true(has_parts(argv, "driver=qcow2,node-name=backing4-0,", ",backing=backing4-1,read-only=on"));
+        assert_true(has_parts(argv, "driver=raw,node-name=backing4-1,file=backing4-1-file,read-only=on", ""));
+        assert_true(has_parts(argv, "driver=file,node-name=backing4-1-file,", ",read-only=on"));
+        assert_true(has_parts(argv, "fd=90,set=", ""));
+        engine_free_arguments(argv);
+        machine_config_free(c);
+}
+
 /* Threads that were to be placed must arrive so, or be refused: not run anywhere in silence. */
 static void test_places_of_threads(void **state) {
         uint32_t *cpus = calloc(2, sizeof(*cpus));
@@ -307,6 +337,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_addresses_equal_the_layout),
                 cmocka_unit_test(test_a_disk_of_a_back_end),
+                cmocka_unit_test(test_a_chain_and_a_listening_socket),
                 cmocka_unit_test(test_places_of_threads),
                 cmocka_unit_test(test_values_arrive_as_they_are),
                 cmocka_unit_test(test_memory_is_laid_out_as_asked),
