@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * seed: check what a machine's first boot is told, and pack it; see seed.h
- *
- * The file system is made by xorriso, which reads the files' content from memory (memfd) and writes to a descriptor: no
- * directory is filled that a kill could leave behind, and nothing secret lies anywhere but in the seed itself.
  */
 #include "daemon/seed/seed.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/new-file.h"
-#include "base/spawn.h"
+#include "daemon/seed/iso9660.h"
 #include "daemon/seed/user-data.h"
-
-#define XORRISO_MS 30000
-#define FILES_MAX  3
 
 static int no_memory(struct error *e) {
         return error_set(e, -ENOMEM, "no-memory", NULL, "out of memory");
@@ -79,98 +70,25 @@ static int check_machine(const struct seed_machine *m, struct error *e) {
         return 0;
 }
 
-static int memory_file(const char *text) {
-        _cleanup_close_ int fd = memfd_create("seed", MFD_CLOEXEC);
-        int r = fd < 0 ? -errno : io_write_all(fd, text, strlen(text));
-
-        return r < 0 ? r : TAKE_FD(fd);
-}
-
-/* The words that make xorriso put descriptors into an ISO 9660 file system, which it writes to its standard output. */
-static int run_xorriso(const char *const *names, const int *fds, size_t n, int to, struct error *e) {
-        /* -f: the names of descriptors are links */
-        const char *argv[16 + FILES_MAX] = { "xorriso", "-no_rc", "-as", "mkisofs", "-quiet",        "-V", "cidata",
-                                             "-J",      "-R",     "-f",  "-no-pad", "-graft-points", "-o", "-" };
-        char args[FILES_MAX][64];
-        struct spawn s = { .path = "xorriso",
-                           .argv = argv,
-                           .fds = fds,
-                           .n_fds = n,
-                           .stdin_fd = -1,
-                           .stdout_fd = to,
-                           .stderr_fd = -1 };
-        int pidfd, status, r;
-        size_t k = 0;
-        pid_t pid;
-
-        while (argv[k])
-                k++;
-        for (size_t i = 0; i < n; i++) {
-                snprintf(args[i], sizeof(args[i]), "%s=/proc/self/fd/%d", names[i], fds[i]);
-                argv[k++] = args[i];
-        }
-        s.death_signal = SIGKILL;
-        r = spawn_child(&s, &pid, &pidfd, e);
-        if (r < 0) {
-                error_set_fix(e, "install it: apt install xorriso");
-                return r;
-        }
-        r = spawn_wait(pid, pidfd, XORRISO_MS, &status);
-        if (r < 0)
-                (void)spawn_end(pid, pidfd, 0);
-        safe_close(pidfd);
-        if (r == 0 && status != 0)
-                r = -EIO;
-        return r < 0 ? error_set(e, r, "seed-io", "look for a full disk: df -h", "xorriso could not make the seed") : 0;
-}
-
-/* Packs @texts (NULL: left out) into @to. */
-static int pack(const char *const *names, char *const *texts, int to, struct error *e) {
-        int fds[FILES_MAX] = { -1, -1, -1 }, r = 0;
-        const char *given[FILES_MAX];
-        size_t n = 0;
-
-        for (size_t i = 0; r == 0 && i < FILES_MAX; i++) {
-                if (!texts[i])
-                        continue;
-                given[n] = names[i];
-                fds[n] = memory_file(texts[i]);
-                if (fds[n] < 0)
-                        r = error_set(e, fds[n], "seed-io", NULL, "cannot make %s", names[i]);
-                else
-                        n++;
-        }
-        if (r == 0)
-                r = run_xorriso(given, fds, n, to, e);
-        for (size_t i = 0; i < n; i++)
-                safe_close(fds[i]);
-        return r;
-}
-
-static int write_seed(const char *const *names, char *const *texts, const char *dir, struct error *e) {
+static int write_seed(const void *image, size_t size, const char *dir, struct error *e) {
         _cleanup_close_ int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         _cleanup_(new_file_drop) struct new_file f = NEW_FILE_INIT;
-        struct stat st;
         int r = dir_fd < 0 ? -errno : new_file_open(&f, dir_fd, 0600);
 
-        if (r < 0)
-                return error_set(e, r, "seed-io", "look for a full disk, and whether the directory is yours",
-                                 "cannot make the seed in %s", dir);
-        r = pack(names, texts, f.fd, e);
-        if (r < 0)
-                return r;
-        /* A disk is a whole number of sectors; xorriso's status says nothing of a full pipe. */
-        if (fstat(f.fd, &st) < 0 || st.st_size == 0 || st.st_size % 2048 != 0)
-                return error_set(e, -EIO, "seed-io", NULL, "xorriso made no whole seed");
-        r = new_file_keep(&f, SEED_FILE_NAME, true);
-        return r < 0 ? error_set(e, r, "seed-io", "look for a full disk: df -h", "cannot write the seed in %s", dir)
+        if (r == 0)
+                r = io_write_all(f.fd, image, size);
+        if (r == 0)
+                r = new_file_keep(&f, SEED_FILE_NAME, true);
+        return r < 0 ? error_set(e, r, "seed-io", "look for a full disk, and whether the directory is yours",
+                                 "cannot write the seed in %s", dir)
                      : 0;
 }
 
 int seed_make(const struct cloud_config *config, const struct seed_machine *machine, const char *dir, char **ret_path,
               struct error *e) {
-        static const char *const names[FILES_MAX] = { "meta-data", "user-data", "network-config" };
         _cleanup_free_ char *meta = NULL, *user = NULL, *network = NULL, *path = NULL;
+        _cleanup_free_ void *image = NULL;
+        size_t size;
         int r = check_machine(machine, e);
 
         if (r < 0)
@@ -181,7 +99,15 @@ int seed_make(const struct cloud_config *config, const struct seed_machine *mach
         if (!meta || !user || (!network && config->network != CLOUD_NETWORK_NONE) ||
             asprintf(&path, "%s/" SEED_FILE_NAME, dir) < 0)
                 return no_memory(e);
-        r = write_seed(names, (char *[]){ meta, user, network }, dir, e);
+        const struct iso_file files[] = {
+                { "META-DATA", meta, strlen(meta) },
+                { "NETWORK-CONFIG", network, network ? strlen(network) : 0 },
+                { "USER-DATA", user, strlen(user) },
+        };
+        r = iso_make("cidata", files, sizeof(files) / sizeof(*files), &image, &size);
+        if (r < 0)
+                return error_set(e, r, "seed-io", NULL, "cannot pack the seed");
+        r = write_seed(image, size, dir, e);
         if (r < 0)
                 return r;
         if (ret_path)

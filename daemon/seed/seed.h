@@ -67,7 +67,7 @@ struct seed_machine {
  * @dir:      the machine's directory; gets "seed.iso", 0600
  * @ret_path: of that file, owned by the caller; may be NULL
  *
- * Complete or as before. Return: 0, or -errno with "seed-io", "spawn-missing" (xorriso), -EINVAL.
+ * Complete or as before. Return: 0, or -errno with "seed-io".
  */
 int seed_make(const struct cloud_config *config, const struct seed_machine *machine, const char *dir, char **ret_path,
               struct error *e);
