@@ -23,9 +23,9 @@
 #include <libsoup/soup.h>
 #include <stdbool.h>
 
-#include "daemon/broker/client.h"
 #include "daemon/machine/machine.h"
 #include "daemon/store/store.h"
+#include "daemon/wire/client.h"
 #include "schema/lodge-schema.h"
 
 struct api;
@@ -81,6 +81,7 @@ struct api {
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
+        uint64_t last_connection;
         struct api_request *waiting; /* requests that are answered later */
         struct api_listener *listeners;
         bool ready;

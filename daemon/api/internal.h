@@ -8,7 +8,9 @@
 struct api_connection {
         struct api_connection *next;
         GSocketConnection *stream;
+        GSocketAddress *address; /* what libsoup knows it by */
         uid_t uid;
+        bool in_group;     /* of those who may use the daemon */
         uint64_t since;    /* when it began to wait for its next request, or for the rest of one (monotonic ns) */
         unsigned int busy; /* requests that are being answered */
         bool reading;      /* a request's head has come, and not yet all of it */

@@ -2,12 +2,10 @@
 /* request: what a request wants: route, caller, objects; and its answer. See api.h */
 #include <ctype.h>
 #include <errno.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -19,37 +17,17 @@
 
 /* ---- who ------------------------------------------------------------------------------------------------------------ */
 
-static bool in_group(int fd, gid_t group, gid_t primary) {
-        gid_t groups[GROUPS_MAX];
-        socklen_t n = sizeof(groups);
-
-        if (group == 0)
-                return false;
-        if (primary == group)
-                return true;
-        if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
-                return false;
-        for (size_t i = 0; i < n / sizeof(*groups); i++)
-                if (groups[i] == group)
-                        return true;
-        return false;
-}
-
 void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, size_t n, enum schema_role *ret_role) {
-        const struct worker_config *c = api->o.config;
-        GSocket *socket = soup_server_message_get_socket(message);
-        int fd = socket ? g_socket_get_fd(socket) : -1;
-        struct ucred peer = { .uid = (uid_t)-1 };
-        socklen_t len = sizeof(peer);
+        const struct api_connection *c = connection_of(api, message);
 
         *ret_role = SCHEMA_ROLE_NONE;
         snprintf(ret_who, n, "nobody");
-        if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+        if (!c)
                 return;
-        snprintf(ret_who, n, "user %u", peer.uid);
-        if (peer.uid == c->owner || peer.uid == 0)
+        snprintf(ret_who, n, "user %u", c->uid);
+        if (c->uid == api->o.config->owner || c->uid == 0)
                 *ret_role = SCHEMA_ROLE_ADMIN;
-        else if (in_group(fd, (gid_t)c->group, peer.gid))
+        else if (c->in_group)
                 *ret_role = SCHEMA_ROLE_OPERATOR;
 }
 

@@ -7,6 +7,8 @@
  * its share busy waits in the kernel's queue.
  */
 #include <errno.h>
+#include <gio/gunixsocketaddress.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +24,7 @@
 #define SLOW_NS         20000000000ull  /* within one */
 #define SWEEP_US        5000000
 #define ACCEPTS_AT_ONCE 64
+#define GROUPS_MAX      256
 
 static void on_connection_gone(gpointer opaque, GObject *was);
 
@@ -34,6 +37,7 @@ static void connection_unlink(struct api *api, struct api_connection *c) {
                 *at = c->next;
                 api->n_connections--;
         }
+        g_object_unref(c->address);
         free(c);
 }
 
@@ -55,10 +59,10 @@ static void connection_close(struct api_connection *c) {
 }
 
 struct api_connection *connection_of(struct api *api, SoupServerMessage *message) {
-        GSocket *socket = soup_server_message_get_socket(message);
+        const GSocketAddress *address = soup_server_message_get_remote_address(message);
 
-        for (struct api_connection *c = api->connections; c && socket; c = c->next)
-                if (g_socket_connection_get_socket(c->stream) == socket)
+        for (struct api_connection *c = api->connections; c && address; c = c->next)
+                if (c->address == address)
                         return c;
         return NULL;
 }
@@ -87,12 +91,30 @@ static void make_room(struct api *api) {
         }
 }
 
+static bool in_group(int fd, gid_t group, gid_t primary) {
+        gid_t groups[GROUPS_MAX];
+        socklen_t n = sizeof(groups);
+
+        if (group == 0)
+                return false;
+        if (primary == group)
+                return true;
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
+                return false;
+        for (size_t i = 0; i < n / sizeof(*groups); i++)
+                if (groups[i] == group)
+                        return true;
+        return false;
+}
+
 static void take_connection(struct api *api, int fd) {
         struct api_connection *c = calloc(1, sizeof(*c));
         struct gone *gone = calloc(1, sizeof(*gone));
         GSocket *socket = g_socket_new_from_fd(fd, NULL);
         struct ucred peer;
         socklen_t n = sizeof(peer);
+        char name[32];
+        GSocketAddress *local;
         GError *error = NULL;
 
         if (!c || !gone || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0) {
@@ -107,16 +129,22 @@ static void take_connection(struct api *api, int fd) {
         *c = (struct api_connection){ .next = api->connections,
                                       .stream = g_socket_connection_factory_create_connection(socket),
                                       .uid = peer.uid,
+                                      .in_group = in_group(fd, (gid_t)api->o.config->group, peer.gid),
                                       .since = clock_ns() };
         *gone = (struct gone){ api, c };
+        /* libsoup knows a connection by its address only, and clients of a unix socket have none: each gets a name. */
+        snprintf(name, sizeof(name), "client-%llu", (unsigned long long)++api->last_connection);
+        c->address = g_unix_socket_address_new(name);
+        local = g_socket_get_local_address(socket, NULL);
         g_object_unref(socket);
         api->connections = c;
         api->n_connections++;
         g_object_weak_ref(G_OBJECT(c->stream), on_connection_gone, gone);
-        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), NULL, NULL, &error)) {
+        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), local, c->address, &error)) {
                 log_warning("cannot serve a connection: %s", error->message);
                 g_error_free(error);
         }
+        g_clear_object(&local);
         g_object_unref(c->stream); /* the server's now */
 }
 

@@ -30,7 +30,8 @@
 #define LISTEN_BACKLOG   1024
 #define WORKER_CALLS_MAX 256
 
-static const struct broker_op *const tables[] = { broker_host_ops, broker_image_ops, broker_machine_ops };
+static const struct broker_op *const tables[] = { broker_host_ops, broker_image_ops, broker_machine_ops,
+                                                  broker_volume_ops };
 
 static int spawn_worker(struct broker *b, struct error *e);
 
@@ -428,6 +429,14 @@ static void finish(struct broker *b) {
         if (b->worker > 0)
                 spawn_end(b->worker, b->worker_pidfd, STOP_GRACE_MS);
         worker_forget(b);
+        while (b->children) { /* they run on */
+                struct broker_child *child = b->children;
+
+                b->children = child->next;
+                loop_source_free(child->source);
+                safe_close(child->pidfd);
+                free(child);
+        }
         image_store_free(b->images);
         safe_close(b->listen_fd);
         loop_free(b->loop);

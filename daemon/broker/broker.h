@@ -30,8 +30,8 @@
 #include <sys/types.h>
 
 #include "base/loop.h"
-#include "daemon/broker/wire.h"
 #include "daemon/host/probe.h"
+#include "daemon/wire/wire.h"
 #include "schema/lodge-schema.h"
 
 struct image_store;
@@ -39,6 +39,15 @@ struct broker_call;
 
 struct broker_paths {
         char *state, *run, *store, *socket, *machines, *images, *pools, *seeds;
+};
+
+/* A keeper that we started: ours to reap. */
+struct broker_child {
+        struct broker_child *next;
+        struct broker *broker;
+        pid_t pid;
+        int pidfd;
+        struct loop_source *source;
 };
 
 struct broker {
@@ -57,6 +66,7 @@ struct broker {
         unsigned int respawns; /* in a row, each soon after the other */
         uint64_t worker_started;
         struct broker_call *calls; /* those that have not been answered */
+        struct broker_child *children;
         struct image_store *images;
         struct probe probe;
         bool probed, stopping;
@@ -81,8 +91,11 @@ struct broker_call {
 struct broker_op {
         const char *name;
         const struct schema_object *args; /* what they must look like; NULL: none */
-        /* @args: the parsed object, freed afterwards. Return: 0 answered by call->result and fds, 1 answered later, -errno with @e. */
-        int (*run)(struct broker_call *call, const void *args, struct error *e);
+        /*
+         * @args: the parsed object; what the function takes out of it is its own, the rest is freed afterwards.
+         * Return: 0 answered by call->result and fds, 1 answered later, -errno with @e.
+         */
+        int (*run)(struct broker_call *call, void *args, struct error *e);
 };
 
 /** broker_run() - be the broker until the end; returns the exit status, or -errno with @e. */
@@ -114,7 +127,14 @@ typedef int (*broker_task_fn)(void *opaque, const struct image_progress *progres
 int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struct error *e);
 
 /* The tables of operations: one for each of the files op-*.c. Each ends with an empty entry. */
-extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[];
+extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_volume_ops[];
+
+/** broker_probe() - what KVM is worth here; found out once. */
+const struct probe *broker_probe(struct broker *b);
+
+/** broker_pool_open() - a pool by its name; "default" is always there. */
+struct pool;
+int broker_pool_open(struct broker *b, const char *name, struct pool **ret_pool, struct error *e);
 
 int broker_paths_make(struct broker *b, struct error *e);
 void broker_paths_clear(struct broker_paths *p);

@@ -6,25 +6,25 @@
 #include "daemon/engine/engine.h"
 
 /* Once: it runs a guest. A person who has changed something starts the daemon again, or asks with "again". */
-static const struct probe *probed(struct broker *b) {
+const struct probe *broker_probe(struct broker *b) {
         if (!b->probed)
                 probe_run(&b->probe);
         b->probed = true;
         return &b->probe;
 }
 
-static int host_facts(struct broker_call *call, const void *args, struct error *e) {
-        const struct probe *p = probed(call->broker);
+static int host_facts(struct broker_call *call, void *args, struct error *e) {
+        const struct probe *p = broker_probe(call->broker);
 
         call->result = json_pack("{s:s, s:s, s:s}", "kvm", probe_verdict_name(p->verdict), "kvm_evidence", p->evidence,
                                  "kvm_cure", p->cure);
         return call->result ? 0 : -ENOMEM;
 }
 
-static int engine_which(struct broker_call *call, const void *args, struct error *e) {
+static int engine_which(struct broker_call *call, void *args, struct error *e) {
         const struct broker_decide_args *a = args;
         struct engine_choice choice;
-        int r = engine_decide(&a->machine, probed(call->broker), &choice, e);
+        int r = engine_decide(&a->machine, broker_probe(call->broker), &choice, e);
 
         if (r < 0)
                 return r;

@@ -19,7 +19,7 @@ static json_t *image_json(const struct image *image) {
                          (json_int_t)(image->files[IMAGE_FILE_DISK].name ? image->files[IMAGE_FILE_DISK].size : 0));
 }
 
-static int images_list(struct broker_call *call, const void *args, struct error *e) {
+static int images_list(struct broker_call *call, void *args, struct error *e) {
         json_t *items = json_array();
         struct image **images;
         size_t n;
@@ -36,7 +36,7 @@ static int images_list(struct broker_call *call, const void *args, struct error 
         return call->result ? 0 : -ENOMEM;
 }
 
-static int images_find(struct broker_call *call, const void *args, struct error *e) {
+static int images_find(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
         _cleanup_(image_freep) struct image *image = NULL;
         int r = image_find(call->broker->images, a->name, &image, e);
@@ -47,7 +47,7 @@ static int images_find(struct broker_call *call, const void *args, struct error 
         return call->result ? 0 : -ENOMEM;
 }
 
-static int images_delete(struct broker_call *call, const void *args, struct error *e) {
+static int images_delete(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
 
         return image_delete(call->broker->images, a->name, e);
@@ -69,7 +69,7 @@ static int build_task(void *opaque, const struct image_progress *progress, json_
         return r;
 }
 
-static int images_build(struct broker_call *call, const void *args, struct error *e) {
+static int images_build(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
         struct build build = { call->broker->images, a->name, a->force };
 

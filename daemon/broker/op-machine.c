@@ -1,7 +1,405 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* op-machine: machines that run, by their UUIDs */
+/*
+ * op-machine: machines that run, by their UUIDs: start, find, attach, end
+ *
+ * A machine's files are found here from names: its image's, its volume's, its seed's. Paths come from the worker only for files that the person named, and the
+ * keeper refuses what lies outside the directories that are given to it here.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/spawn.h"
 #include "daemon/broker/broker.h"
+#include "daemon/engine/boot-image.h"
+#include "daemon/engine/engine.h"
+#include "daemon/image/image.h"
+#include "daemon/keeper/client.h"
+#include "daemon/seed/seed.h"
+#include "daemon/storage/pool.h"
+
+#define END_TIMEOUT_MS 5000
+#define UID_BASE       0x40000000u /* machines' users, in a system daemon: this plus the machine's number */
+#define LOG_MAX        1024
+
+static char *run_dir(const struct broker *b, const char *uuid) {
+        char *path;
+
+        return asprintf(&path, "%s/%s", b->paths.machines, uuid) < 0 ? NULL : path;
+}
+
+/* ---- children ------------------------------------------------------------------------------------------------------- */
+
+static void on_child(void *opaque, int fd, uint32_t events) {
+        struct broker_child *child = opaque, **at = &child->broker->children;
+        int status;
+
+        spawn_wait(child->pid, fd, 0, &status);
+        while (*at && *at != child)
+                at = &(*at)->next;
+        if (*at)
+                *at = child->next;
+        loop_source_free(child->source);
+        safe_close(child->pidfd);
+        free(child);
+}
+
+/* A keeper is our child until we end: then somebody else reaps it. */
+static void adopt(struct broker *b, pid_t pid, int pidfd) {
+        struct broker_child *child = calloc(1, sizeof(*child));
+
+        if (!child) {
+                safe_close(pidfd);
+                return;
+        }
+        *child = (struct broker_child){ .next = b->children, .broker = b, .pid = pid, .pidfd = pidfd };
+        b->children = child;
+        if (loop_add_fd(b->loop, pidfd, EPOLLIN, on_child, child, &child->source) < 0)
+                log_warning("cannot watch keeper %d", pid);
+}
+
+/* ---- start ---------------------------------------------------------------------------------------------------------- */
+
+struct start {
+        struct broker_call *call;
+        struct engine_choice choice;
+        int status_fd;
+        struct loop_source *source;
+};
+
+static void start_release(void *opaque) {
+        struct start *s = opaque;
+
+        loop_source_free(s->source);
+        safe_close(s->status_fd);
+        free(s);
+}
+
+static void on_started(void *opaque, int fd, uint32_t events) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct start *s = opaque;
+        struct broker_call *call = s->call;
+        int r = keeper_started(fd, &e);
+
+        if (r == -EAGAIN && e.code == 0)
+                return;
+        if (r == 0)
+                call->result = json_pack("{s:s, s:s, s:b, s:b}", "engine", engine_name(s->choice.kind), "engine_reason",
+                                         s->choice.reason, "kvm", s->choice.kind == ENGINE_NATIVE || s->choice.kvm,
+                                         "fallback", s->choice.fallback);
+        broker_answer(call, &e);
+}
+
+static int add_disks(struct broker *b, const struct broker_start_args *a, const struct image *image,
+                     struct machine_config *c, struct error *e) {
+        const struct volume_config recorded = { .name = a->volume, .pool = a->pool, .image = a->image };
+        _cleanup_(pool_freep) struct pool *pool = NULL;
+        _cleanup_(volume_freep) struct volume *volume = NULL;
+        struct volume_config check = recorded;
+        struct machine_disk_config *seed;
+        char *path;
+        int r = 0;
+
+        if (a->volume) {
+                r = broker_pool_open(b, a->pool, &pool, e);
+                if (r == 0)
+                        r = volume_find(pool, a->volume, &volume, e);
+                if (r < 0)
+                        return r;
+                /* A raw volume stands on nothing; an overlay on the machine's image, whatever its header says. */
+                check.format = volume->format;
+                if (volume->format == VOLUME_FORMAT_RAW)
+                        check.image = NULL;
+                r = volume_check(pool, &check, e);
+                if (r == 0)
+                        r = volume_path(pool, a->volume, &path, e);
+                if (r == 0)
+                        r = boot_image_add_disk(c, path,
+                                                volume->format == VOLUME_FORMAT_RAW ? MACHINE_DISK_FORMAT_RAW
+                                                                                    : MACHINE_DISK_FORMAT_QCOW2,
+                                                e);
+        }
+        if (r < 0 || !a->seed)
+                return r;
+        r = machine_config_add_disks(c, &seed);
+        if (r == 0 && asprintf(&seed->path, "%s/%s/" SEED_FILE_NAME, b->paths.seeds, a->uuid) < 0)
+                r = -ENOMEM;
+        if (r < 0)
+                return error_set(e, r, "too-many-devices", NULL, "there is no room for the seed of the first boot");
+        seed->readonly = true;
+        return 0;
+}
+
+static int add_root(struct keeper_config *k, const char *path) {
+        char **grown = realloc(k->roots, (k->n_roots + 1) * sizeof(*grown));
+
+        if (!grown)
+                return -ENOMEM;
+        k->roots = grown;
+        grown[k->n_roots] = strdup(path);
+        return grown[k->n_roots] && ++k->n_roots ? 0 : -ENOMEM;
+}
+
+static int add_roots(const struct broker *b, struct keeper_config *k) {
+        int r = add_root(k, b->paths.pools);
+
+        if (r == 0)
+                r = add_root(k, b->paths.seeds);
+        if (r == 0)
+                r = add_root(k, image_store_root(b->images));
+        for (size_t i = 0; i < b->options->n_allow_paths && r == 0; i++)
+                r = add_root(k, b->options->allow_paths[i]);
+        return r;
+}
+
+/* Without a network of its own a machine has the one that needs nothing of the host. */
+static int default_net(struct machine_config *c) {
+        _cleanup_free_ char *passt = NULL;
+        struct machine_net_config *net;
+
+        if (c->n_nets > 0 || spawn_find("passt", &passt) < 0)
+                return 0;
+        if (machine_config_add_nets(c, &net) < 0)
+                return -ENOMEM;
+        net->type = MACHINE_NET_TYPE_USER;
+        return 0;
+}
+
+static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct engine_choice *choice,
+                   struct error *e) {
+        _cleanup_(image_freep) struct image *image = NULL;
+        int r = 0;
+
+        /* The keeper's copy of the machine takes over what was sent. */
+        schema_clear(&machine_config_schema, &k->machine);
+        k->machine = a->machine;
+        a->machine = (struct machine_config){ 0 };
+        if (a->image)
+                r = image_find(b->images, a->image, &image, e);
+        if (r == 0)
+                r = add_disks(b, a, image, &k->machine, e);
+        if (r == 0 && image)
+                r = boot_image_apply(image, &k->machine, e);
+        if (r == 0 && (default_net(&k->machine) < 0 || add_roots(b, k) < 0))
+                r = error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        if (r == 0)
+                r = engine_decide(&k->machine, broker_probe(b), choice, e);
+        if (r < 0)
+                return r;
+        k->version = 1;
+        k->engine = choice->kind == ENGINE_NATIVE ? KEEPER_ENGINE_NATIVE : KEEPER_ENGINE_QEMU;
+        k->kvm = choice->kind == ENGINE_NATIVE || choice->kvm;
+        if (b->scope == API_SCOPE_SYSTEM)
+                k->uid = k->gid = UID_BASE + a->number;
+        k->run_dir = run_dir(b, a->uuid);
+        if (!k->run_dir)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        if (mkdir(k->run_dir, 0700) < 0 && errno != EEXIST)
+                return error_set(e, -errno, "run-dir", NULL, "cannot make %s", k->run_dir);
+        return 0;
+}
+
+static int machine_begin(struct broker_call *call, void *args, struct error *e) {
+        _cleanup_(keeper_config_freep) struct keeper_config *k = NULL;
+        struct broker *b = call->broker;
+        struct start *s = calloc(1, sizeof(*s));
+        pid_t pid;
+        int pidfd, r;
+
+        if (!s || keeper_config_new(&k) < 0) {
+                free(s);
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        }
+        *s = (struct start){ .call = call, .status_fd = -EBADF };
+        call->opaque = s;
+        call->release = start_release;
+        r = prepare(b, args, k, &s->choice, e);
+        if (r == 0)
+                r = keeper_spawn(k, &pid, &pidfd, &s->status_fd, e);
+        if (r < 0)
+                return r;
+        adopt(b, pid, pidfd);
+        r = loop_add_fd(b->loop, s->status_fd, EPOLLIN, on_started, s, &s->source);
+        return r < 0 ? error_set(e, r, "keeper", NULL, "cannot watch the machine's start") : 1;
+}
+
+/* ---- what runs ------------------------------------------------------------------------------------------------------ */
+
+static bool is_uuid(const char *name) {
+        return strlen(name) == 36 && strspn(name, "0123456789abcdef-") == 36;
+}
+
+/* "running", "exited" (it has left its last words), or "gone" (its keeper was killed, or the host: nothing is known). */
+static const char *state_of(const char *dir) {
+        _cleanup_(keeper_exit_freep) struct keeper_exit *ended = NULL;
+        int fd;
+
+        if (keeper_connect(dir, &fd, NULL) == 0) {
+                close(fd);
+                return "running";
+        }
+        return keeper_exit_read(dir, &ended, NULL) == 0 ? "exited" : "gone";
+}
+
+static int machines_list(struct broker_call *call, void *args, struct error *e) {
+        json_t *items = json_array();
+        DIR *dir = opendir(call->broker->paths.machines);
+
+        if (!dir)
+                return error_set(e, -errno, "run-dir", NULL, "cannot list %s", call->broker->paths.machines);
+        for (const struct dirent *entry; (entry = readdir(dir));) {
+                _cleanup_free_ char *path = is_uuid(entry->d_name) ? run_dir(call->broker, entry->d_name) : NULL;
+
+                if (path)
+                        json_array_append_new(items,
+                                              json_pack("{s:s, s:s}", "uuid", entry->d_name, "state", state_of(path)));
+        }
+        closedir(dir);
+        call->result = json_pack("{s:o}", "items", items);
+        return call->result ? 0 : -ENOMEM;
+}
+
+static int machine_attach(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_machine_args *a = args;
+        _cleanup_(keeper_status_freep) struct keeper_status *status = NULL;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        _cleanup_close_ int fd = -EBADF, events = -EBADF, control = -EBADF, agent = -EBADF;
+        int r = dir ? keeper_connect(dir, &fd, e) : -ENOMEM;
+
+        if (r == 0)
+                r = keeper_get_status(fd, &status, e);
+        if (r == 0)
+                r = keeper_control(fd, &control, e);
+        if (r == 0)
+                r = keeper_agent(fd, &agent, e);
+        if (r == 0)
+                r = keeper_connect(dir, &events, e);
+        if (r == 0)
+                r = keeper_events(events, e);
+        if (r < 0)
+                return r;
+        call->result = json_pack("{s:s, s:b, s:i, s:s*}", "engine", keeper_engine_to_string(status->engine), "kvm",
+                                 status->kvm, "pid", (int)status->pid, "started", status->started);
+        call->fds[0] = TAKE_FD(control);
+        call->fds[1] = TAKE_FD(agent);
+        call->fds[2] = TAKE_FD(events);
+        call->n_fds = 3;
+        return call->result ? 0 : -ENOMEM;
+}
+
+static int machine_console(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_console_args *a = args;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        _cleanup_close_ int fd = -EBADF, console = -EBADF;
+        int r = dir ? keeper_connect(dir, &fd, e) : -ENOMEM;
+
+        if (r == 0)
+                r = keeper_console(fd, a->history, &console, e);
+        if (r < 0)
+                return r;
+        call->fds[0] = TAKE_FD(console);
+        call->n_fds = 1;
+        return 0;
+}
+
+static int machine_kill(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_machine_args *a = args;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        _cleanup_close_ int fd = -EBADF;
+        int r = dir ? keeper_connect(dir, &fd, e) : -ENOMEM;
+
+        return r < 0 ? r : keeper_kill(fd, e);
+}
+
+/* ---- its end -------------------------------------------------------------------------------------------------------- */
+
+static json_t *exit_json(const struct keeper_exit *ended) {
+        char words[LOG_MAX] = "";
+        size_t n = 0;
+
+        for (size_t i = 0; i < ended->n_log && n < sizeof(words); i++)
+                n += (size_t)snprintf(words + n, sizeof(words) - n, "%s%s", i ? "; " : "", ended->log[i]);
+        return json_pack("{s:i, s:s*, s:s}", "status", (int)ended->status, "time", ended->time, "log", words);
+}
+
+/* What its end has left is read, and removed but for its console's last page. */
+static int machine_forget(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_machine_args *a = args;
+        _cleanup_(keeper_exit_freep) struct keeper_exit *ended = NULL;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid), *path = NULL;
+
+        if (!dir || asprintf(&path, "%s/exit.json", dir) < 0)
+                return -ENOMEM;
+        if (keeper_exit_read(dir, &ended, NULL) == 0)
+                call->result = exit_json(ended);
+        unlink(path);
+        return 0;
+}
+
+/* A start that is undone: end what may have been started, and wait for that. */
+static int machine_end(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_machine_args *a = args;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        _cleanup_close_ int fd = -EBADF, events = -EBADF;
+        struct keeper_event *event;
+        int r = dir ? keeper_connect(dir, &fd, NULL) : -ENOMEM;
+
+        if (r < 0) /* there is none */
+                return r == -ENOMEM ? r : machine_forget(call, args, e);
+        r = keeper_connect(dir, &events, e);
+        if (r == 0)
+                r = keeper_events(events, e);
+        if (r == 0)
+                r = keeper_kill(fd, e);
+        while (r >= 0) { /* until -EPIPE: it is gone */
+                struct pollfd p = { .fd = events, .events = POLLIN };
+
+                if (poll(&p, 1, END_TIMEOUT_MS) <= 0)
+                        return error_set(e, -ETIMEDOUT, "machine-end", NULL, "the machine's process does not end");
+                r = keeper_event_read(events, &event);
+                if (r > 0)
+                        keeper_event_free(event);
+        }
+        return machine_forget(call, args, e);
+}
+
+/* All that is left of a deleted machine outside of its pool. */
+static int machine_purge(struct broker_call *call, void *args, struct error *e) {
+        static const char *const names[] = { "exit.json", "console.last", "keeper.sock", "control.sock" };
+        const struct broker_machine_args *a = args;
+        _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        char path[4096];
+
+        if (!dir)
+                return -ENOMEM;
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+                unlink(path);
+        }
+        rmdir(dir);
+        snprintf(path, sizeof(path), "%s/%s/" SEED_FILE_NAME, call->broker->paths.seeds, a->uuid);
+        unlink(path);
+        snprintf(path, sizeof(path), "%s/%s", call->broker->paths.seeds, a->uuid);
+        rmdir(path);
+        return 0;
+}
 
 const struct broker_op broker_machine_ops[] = {
+        { "machine-list", NULL, machines_list },
+        { "machine-start", &broker_start_args_schema, machine_begin },
+        { "machine-attach", &broker_machine_args_schema, machine_attach },
+        { "machine-console", &broker_console_args_schema, machine_console },
+        { "machine-kill", &broker_machine_args_schema, machine_kill },
+        { "machine-end", &broker_machine_args_schema, machine_end },
+        { "machine-forget", &broker_machine_args_schema, machine_forget },
+        { "machine-purge", &broker_machine_args_schema, machine_purge },
         { 0 },
 };

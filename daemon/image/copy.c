@@ -58,7 +58,8 @@ static int copy_by_hand(const struct sys *sys, int from, int to, off_t at, off_t
         return 0;
 }
 
-static int copy_range(const struct sys *sys, int from, int to, off_t at, off_t end, int cancel_fd, void *buf) {
+static int copy_range(const struct sys *sys, int from, int to, off_t at, off_t end, const struct copy_watch *watch,
+                      off_t size, void *buf) {
         bool in_kernel = sys == &sys_real; /* a test's table must see every write */
 
         while (at < end) {
@@ -66,8 +67,10 @@ static int copy_range(const struct sys *sys, int from, int to, off_t at, off_t e
                 off_t in = at, out = at;
                 ssize_t k = -1;
 
-                if (cancelled(cancel_fd))
+                if (cancelled(watch->cancel_fd))
                         return -EINTR;
+                if (watch->advance)
+                        watch->advance(watch->opaque, (uint64_t)at, (uint64_t)size);
                 if (in_kernel)
                         k = copy_file_range(from, &in, to, &out, n, 0);
                 if (in_kernel && k < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EFBIG))
@@ -85,6 +88,10 @@ static int copy_range(const struct sys *sys, int from, int to, off_t at, off_t e
 }
 
 int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd) {
+        return copy_sparse_watched(sys, from, to, &(struct copy_watch){ .cancel_fd = cancel_fd });
+}
+
+int copy_sparse_watched(const struct sys *sys, int from, int to, const struct copy_watch *watch) {
         _cleanup_free_ void *buf = NULL;
         off_t size, at = 0;
 
@@ -111,7 +118,7 @@ int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd) {
                         hole = size;
                 if (hole <= data)
                         return -EIO; /* changed under us */
-                r = copy_range(sys, from, to, data, hole, cancel_fd, buf);
+                r = copy_range(sys, from, to, data, hole, watch, size, buf);
                 if (r < 0)
                         return r;
                 at = hole;

@@ -16,5 +16,15 @@
  */
 int copy_sparse(const struct sys *sys, int from, int to, int cancel_fd);
 
+/* How a copy tells how far it is, and how it is stopped. */
+struct copy_watch {
+        void (*advance)(void *opaque, uint64_t done, uint64_t all); /* bytes of the file's size; may be NULL */
+        void *opaque;
+        int cancel_fd; /* as above */
+};
+
+/** copy_sparse_watched() - copy_sparse() that says how far it is */
+int copy_sparse_watched(const struct sys *sys, int from, int to, const struct copy_watch *watch);
+
 /** copy_layer() - make @to (empty, writable) read like the disk @from, whatever lies below it; the rest as copy_sparse() */
 int copy_layer(const struct sys *sys, struct layer *from, int to, int cancel_fd);

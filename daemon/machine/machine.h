@@ -20,11 +20,11 @@
 #include <jansson.h>
 
 #include "base/loop.h"
-#include "daemon/broker/client.h"
 #include "daemon/engine/agent.h"
 #include "daemon/engine/qmp.h"
 #include "daemon/operation/operation.h"
 #include "daemon/store/store.h"
+#include "daemon/wire/client.h"
 #include "schema/lodge-schema.h"
 
 struct machines;

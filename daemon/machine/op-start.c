@@ -94,8 +94,8 @@ static int disk_run(struct operation *op, struct error *e) {
                 return 0;
         json_object_set_new(op->args, "made", json_true());
         return ask(op, "machine-disk",
-                   json_pack("{s:s, s:s, s:s, s:I}", "pool", d->pool, "name", operation_arg(op, "disk_name"), "image",
-                             d->base.image, "size", (json_int_t)d->disk_size),
+                   json_pack("{s:b, s:s, s:s, s:s, s:I}", "again", 1, "pool", d->pool, "name",
+                             operation_arg(op, "disk_name"), "image", d->base.image, "size", (json_int_t)d->disk_size),
                    on_disk, e);
 }
 
@@ -285,7 +285,7 @@ static json_t *start_args(const struct store_machine *row, const struct machine_
         json_auto_t *facts = row_facts(row);
         char name[128];
 
-        snprintf(name, sizeof(name), "%s-%.8s", row->name, row->uuid);
+        snprintf(name, sizeof(name), "%.54s-%.8s", row->name, row->uuid);
         return json_pack("{s:s, s:s, s:b, s:b}", "disk_name", name, "pool", d->pool, "wanted_before", row->wanted,
                          "may_make", json_object_get(facts, "volume") == NULL);
 }

@@ -29,25 +29,32 @@ static int drop_capabilities(void) {
         return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
 }
 
-/* Return: 0, -EOPNOTSUPP where the kernel has no Landlock, or -errno. */
-static int landlock(const char *dir) {
-        struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_FS_ALL };
-        struct landlock_path_beneath_attr beneath = { 0 };
-        _cleanup_close_ int ruleset = -EBADF, fd = -EBADF;
+static int allow(int ruleset, const char *path, int flags, uint64_t access) {
+        struct landlock_path_beneath_attr beneath = { .allowed_access = access };
+        _cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC | O_NOFOLLOW | flags);
 
-        ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
-        if (ruleset < 0)
-                return errno == ENOSYS || errno == EOPNOTSUPP ? -EOPNOTSUPP : -errno;
-        fd = open(dir, O_PATH | O_CLOEXEC | O_NOFOLLOW | O_DIRECTORY);
         if (fd < 0)
                 return -errno;
         beneath.parent_fd = fd;
-        beneath.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
-                                 LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
-                                 LANDLOCK_ACCESS_FS_REMOVE_FILE;
-        if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0)
-                return -errno;
-        return syscall(SYS_landlock_restrict_self, ruleset, 0) < 0 ? -errno : 0;
+        return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ? -errno : 0;
+}
+
+/* Return: 0, -EOPNOTSUPP where the kernel has no Landlock, or -errno. */
+static int landlock(const char *dir) {
+        const struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_FS_ALL };
+        _cleanup_close_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+        int r;
+
+        if (ruleset < 0)
+                return errno == ENOSYS || errno == EOPNOTSUPP ? -EOPNOTSUPP : -errno;
+        r = allow(ruleset, dir, O_DIRECTORY,
+                  LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_DIR |
+                          LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE);
+        if (r == 0) /* SQLite's random numbers */
+                r = allow(ruleset, "/dev/urandom", 0, LANDLOCK_ACCESS_FS_READ_FILE);
+        if (r == 0 && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+                r = -errno;
+        return r;
 }
 
 static const int calls[] = {
@@ -141,6 +148,11 @@ static const int calls[] = {
         SCMP_SYS(getgid),
         SCMP_SYS(readlink),
         SCMP_SYS(getdents64),
+        SCMP_SYS(flock),
+        SCMP_SYS(rename),
+        SCMP_SYS(renameat),
+        SCMP_SYS(renameat2),
+        SCMP_SYS(linkat),
         SCMP_SYS(fstatfs),
         SCMP_SYS(statfs),
         SCMP_SYS(umask),

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "base/loop.h"
-#include "daemon/broker/wire.h"
+#include "daemon/wire/wire.h"
 
 struct broker_client;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* client: see client.h */
-#include "daemon/broker/client.h"
+#include "daemon/wire/client.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* wire: see wire.h */
-#include "daemon/broker/wire.h"
+#include "daemon/wire/wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -137,7 +137,6 @@ int wire_load_error(const json_t *json, struct error *e) {
         const char *message = json_string_value(json_object_get(json, "message"));
         const char *fix = json_string_value(json_object_get(json, "fix"));
         json_int_t code = json_integer_value(json_object_get(json, "errno"));
-
 
         return error_set_foreign(e, code > 0 && code < 4096 ? (int)-code : -EIO, id, fix, message ?: "it failed");
 }
