@@ -115,9 +115,10 @@ static void started(struct keeper *k) {
 
         loop_source_free(TAKE_PTR(k->greeting));
         k->greeting_fd = safe_close(k->greeting_fd);
-        loop_timer_set(k->deadline, UINT64_MAX);
-        if (k->state != KEEPER_STATE_STARTING)
+        if (k->state != KEEPER_STATE_STARTING ||
+            k->cause != KEEPER_CAUSE_ENDED) /* its end was asked for: that stands */
                 return;
+        loop_timer_set(k->deadline, UINT64_MAX);
         r = confine(k);
         if (r < 0) {
                 error_set(k->e, r, "keeper-sandbox", NULL, "cannot drop privileges");
