@@ -375,8 +375,62 @@ static int put(struct network_ctx *ctx, const char *network, const char *dir, co
         return r < 0 ? r : have ? 1 : 0;
 }
 
-int dnsmasq_reserve(struct network_ctx *ctx, const char *network, const struct network_port *port, struct error *e) {
+static bool lease_is(const char *line, const char *address) {
+        const char *second = strchr(line, ' '), *third = second ? strchr(second + 1, ' ') : NULL;
+        size_t n = address ? strlen(address) : 0;
+
+        return third && n > 0 && strncmp(third + 1, address, n) == 0 && third[1 + n] == ' ';
+}
+
+/* The file without a port's leases; NULL when it has none, or there is no memory. */
+static char *leases_without(char *text, const struct network_port *port) {
+        char *rest = NULL, *save = NULL;
+        bool found = false;
+        size_t size;
+        FILE *f = open_memstream(&rest, &size);
+
+        for (char *line = f ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+                if (lease_is(line, port->address4) || lease_is(line, port->address6))
+                        found = true;
+                else
+                        fprintf(f, "%s\n", line);
+        }
+        if (f && ((ferror(f) | fclose(f)) || !found)) {
+                free(rest);
+                return NULL;
+        }
+        return rest;
+}
+
+int dnsmasq_evict(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p,
+                  const struct network_port *port, struct error *e) {
+        _cleanup_close_ int fd = state_open(ctx, c->name, false), pidfd = -EBADF;
+        _cleanup_free_ char *text = NULL, *again = NULL, *rest = NULL;
+        int r;
+
+        if (fd < 0 || state_read(fd, "leases", &text) < 0)
+                return 0;
+        rest = leases_without(text, port);
+        if (!rest)
+                return 0;
+        pidfd = process_find(ctx, c->name, NULL, NULL);
+        r = dnsmasq_down(ctx, c->name, e); /* and only now the file stays as it is */
+        if (r < 0)
+                return r;
+        r = state_read(fd, "leases", &again);
+        free(rest);
+        rest = r < 0 ? NULL : leases_without(again, port);
+        if (rest)
+                r = state_write(fd, "leases", rest, 0644);
+        if (r < 0)
+                return error_set(e, r, "network-state", NULL, "cannot end the leases of %s", port->machine);
+        return pidfd < 0 ? 0 : dnsmasq_up(ctx, c, p, false, NULL, e);
+}
+
+int dnsmasq_reserve(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p,
+                    const struct network_port *port, struct error *e) {
         _cleanup_free_ char *dhcp = NULL, *dns = NULL;
+        const char *network = c->name;
         int r, changed;
 
         if (asprintf(&dhcp, "%s,%s,%s%s%s%s\n", port->mac, port->address4, port->address6 ? "[" : "",
@@ -393,7 +447,7 @@ int dnsmasq_reserve(struct network_ctx *ctx, const char *network, const struct n
                                  "cannot write the reservation of %s", port->machine);
         if (changed > 0 || r > 0)
                 reload(ctx, network);
-        return 0;
+        return changed > 0 ? dnsmasq_evict(ctx, c, p, port, e) : 0;
 }
 
 int dnsmasq_release(struct network_ctx *ctx, const char *network, const char *machine, struct error *e) {

@@ -36,8 +36,18 @@ enum dnsmasq_state {
 
 enum dnsmasq_state dnsmasq_look(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p);
 
-/** dnsmasq_reserve() - a port's reservation and name. */
-int dnsmasq_reserve(struct network_ctx *ctx, const char *network, const struct network_port *port, struct error *e);
+/** dnsmasq_reserve() - a port's reservation and name; another MAC address's lease of its addresses ends. */
+int dnsmasq_reserve(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p,
+                    const struct network_port *port, struct error *e);
+
+/**
+ * dnsmasq_evict() - end the leases of a port's addresses
+ *
+ * Without that dnsmasq refuses them to whoever has them next, until the lease would have ended by itself. There is no way to tell a running one, so
+ * it is ended, its file is changed, and it is started again; all other leases stay.
+ */
+int dnsmasq_evict(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p,
+                  const struct network_port *port, struct error *e);
 
 /** dnsmasq_release() - take them back. */
 int dnsmasq_release(struct network_ctx *ctx, const char *network, const char *machine, struct error *e);

@@ -90,8 +90,8 @@ static int nat_rules(struct network_ctx *ctx, const struct network_config *c, co
 
 /* ---- up and down -------------------------------------------------------------------------------------------------- */
 
-static int nat_taps(struct network_ctx *ctx, const struct network_config *c, const struct network_ports *ports,
-                    struct network_notes *changes, struct error *e) {
+static int nat_taps(struct network_ctx *ctx, const struct network_config *c, const struct network_plan *p,
+                    const struct network_ports *ports, struct network_notes *changes, struct error *e) {
         for (size_t i = 0; i < ports->n; i++) {
                 const struct network_port *port = ports->items[i];
                 int r;
@@ -105,7 +105,7 @@ static int nat_taps(struct network_ctx *ctx, const struct network_config *c, con
                 if (r > 0)
                         note_add(changes, "tap-alone", NULL, "tap %s of machine %s was not on bridge %s", port->tap,
                                  port->machine, c->bridge);
-                r = dnsmasq_reserve(ctx, c->name, port, e);
+                r = dnsmasq_reserve(ctx, c, p, port, e);
                 if (r < 0)
                         return r;
         }
@@ -135,7 +135,7 @@ static int nat_up(struct network_ctx *ctx, const struct network_config *c, const
         if (r == 0)
                 r = link_bridge_addresses(ctx->netlink, &bridge, made ? NULL : repairs, e);
         if (r == 0)
-                r = nat_taps(ctx, c, ports, repairs, e);
+                r = nat_taps(ctx, c, &p, ports, repairs, e);
         if (r == 0)
                 r = dnsmasq_up(ctx, c, &p, made, repairs, e);
         if (r == 0)
@@ -186,7 +186,7 @@ static int nat_attach(struct network_ctx *ctx, const struct network_config *c, c
         if (r == 0)
                 r = nat_rules(ctx, c, &p, ports, NULL, e);
         if (r == 0)
-                r = dnsmasq_reserve(ctx, c->name, port, e);
+                r = dnsmasq_reserve(ctx, c, &p, port, e);
         if (r == 0)
                 r = link_tap_up(ctx->netlink, port->tap, alias, c->bridge, c->mtu, port->uid, e);
         if (r == 0) { /* the host has no business on a port of a bridge; without IPv6 there is no such switch */

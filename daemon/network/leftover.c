@@ -56,7 +56,7 @@ static int found(struct search *s, enum network_leftover_kind kind, const char *
                  const char *name) {
         struct network_leftover *more, item = { .kind = kind };
 
-        if (is_known(s, network, machine))
+        if (!state_name_ok(network) || (machine && !state_name_ok(machine)) || is_known(s, network, machine))
                 return 0;
         more = reallocarray(s->items, s->n + 1, sizeof(*more));
         if (!more)
@@ -74,7 +74,7 @@ static int found_link(struct search *s, const struct link_info *l) {
         char alias[LINK_ALIAS_MAX], *machine;
 
         snprintf(alias, sizeof(alias), "%s", l->alias);
-        if (strncmp(alias, "lodge ", 6) != 0 || alias[6] == '\0' || strchr(alias, '/'))
+        if (strncmp(alias, "lodge ", 6) != 0 || alias[6] == '\0')
                 return 0;
         machine = strchr(alias + 6, ' ');
         if (machine)

@@ -152,16 +152,8 @@ int network_choose(struct network_ctx *ctx, struct network_config *c, struct err
 /* Says of which boot of the host the network is up: what is missing then has been taken away by somebody. */
 #define UP_FILE "up"
 
-static char *boot_id(void) {
-        _cleanup_close_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-        char *id;
-        size_t n;
-
-        return fd < 0 || io_read_all(fd, 128, &id, &n) < 0 ? NULL : id;
-}
-
 static bool was_up(int dir_fd) {
-        _cleanup_free_ char *now = boot_id(), *then = NULL;
+        _cleanup_free_ char *now = state_boot_id(), *then = NULL;
 
         return now && state_read(dir_fd, UP_FILE, &then) == 0 && streq(now, then);
 }
@@ -186,18 +178,81 @@ static int forget_taps(struct network_ctx *ctx, const struct network_config *c, 
         return 0;
 }
 
+/* The number of an address within its subnet; 0: of another subnet. */
+static uint32_t number_of(const struct cidr *subnet, const char *address) {
+        struct cidr a;
+        uint32_t n = 0;
+
+        if (!address || cidr_parse_address(address, &a) < 0 || !cidr_contains(subnet, &a))
+                return 0;
+        for (unsigned int i = 0; i < 4; i++)
+                n = n << 8 | (uint32_t)(a.address[i] ^ subnet->address[i]);
+        return n;
+}
+
+/* Its addresses, if it has none of this subnet yet. */
+static int port_addresses(const struct network_config *c, const struct network_ports *ports, struct network_port *port,
+                          struct error *e) {
+        _cleanup_free_ uint32_t *taken = calloc(ports->n + 1, sizeof(*taken));
+        char text[CIDR_TEXT_MAX];
+        struct network_plan p;
+        struct cidr address;
+        uint32_t number;
+        int r = plan_make(c, &p, e);
+
+        if (r < 0 || !taken)
+                return error_set(e, r < 0 ? r : -ENOMEM, "network-state", NULL, "cannot choose an address");
+        number = number_of(&p.subnet, port->address4);
+        if (number == 0) {
+                for (size_t i = 0; i < ports->n; i++)
+                        taken[i] = number_of(&p.subnet, ports->items[i]->address4);
+                r = subnet_place(&p.subnet, port->machine, taken, ports->n, &number);
+                if (r < 0)
+                        return error_set(e, r, "network-full",
+                                         "delete machines that are not needed any more, or make another network",
+                                         "network %s has no address left in %s for %s", c->name, c->subnet,
+                                         port->machine);
+                address = cidr_host(&p.subnet, number);
+                free(port->address4);
+                port->address4 = strdup(cidr_format_address(&address, text));
+        }
+        address = cidr_host(&p.subnet6, number);
+        free(port->address6);
+        port->address6 = p.has6 ? strdup(cidr_format_address(&address, text)) : NULL;
+        return port->address4 && (port->address6 || !p.has6)
+                       ? 0
+                       : error_set(e, -ENOMEM, "network-state", NULL, "cannot choose an address");
+}
+
+/* A network that got another subnet gives its ports other addresses; one that got another bridge has to be down in between. */
+static int follow_config(struct network_ctx *ctx, const struct network_config *c, const struct network_ports *ports,
+                         bool again, struct error *e) {
+        _cleanup_(network_config_freep) struct network_config *old = NULL;
+        int r = state_config_load(ctx, c->name, &old, NULL);
+
+        if (r == 0 && again && (old->type != c->type || !streq(old->bridge ?: "", c->bridge ?: "")))
+                return error_set(e, -EBUSY, "network-bridge", "take the network down first",
+                                 "network %s is up on bridge %s, as type %s", c->name, old->bridge,
+                                 network_type_to_string(old->type));
+        r = 0;
+        for (size_t i = 0; i < ports->n && r == 0; i++) {
+                r = port_addresses(c, ports, ports->items[i], e);
+                if (r == 0)
+                        r = state_port_save(ctx, c->name, ports->items[i], e);
+        }
+        return r;
+}
+
 int network_up(struct network_ctx *ctx, const struct network_config *c, struct network_notes *repairs,
                struct error *e) {
         _cleanup_ports_ struct network_ports ports = { 0 };
         _cleanup_close_ int dir_fd = -EBADF;
-        _cleanup_free_ char *now = boot_id();
-        bool again;
+        _cleanup_free_ char *now = state_boot_id();
+        bool again = false;
         int r = conflict_subnets(ctx, c, NULL, e);
 
         if (r == 0)
                 r = conflict_ports(ctx, c, e);
-        if (r == 0)
-                r = state_config_save(ctx, c, e);
         if (r == 0)
                 r = state_ports_load(ctx, c->name, &ports, e);
         if (r < 0)
@@ -206,7 +261,10 @@ int network_up(struct network_ctx *ctx, const struct network_config *c, struct n
         if (dir_fd < 0)
                 return error_set(e, dir_fd, "network-state", NULL, "cannot open the directory of network %s", c->name);
         again = was_up(dir_fd);
-        if (!again)
+        r = follow_config(ctx, c, &ports, again, e);
+        if (r == 0)
+                r = state_config_save(ctx, c, e);
+        if (r == 0 && !again)
                 r = forget_taps(ctx, c, &ports, e);
         if (r == 0)
                 r = driver_of(c)->up(ctx, c, &ports, again ? repairs : NULL, e);
@@ -303,52 +361,6 @@ int network_status(struct network_ctx *ctx, const struct network_config *c, stru
 }
 
 /* ---- ports -------------------------------------------------------------------------------------------------------- */
-
-/* The number of an address within its subnet; 0: of another subnet. */
-static uint32_t number_of(const struct cidr *subnet, const char *address) {
-        struct cidr a;
-        uint32_t n = 0;
-
-        if (!address || cidr_parse_address(address, &a) < 0 || !cidr_contains(subnet, &a))
-                return 0;
-        for (unsigned int i = 0; i < 4; i++)
-                n = n << 8 | (uint32_t)(a.address[i] ^ subnet->address[i]);
-        return n;
-}
-
-/* Its addresses, if it has none of this subnet yet. */
-static int port_addresses(const struct network_config *c, const struct network_ports *ports, struct network_port *port,
-                          struct error *e) {
-        _cleanup_free_ uint32_t *taken = calloc(ports->n + 1, sizeof(*taken));
-        char text[CIDR_TEXT_MAX];
-        struct network_plan p;
-        struct cidr address;
-        uint32_t number;
-        int r = plan_make(c, &p, e);
-
-        if (r < 0 || !taken)
-                return error_set(e, r < 0 ? r : -ENOMEM, "network-state", NULL, "cannot choose an address");
-        number = number_of(&p.subnet, port->address4);
-        if (number == 0) {
-                for (size_t i = 0; i < ports->n; i++)
-                        taken[i] = number_of(&p.subnet, ports->items[i]->address4);
-                r = subnet_place(&p.subnet, port->machine, taken, ports->n, &number);
-                if (r < 0)
-                        return error_set(e, r, "network-full",
-                                         "delete machines that are not needed any more, or make another network",
-                                         "network %s has no address left in %s for %s", c->name, c->subnet,
-                                         port->machine);
-                address = cidr_host(&p.subnet, number);
-                free(port->address4);
-                port->address4 = strdup(cidr_format_address(&address, text));
-        }
-        address = cidr_host(&p.subnet6, number);
-        free(port->address6);
-        port->address6 = p.has6 ? strdup(cidr_format_address(&address, text)) : NULL;
-        return port->address4 && (port->address6 || !p.has6)
-                       ? 0
-                       : error_set(e, -ENOMEM, "network-state", NULL, "cannot choose an address");
-}
 
 /* A tap's name that no interface of anybody else has. */
 static int port_tap(struct network_ctx *ctx, const struct network_config *c, struct network_port *port,
@@ -466,8 +478,19 @@ int network_detach(struct network_ctx *ctx, const struct network_config *c, cons
 }
 
 int network_forget(struct network_ctx *ctx, const struct network_config *c, const char *machine, struct error *e) {
+        _cleanup_ports_ struct network_ports ports = { 0 };
+        const struct network_port *port;
+        struct network_plan p;
         int r = network_detach(ctx, c, machine, e);
 
+        if (r == 0)
+                r = plan_make(c, &p, e);
+        if (r == 0)
+                r = state_ports_load(ctx, c->name, &ports, e);
+        port = r < 0 ? NULL : state_port_find(&ports, machine);
+        if (!port)
+                return r;
+        r = dnsmasq_evict(ctx, c, &p, port, e);
         return r < 0 ? r : state_port_remove(ctx, c->name, machine, e);
 }
 

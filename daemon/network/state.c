@@ -60,9 +60,28 @@ static int dir_make(int dir_fd, const char *name, mode_t mode) {
         return TAKE_FD(fd);
 }
 
+bool state_name_ok(const char *name) {
+        size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-");
+
+        return n > 0 && n < 64 && name[n] == '\0' && name[0] != '-';
+}
+
+char *state_boot_id(void) {
+        _cleanup_close_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+        char *id;
+        size_t n;
+
+        if (fd < 0 || io_read_all(fd, 128, &id, &n) < 0)
+                return NULL;
+        id[strcspn(id, "\n")] = '\0';
+        return id;
+}
+
 int state_open(struct network_ctx *ctx, const char *network, bool make) {
         _cleanup_close_ int fd = -EBADF;
 
+        if (!state_name_ok(network))
+                return -EINVAL;
         if (!make) {
                 fd = openat(ctx->fd, network, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
                 return fd < 0 ? -errno : TAKE_FD(fd);
@@ -112,7 +131,7 @@ static int dir_names(int fd, char ***ret_names) {
         for (struct dirent *de = readdir(d); de; de = readdir(d)) {
                 char **more;
 
-                if (de->d_name[0] == '.' || strlen(de->d_name) > 63)
+                if (!state_name_ok(de->d_name))
                         continue;
                 more = reallocarray(names, n + 2, sizeof(*names));
                 if (more)
@@ -274,7 +293,7 @@ int state_port_remove(struct network_ctx *ctx, const char *network, const char *
         _cleanup_close_ int fd = state_open(ctx, network, false), ports_fd = -EBADF;
         int r;
 
-        if (fd == -ENOENT)
+        if (!state_name_ok(machine) || fd == -ENOENT)
                 return 0;
         ports_fd = fd < 0 ? fd : openat(fd, "ports", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (ports_fd < 0)

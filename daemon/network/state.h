@@ -17,7 +17,13 @@ int state_read(int dir_fd, const char *name, char **ret_text);
 /** state_remove() - remove a file; 0 if there is none. */
 int state_remove(int dir_fd, const char *name);
 
-/** state_open() - the directory of a network; with @make, it and those below it are made; -errno. */
+/** state_name_ok() - may this be the name of a network or machine? Lower case letters, digits and hyphens: no path leads anywhere else. */
+bool state_name_ok(const char *name);
+
+/** state_boot_id() - which boot of the host this is, allocated; NULL if it can't be told. */
+char *state_boot_id(void);
+
+/** state_open() - the directory of a network; with @make, it and those below it are made; -errno (-EINVAL: no name). */
 int state_open(struct network_ctx *ctx, const char *network, bool make);
 
 /** state_path() - allocated "<state>/NETWORK/NAME"; @name NULL: of the directory. */

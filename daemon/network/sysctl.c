@@ -13,7 +13,7 @@
 
 #define FORWARD4 "net/ipv4/ip_forward"
 #define FORWARD6 "net/ipv6/conf/all/forwarding"
-#define SAVED    ".sysctl" /* lines "name=value" */
+#define SAVED    ".sysctl" /* "boot=" and which one, then lines "name=value" */
 
 static int sysctl_open(const char *name, int flags) {
         char path[256];
@@ -91,19 +91,21 @@ static int raise_one(void *opaque, const char *name) {
         return sysctl_set(name, "2");
 }
 
-/* What is there is kept once, before the first change. */
+/* What is there is kept before the first change of each boot. */
 static int save(struct network_ctx *ctx) {
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = NULL, *have = NULL, *boot = state_boot_id();
         char v4[64] = "", v6[64] = "";
         size_t size;
         FILE *f;
         int r;
 
-        if (faccessat(ctx->fd, SAVED, F_OK, 0) == 0)
+        if (boot && state_read(ctx->fd, SAVED, &have) == 0 && strncmp(have, "boot=", 5) == 0 &&
+            strncmp(have + 5, boot, strlen(boot)) == 0)
                 return 0;
         f = open_memstream(&text, &size);
         if (!f)
                 return -ENOMEM;
+        fprintf(f, "boot=%s\n", boot ?: "");
         if (sysctl_get(FORWARD4, v4, sizeof(v4)) == 0)
                 fprintf(f, "%s=%s\n", FORWARD4, v4);
         if (sysctl_get(FORWARD6, v6, sizeof(v6)) == 0)

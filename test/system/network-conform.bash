@@ -145,6 +145,11 @@ conform_machines() {
         check "web reaches db" in_netns web busybox ping -c 1 -W 2 "$(address4 db)"
         before=$(cat "$work/web.port")
         check "attach again is the same" [ "$before" = "$(net attach web 52:54:00:00:00:01 0)" ]
+        # A lease of the former MAC address keeps the address from the new one for half a day.
+        check "another MAC address" net attach db 52:54:00:00:00:22 0
+        in_netns db ip link set eth0 address 52:54:00:00:00:22
+        check "keeps the address" dhcp db
+        check "which is the same" grep -q "^$(address4 db) " "$work/db.lease"
         check "another machine with that MAC address is refused" reports '\[network-port\]' net attach copy 52:54:00:00:00:01 0
 }
 
