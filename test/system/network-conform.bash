@@ -6,7 +6,7 @@
 # The test runs in a network and a mount namespace of its own (conform_enter), which plays the host. Machines are namespaces whose eth0 is
 # joined to their tap by a small program that carries frames, so DHCP, names and the packet filter's rules are met as by a real machine.
 
-: "${work:?}" "${build:?}"
+: "${work:?}" "${build:?}" "${network:?}" "${bridge:?}" "${domain:?}"
 tool=$build/test/network/network-tool
 config=$work/config.json
 declare -A pumps=()
