@@ -28,3 +28,12 @@ int schema_rule_vmm_numa(void *value, const struct schema_path *path, struct err
 
 /** A new raw file has nothing of what only qcow2 has. */
 int schema_rule_disk_file(void *value, const struct schema_path *path, struct error *e);
+
+/** A forward's host address is an address. */
+int schema_rule_network_forward(void *value, const struct schema_path *path, struct error *e);
+
+/** Subnets are written with their first address, in sizes that work; subnet6 is unique local; no port is forwarded twice. */
+int schema_rule_network(void *value, const struct schema_path *path, struct error *e);
+
+/** The addresses that a port keeps are addresses. */
+int schema_rule_network_port(void *value, const struct schema_path *path, struct error *e);
