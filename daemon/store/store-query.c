@@ -143,6 +143,25 @@ int query_run(struct query *q, struct error *e) {
         return r;
 }
 
+int query_run_unique(struct query *q, struct error *e) {
+        int r = query_run(q, NULL);
+
+        if (r >= 0)
+                return r;
+        if (q->rc == SQLITE_CONSTRAINT_UNIQUE || q->rc == SQLITE_CONSTRAINT_PRIMARYKEY)
+                return -EEXIST;
+        return store_error(q->s, q->rc, "use the store", e);
+}
+
+bool query_get_digest(struct query *q, int i, uint8_t ret_digest[static STORE_DIGEST_SIZE]) {
+        const void *data = sqlite3_column_blob(q->stmt, i);
+
+        if (!data || sqlite3_column_bytes(q->stmt, i) != STORE_DIGEST_SIZE)
+                return false;
+        memcpy(ret_digest, data, STORE_DIGEST_SIZE);
+        return true;
+}
+
 char *query_get_text(struct query *q, int i) {
         return (char *)sqlite3_column_text(q->stmt, i);
 }

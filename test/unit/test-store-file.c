@@ -253,7 +253,7 @@ static void test_newer_version_is_not_touched(void **state) {
 
 /* ---- damage ---- */
 
-/* The file is refused, it and its log are as they were, and one copy of both lies beside them, however often it starts. */
+/* The file is refused, it and its log are as they were, and one copy of both lies beside them, however often. */
 static void expect_corrupt(struct rig *rig) {
         _cleanup_free_ char *data = NULL, *copy = NULL, *wal = NULL, *copy_wal = NULL;
         char name[256];
@@ -315,7 +315,7 @@ static void test_no_store_at_all(void **state) {
         expect_corrupt(rig);
 }
 
-/* A table or column that is missing though the version says otherwise is damage, found at the start, not at the first use. */
+/* A table or column that is missing though the version says otherwise is damage, found at once, not at first use. */
 static void test_schema_is_damaged(void **state) {
         struct rig *rig = *state;
 
