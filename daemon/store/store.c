@@ -43,6 +43,8 @@ static const char settings[] = "PRAGMA locking_mode = EXCLUSIVE;"
 static int run_text(struct store *s, const char *text, const char *what, struct error *e) {
         int rc = sqlite3_exec(s->db, text, NULL, NULL, NULL);
 
+        if (rc == SQLITE_ERROR) /* our own text: then the tables are not what they should be */
+                return error_set(e, -EUCLEAN, "store-corrupt", NULL, "cannot %s: %s", what, sqlite3_errmsg(s->db));
         return rc == SQLITE_OK ? 0 : store_error(s, rc, what, e);
 }
 

@@ -207,8 +207,9 @@ static void test_failed_migration_changes_nothing(void **state) {
         db = connect_to(&rig);
         run(db, "CREATE TABLE clients (x)"); /* in the way of the last table of version 2 */
         sqlite3_close(db);
-        assert_true(store_open(rig.dir, &rig.s, &e) < 0);
-        assert_non_null(e.message);
+        assert_int_equal(store_open(rig.dir, &rig.s, &e), -EUCLEAN);
+        assert_string_equal(e.id, "store-corrupt");
+        assert_non_null(strstr(e.message, "table clients already exists"));
         db = connect_to(&rig);
         expect_answer(db, "PRAGMA user_version", "1|\n");
         expect_answer(db, "SELECT count(*) FROM sqlite_schema WHERE name = 'objects'", "0|\n");
