@@ -55,6 +55,11 @@ int store_error(const struct store *s, int rc, const char *what, struct error *e
         case SQLITE_TOOBIG:
                 return error_set(e, -E2BIG, "store-too-big", "make it smaller: 16 MiB is the limit",
                                  "cannot %s: too large", what);
+        case SQLITE_CONSTRAINT:
+        case SQLITE_MISMATCH:
+        case SQLITE_RANGE:
+                return error_set(e, -EINVAL, "store-value", NULL, "cannot %s: a value is missing or out of range",
+                                 what);
         default:
                 return error_set(e, -EIO, "store-io", NULL, "cannot %s: %s", what,
                                  s->db ? sqlite3_errmsg(s->db) : sqlite3_errstr(rc));

@@ -7,7 +7,7 @@
  * SQLite needs no other file than lodge.db and lodge.db-wal: nothing temporary goes to disk, nothing is mapped.
  *
  * Nothing is written until everything has been looked at: the header (store-check.c), the version as the WAL has it,
- * and PRAGMA quick_check. Closing would write, too (a checkpoint), which is therefore off until then.
+ * and PRAGMA integrity_check. Closing would write, too (a checkpoint), which is therefore off until then.
  *
  * A new store is made as lodge.db.new, closed, and renamed: lodge.db is never half a store. A migration is one
  * transaction, which also sets user_version: a kill leaves the version before it or the one after.
@@ -200,7 +200,7 @@ static int examine(struct store *s, int64_t *ret_version, char **ret_reason, str
                 return r;
         if (version > store_schema_version())
                 return store_report_newer(s->dir, version, e);
-        r = ask(s, "PRAGMA quick_check(1)", &ignored, &verdict, e);
+        r = ask(s, "PRAGMA integrity_check(1)", &ignored, &verdict, e);
         if (r < 0)
                 return r;
         if (!verdict)

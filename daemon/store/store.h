@@ -19,6 +19,7 @@
  *      store-corrupt   -EUCLEAN        the file is damaged: stop; the next store_open() keeps a copy and says more
  *      store-io        -errno          the disk failed; undone
  *      store-memory    -ENOMEM
+ *      store-value     -EINVAL         a string that must be there is NULL, or a number is 2^63 or more
  *      store-undone    -ECANCELED      an error before this one undid the transaction that store_begin() opened
  *      store-nested    -EBUSY          store_begin() twice, or the same list inside a list
  *

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,7 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -504,6 +507,67 @@ static void test_full_disk(void **state) {
         assert_int_equal(status, 0);
 }
 
+static int count_machine(void *opaque, const struct store_machine *m) {
+        ++*(unsigned int *)opaque;
+        return 0;
+}
+
+/* ---- the sandbox ---- */
+
+/* From now on this process opens what is in @dir, and nothing else. */
+static bool confine(const char *dir) {
+        struct landlock_ruleset_attr attr = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
+        struct landlock_path_beneath_attr beneath = { .allowed_access = attr.handled_access_fs };
+        int rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+
+        if (rules < 0)
+                return false;
+        beneath.parent_fd = open(dir, O_PATH | O_CLOEXEC);
+        return beneath.parent_fd >= 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+               syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) == 0 &&
+               syscall(SYS_landlock_restrict_self, rules, 0) == 0;
+}
+
+/* More than the page cache and the log hold, in one transaction with steps: all that could want a temporary file. */
+static int work_confined(struct rig *rig) {
+        struct store_machine_filter filter = { .label = "a=1", .image = "none" };
+        unsigned int n = 0;
+
+        if (!confine(rig->dir))
+                return 77;
+        assert_int_equal(open("/etc/passwd", O_RDONLY | O_CLOEXEC), -1);
+        rig_open(rig);
+        fill(rig->s, 0, 20000);
+        assert_int_equal(store_machine_each(rig->s, &filter, count_machine, &n, NULL), 0);
+        for (unsigned int i = 0; i < 50; i++) {
+                struct store_machine m = machine("", 30000 + i);
+
+                m.name = m.uuid;
+                assert_int_equal(store_machine_add(rig->s, &m, NULL), 0);
+        }
+        rig_reopen(rig);
+        rig_close(rig);
+        run_sql(rig, "PRAGMA user_version = 4711");
+        assert_int_equal(store_open(rig->dir, &rig->s, NULL), -EPROTONOSUPPORT);
+        spill(rig, "lodge.db", "x", 1);
+        expect_corrupt(rig);
+        return 0;
+}
+
+/* The worker may open what is in the store's directory only: nothing that SQLite does may need more. */
+static void test_under_landlock(void **state) {
+        struct rig *rig = *state;
+        int status;
+        pid_t pid = fork();
+
+        if (pid == 0)
+                _exit(work_confined(rig));
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+                skip(); /* a kernel without Landlock */
+        assert_int_equal(status, 0);
+}
+
 /* ---- the rest ---- */
 
 static int collect_name(void *opaque, const struct store_event *event) {
@@ -580,14 +644,12 @@ static void test_wide_data(void **state) {
         assert_string_equal(e.id, "store-too-big");
         m.config = large;
         m.memory = UINT64_MAX;
-        assert_true(store_machine_add(rig->s, &m, NULL) < 0);
+        assert_int_equal(store_machine_add(rig->s, &m, NULL), -EINVAL);
+        m.memory = 1;
+        m.name = NULL;
+        assert_int_equal(store_machine_add(rig->s, &m, NULL), -EINVAL);
         assert_int_equal(store_machine_count(rig->s, NULL, &n, NULL), 0);
         assert_int_equal(n, ELEMENTSOF(names));
-}
-
-static int count_machine(void *opaque, const struct store_machine *m) {
-        ++*(unsigned int *)opaque;
-        return 0;
 }
 
 /* Figures, not limits: what a list costs with 10,000 machines, and what the store holds in memory. */
@@ -639,6 +701,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_flipped_bytes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_under_landlock, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_clock_goes_backwards, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_wide_data, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_ten_thousand, setup, teardown),

@@ -118,6 +118,7 @@ static void test_usage(void **state) {
                                  .cpu_us = 1,
                                  .memory_mib_s = 2,
                                  .storage_mib_s = 3 };
+        _cleanup_error_ struct error e = ERROR_INIT;
         char text[512] = "";
 
         assert_int_equal(store_begin(rig->s, NULL), 0);
@@ -129,9 +130,10 @@ static void test_usage(void **state) {
         u.project = (char *)"b";
         assert_int_equal(store_usage_add(rig->s, &u, NULL), 0);
         u.cpu_us = INT64_MAX;
-        assert_true(store_usage_add(rig->s, &u, NULL) < 0);
+        assert_int_equal(store_usage_add(rig->s, &u, NULL), -EINVAL);
         u.cpu_us = UINT64_MAX;
-        assert_true(store_usage_add(rig->s, &u, NULL) < 0);
+        assert_int_equal(store_usage_add(rig->s, &u, &e), -EINVAL);
+        assert_string_equal(e.id, "store-value");
         assert_int_equal(store_usage_each(rig->s, NULL, 0, see_usage, text, NULL), 0);
         assert_string_equal(text, "a m1 202611 1000 2000 3000\na m1 202612 1 2 3\nb m1 202612 1 2 3\n");
         text[0] = '\0';
