@@ -2,9 +2,10 @@
 /*
  * store-crash: a process that writes to a store at random is killed, again and again, for some seconds
  *
- * The writer says over a pipe what it is about to do, and that it was done. Whatever it had done must be there after the
- * kill; what it was about to do is there whole or not at all; nothing else differs; and SQLite and the store's own rules
- * (numbers, labels, events without gaps) find nothing wrong. What a power loss would do to the disk's cache is not tried.
+ * The writer says over a pipe what it is about to do, and that it was done. Whatever it had done must be there after
+ * the kill; what it was about to do is there whole or not at all; nothing else differs; and SQLite and the store's own
+ * rules (numbers, labels, events without gaps) find nothing wrong. What a power loss would do to the disk's cache is
+ * not tried.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -145,8 +145,8 @@ static char *table_names(struct rig *rig) {
 }
 
 /*
- * An upgrade loses nothing. When a migration changes a table that was there before, this comparison has to learn what it
- * changes; until then all rows stay as they were.
+ * An upgrade loses nothing. When a migration changes a table that was there before, this comparison has to learn what
+ * it changes; until then all rows stay as they were.
  */
 static void test_every_version(void **state) {
         _cleanup_free_ char *schema = newest_schema();
