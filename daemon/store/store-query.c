@@ -243,12 +243,9 @@ int store_leave(struct store *s, int r, struct error *e) {
         }
         if (sqlite3_get_autocommit(s->db))
                 return r; /* undone by SQLite */
-        if (!s->in_transaction) {
+        /* Half a step must not stay: if it can't be undone alone, all goes, and check_not_undone() tells the caller. */
+        if (!s->in_transaction || store_run(s, STMT_STEP_UNDO, NULL) < 0 || store_run(s, STMT_STEP_DONE, NULL) < 0)
                 (void)store_run(s, STMT_ROLLBACK, NULL);
-        } else if (store_run(s, STMT_STEP_UNDO, NULL) < 0 || store_run(s, STMT_STEP_DONE, NULL) < 0) {
-                (void)store_run(s, STMT_ROLLBACK,
-                                NULL); /* half a step must not stay; check_not_undone() tells the caller */
-        }
         return r;
 }
 
