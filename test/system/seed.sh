@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 600
+# seconds: 900
 #
 # seed.sh: a Debian guest applies a seed of ours: user, keys, password, hostname, network, and the person's own user-data beside
 # it; cloud-init's answer is understood; without a seed cloud-init stays out of the way
@@ -41,7 +41,7 @@ understood() { # cloud-init's answer, from its first { to the line that is }
 check "debian/12 is there" "$build/lodge" image show debian/12
 check "a seed is made" seed
 # shellcheck disable=SC2016 # the guest's shell expands it
-check "a machine starts with it, and cloud-init ends" boot 400 --disk "$work/seed.iso,readonly=on" '
+check "a machine starts with it, and cloud-init ends" boot 600 --disk "$work/seed.iso,readonly=on" '
         cloud-init status --wait --format json
         echo "user $(id -un lodge)"
         echo "sudo $(sudo -u lodge sudo -n id -u)"
@@ -64,7 +64,7 @@ check "the seed's key lets in" said "key $key"
 check "and the key of the person's user-data lets the same user in" said "key $other"
 check "the network is up" said "State: routable"
 check "as the seed says: by the MAC address" said "MACAddress=$mac"
-check "a machine without a seed starts" boot 200 'cloud-init status; id -un lodge 2>&1; hostname'
+check "a machine without a seed starts" boot 240 'cloud-init status; id -un lodge 2>&1; hostname'
 check "and cloud-init does nothing in it" said "status: disabled"
 check "nor is there a user" said "id: ‘lodge’: no such user"
 check "its hostname is the image's" said "debian"
