@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 900
+# seconds: 1000
 #
 # seed.sh: a Debian guest applies a seed of ours: user, keys, password, hostname, network, and the person's own user-data beside
 # it; cloud-init's answer is understood; without a seed cloud-init stays out of the way
@@ -64,7 +64,7 @@ check "the seed's key lets in" said "key $key"
 check "and the key of the person's user-data lets the same user in" said "key $other"
 check "the network is up" said "State: routable"
 check "as the seed says: by the MAC address" said "MACAddress=$mac"
-check "a machine without a seed starts" boot 240 'cloud-init status; id -un lodge 2>&1; hostname'
+check "a machine without a seed starts" boot 400 'cloud-init status; id -un lodge 2>&1; hostname'
 check "and cloud-init does nothing in it" said "status: disabled"
 check "nor is there a user" said "id: ‘lodge’: no such user"
 check "its hostname is the image's" said "debian"
