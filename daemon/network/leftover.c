@@ -189,8 +189,11 @@ int network_leftover_remove(struct network_ctx *ctx, const struct network_leftov
                 plan_bridge_mac(item->network, mac);
                 return link_delete(ctx->netlink, item->name, text, mac, e);
         case NETWORK_LEFTOVER_STATE:
-                if (!item->machine)
-                        return network_delete(ctx, item->network, e);
+                if (!item->machine) {
+                        network_down(ctx, item->network,
+                                     NULL); /* fails when its files make no sense; what there was is removed by now */
+                        return state_delete(ctx, item->network, e);
+                }
                 r = dnsmasq_release(ctx, item->network, item->machine, e);
                 return r < 0 ? r : state_port_remove(ctx, item->network, item->machine, e);
         }

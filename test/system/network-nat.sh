@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 180
+# seconds: 500
 #
 # network-nat.sh: machines behind the host's addresses: what every network does, the way out, forwarded ports, and other people's firewalls
 #
@@ -35,7 +35,7 @@ if [ "${LODGE_TEST_NETNS:-}" != 1 ]; then
 fi
 conform_enter "$@"
 trap cleanup EXIT
-needs ip nft dnsmasq busybox curl socat pgrep
+needs ip nft dnsmasq busybox curl socat pgrep python3
 conform_host || exit 1
 
 serve() { # NAMESPACE TEXT PORT: a page at http://ADDRESS:PORT/
@@ -102,10 +102,14 @@ conform_machines
 conform_spoof
 
 # ---- the way out
+# A host that forwards IPv6 does not listen to its own router any more, unless told to: it would be offline hours after the first network.
+check "the host listens to its own router still" [ "$(cat /proc/sys/net/ipv6/conf/out0/accept_ra)" = 2 ]
 check "out by IPv4" page web http://198.51.100.1/ "the internet"
 check "a name from outside" resolves web www.example.test 198.51.100.1
 check "a machine gets an IPv6 address" within 10 reports 'inet6 fd' ip -n web -6 addr show dev eth0 scope global
 check "and a default route" within 10 reports '^default' ip -n web -6 route
+check "the IPv6 address that is reserved" [ "$(in_netns web "$top/test/system/dhcp6-ask" 52:54:00:00:00:01)" = "$(cut -d' ' -f3 "$work/web.port")" ]
+check "which the name leads to" resolves db "web.$domain" "$(cut -d' ' -f3 "$work/web.port")"
 check "out by IPv6" within 5 page web "http://[2001:db8:1::1]/" "the internet"
 ip -n internet route add "${gateway%.1}.0/24" via 198.51.100.2
 check "nobody comes in uninvited" fails in_netns internet busybox ping -c 1 -W 1 "$(address4 web)"
@@ -183,4 +187,5 @@ conform_collision
 conform_leftovers
 conform_down
 check "the host does not route any more" [ "$(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding | tr -d '\n')" = 00 ]
+check "and listens as before" [ "$(cat /proc/sys/net/ipv6/conf/out0/accept_ra)" = 1 ]
 tap_end
