@@ -8,6 +8,8 @@ lodged is asked over HTTP on its socket, in Python. libvirt is asked by its own 
 
 libvirtd as root is the system's daemon, whatever its directories are. So that it is a user's, it runs in a user namespace that calls root by
 the name nobody; files that it makes are root's, and it may open /dev/kvm as root may. stdio_handler is "file", which spares it virtlogd.
+It leaves its QEMUs to process 1, and waits for that to reap them. A process 1 that is no real init may take seconds for it, so libvirtd runs
+below reap(), which does it at once.
 """
 
 import ctypes
@@ -16,6 +18,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 
@@ -96,13 +99,14 @@ class Peer:
                 self.proc.wait()
 
     def memory(self):
-        return memory_kib(p for p in descendants(self.proc.pid) if not comm(p).startswith("qemu-system"))
+        return memory_kib(p for p in descendants(self.proc.pid) if comm(p).startswith(self.processes))
 
 
 class Lodge(Peer):
     """lodged, and lodge."""
 
     name = "lodge"
+    processes = ("lodged", "lodge-keeper")
     lists = {"list-api": "api_list", "list-bulk": "api_list"}
 
     def start(self):
@@ -192,9 +196,6 @@ class Lodge(Peer):
     def vmm(self, name):
         return self.ask("GET", f"/v1/machines/{name}")["state"]["pid"]
 
-    def memory(self):
-        return memory_kib(p for p in descendants(self.proc.pid) if comm(p).startswith(("lodged", "lodge-keeper")))
-
     def command(self, what, name=None):
         words = {"list": ["list"], "inspect": ["info", name]}[what]
         return [f"{TOP}/build/lodge", *words], self.env
@@ -209,6 +210,7 @@ class Libvirt(Peer):
     """Debian's libvirtd, and virsh."""
 
     name = "libvirt"
+    processes = ("libvirtd", "virtlogd")
     lists = {"list-api": "api_list", "list-bulk": "api_list_bulk"}
     need = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
     xml = ("<domain type='{type}'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type>"
@@ -227,7 +229,7 @@ class Libvirt(Peer):
         self.socket = f"{d}/run/libvirt/libvirt-sock"
         self.uri = f"qemu:///session?socket={self.socket}"
         alias = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"] if os.geteuid() == 0 else []
-        self.spawn([*alias, "/usr/sbin/libvirtd", "-f", f"{d}/libvirtd.conf"], self.socket, self.env)
+        self.spawn([sys.executable, os.path.abspath(__file__), *alias, "/usr/sbin/libvirtd", "-f", f"{d}/libvirtd.conf"], self.socket, self.env)
         self.lib = library()
         # Virtualization is probed at the first question about it, by starting QEMU several times: uncounted, and cached from then on.
         begin = time.monotonic()
@@ -342,3 +344,18 @@ def library():
 
 
 PEERS = {"lodge": Lodge, "libvirt": Libvirt}
+
+
+def reap(command):
+    """Be the parent of a program and of all that its processes leave behind, until the program ends."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    with subprocess.Popen(command) as proc:
+        signal.signal(signal.SIGTERM, lambda signo, frame: proc.send_signal(signo))
+        while True:
+            pid, status = os.wait()
+            if pid == proc.pid:
+                os._exit(os.waitstatus_to_exitcode(status) & 0xff)
+
+
+if __name__ == "__main__":
+    reap(sys.argv[1:])
