@@ -80,6 +80,7 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
+        int silent_fd; /* the other half of what libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
