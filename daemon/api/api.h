@@ -94,7 +94,10 @@ typedef int (*api_handler)(struct api_request *q, struct error *e);
 /** api_handler_of() - the table of routes.c. */
 api_handler api_handler_of(enum schema_route_id id);
 
-/** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
+/**
+ * api_answer() - answer with an object of the route's kind, in a dry run of its dry_answer's; ends the request
+ * Return: 0, so that it can be returned.
+ */
 int api_answer(struct api_request *q, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
@@ -118,6 +121,7 @@ int api_machine(struct api_request *q, struct store_machine **ret_row, struct er
 /** operation_view_make() - an operation as clients see it, of a row and of what is in memory of it (@op, may be NULL). */
 int operation_view_make(const struct store_op *row, const struct operation *op, struct operation_view **ret);
 
+int api_openapi(struct api_request *q, struct error *e);
 int api_daemon_show(struct api_request *q, struct error *e);
 int api_machine_list(struct api_request *q, struct error *e);
 int api_machine_define(struct api_request *q, struct error *e);

@@ -12,7 +12,7 @@ static const api_handler handlers[ROUTE_COUNT] = {
         [ROUTE_MACHINE_RESET] = api_machine_reset,   [ROUTE_MACHINE_RENAME] = api_machine_rename,
         [ROUTE_MACHINE_EXEC] = api_machine_exec,     [ROUTE_OPERATION_LIST] = api_operation_list,
         [ROUTE_OPERATION_SHOW] = api_operation_show, [ROUTE_OPERATION_CANCEL] = api_operation_cancel,
-        [ROUTE_EVENT_LIST] = api_event_list,
+        [ROUTE_EVENT_LIST] = api_event_list,         [ROUTE_OPENAPI] = api_openapi,
 };
 
 api_handler api_handler_of(enum schema_route_id id) {
