@@ -78,6 +78,7 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
+        int nowhere_fd; /* the other end of the socket that libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;

@@ -172,6 +172,8 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
         struct api_connection *c = connection_of(api, message);
         SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
 
+        /* libsoup would cut the answer into parts, as many as are asked for. */
+        soup_message_headers_remove(headers, "Range");
         if (c) {
                 c->reading = true;
                 c->since = clock_ns();
@@ -243,18 +245,39 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
         request_take(api, message);
 }
 
+/* libsoup keeps a connection for the next request only while it listens somewhere itself: it gets a socket that nobody connects to. */
+static int listen_nowhere(struct api *api) {
+        int pair[2];
+        GSocket *socket;
+        bool ok;
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+                return -errno;
+        api->nowhere_fd = pair[1];
+        socket = g_socket_new_from_fd(pair[0], NULL);
+        if (!socket) {
+                close(pair[0]);
+                return -EIO;
+        }
+        ok = soup_server_listen_socket(api->server, socket, 0, NULL);
+        g_object_unref(socket);
+        return ok ? 0 : -EIO;
+}
+
 int api_new(const struct api_options *options, struct api **ret_api, struct error *e) {
         _cleanup_(api_freep) struct api *api = calloc(1, sizeof(*api));
         int r;
 
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
-        api->o = *options;
+        *api = (struct api){ .o = *options, .nowhere_fd = -1 };
         api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, NULL);
         soup_server_add_handler(api->server, NULL, on_request, api, NULL);
         g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
         operations_watch(machines_operations(options->machines), api_operation_changed, api);
-        r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
+        r = listen_nowhere(api);
+        if (r == 0)
+                r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
         if (r == 0)
                 r = loop_timer_set(api->sweep, SWEEP_US);
         if (r == 0)
@@ -274,6 +297,8 @@ void api_free(struct api *api) {
                 soup_server_disconnect(api->server);
                 g_object_unref(api->server);
         }
+        if (api->nowhere_fd >= 0)
+                close(api->nowhere_fd);
         free(api);
 }
 
