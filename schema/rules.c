@@ -2,9 +2,13 @@
 /* rules: see rules.h. Each field has passed its own check before a rule sees it. */
 #include "schema/rules.h"
 
+#include <arpa/inet.h>
 #include <inttypes.h>
+#include <string.h>
 
+#include "base/cidr.h"
 #include "schema/lodge-schema.h"
+#include "schema/publish.h"
 
 static int rule_iothread_cpus(uint32_t iothreads, const uint32_t *cpus, size_t n_cpus, const struct schema_path *path,
                               struct error *e) {
@@ -77,14 +81,39 @@ int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct err
 }
 
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e) {
-        const struct machine_net_config *net = value;
+        struct machine_net_config *net = value;
         const struct schema_path at = { .up = path, .name = "interface", .index = -1 };
+        const struct schema_path network_at = { .up = path, .name = "network", .index = -1 };
 
+        /* --net network=lab: what follows the '=' is called interface there. */
+        if (net->type == MACHINE_NET_TYPE_NETWORK && net->interface && !net->network) {
+                net->network = net->interface;
+                net->interface = NULL;
+        }
         if (net->type == MACHINE_NET_TYPE_TAP && !net->interface)
                 return schema_fail(e, &at, "schema-required", "name it: --net tap=tap0", "a tap needs an interface");
         if (net->type != MACHINE_NET_TYPE_TAP && net->interface)
                 return schema_fail(e, &at, "schema-conflict", NULL, "only a tap has an interface, not type %s",
                                    machine_net_type_to_string(net->type));
+        if (net->type != MACHINE_NET_TYPE_NETWORK && net->network)
+                return schema_fail(e, &network_at, "schema-conflict", "write type=network",
+                                   "only type network has one, not type %s", machine_net_type_to_string(net->type));
+        return 0;
+}
+
+int schema_rule_machine_publish(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *c = value;
+
+        for (size_t i = 0; i < c->n_publish; i++) {
+                const struct schema_path list = { .up = path, .name = "publish", .index = -1 };
+                const struct schema_path at = { .up = &list, .index = (int)i };
+                struct publish p;
+
+                if (publish_parse(c->publish[i], &p) < 0)
+                        return schema_fail(e, &at, "schema-pattern",
+                                           "write HOSTPORT:PORT, as 8080:80; 127.0.0.1:8080:80; 5353:53/udp",
+                                           "'%.80s' is no published port", c->publish[i]);
+        }
         return 0;
 }
 
@@ -197,5 +226,91 @@ int schema_rule_disk_file(void *value, const struct schema_path *path, struct er
                 if (options[i].asked)
                         return error_set(e, -EINVAL, "schema-conflict", "leave it out, or use --to qcow2",
                                          "%s is for qcow2 files, and the new one is raw", options[i].name);
+        return 0;
+}
+
+int schema_rule_network_forward(void *value, const struct schema_path *path, struct error *e) {
+        const struct network_forward_config *f = value;
+        const struct schema_path at = { .up = path, .name = "host_address", .index = -1 };
+        struct cidr address;
+
+        if (f->host_address && cidr_parse_address(f->host_address, &address) < 0)
+                return schema_fail(e, &at, "schema-pattern", "write it as 192.0.2.1 or 2001:db8::1",
+                                   "\"%s\" is no IP address", f->host_address);
+        return 0;
+}
+
+static int rule_subnet(const char *text, int family, unsigned int min, unsigned int max, const struct schema_path *at,
+                       struct error *e) {
+        struct cidr subnet, first;
+        char want[CIDR_TEXT_MAX];
+
+        if (cidr_parse(text, &subnet) < 0 || subnet.family != family)
+                return schema_fail(e, at, "schema-pattern",
+                                   family == AF_INET ? "write it as 10.91.7.0/24" : "write it as fd12:3456:789a::/64",
+                                   "\"%s\" is no IPv%c subnet", text, family == AF_INET ? '4' : '6');
+        if (subnet.bits < min || subnet.bits > max)
+                return schema_fail(e, at, "schema-range", NULL, "/%u is out of range /%u../%u", subnet.bits, min, max);
+        first = cidr_network(&subnet);
+        if (memcmp(first.address, subnet.address, sizeof(first.address)) != 0)
+                return schema_fail(e, at, "schema-pattern", NULL, "\"%s\" is an address within %s: write that", text,
+                                   cidr_format(&first, want));
+        if (family == AF_INET6 && subnet.address[0] != 0xfd)
+                return schema_fail(e, at, "schema-range", "leave it out to get a random one",
+                                   "\"%s\" is not within fd00::/8, the unique local addresses", text);
+        if (family == AF_INET && (subnet.address[0] == 0 || subnet.address[0] == 127 || subnet.address[0] >= 224))
+                return schema_fail(e, at, "schema-range", "leave it out to get one that is free",
+                                   "\"%s\" holds no addresses that a machine can have", text);
+        return 0;
+}
+
+/* Without an address: all of IPv4; "::": all of IPv6. */
+static bool same_host_port(const struct network_forward_config *a, const struct network_forward_config *b) {
+        struct cidr x = { .family = AF_INET }, y = { .family = AF_INET };
+
+        if (a->protocol != b->protocol || a->host_port != b->host_port)
+                return false;
+        if ((a->host_address && cidr_parse_address(a->host_address, &x) < 0) ||
+            (b->host_address && cidr_parse_address(b->host_address, &y) < 0))
+                return false;
+        return cidr_same_listener(&x, &y);
+}
+
+int schema_rule_network(void *value, const struct schema_path *path, struct error *e) {
+        const struct network_config *n = value;
+        const struct schema_path subnet = { .up = path, .name = "subnet", .index = -1 };
+        const struct schema_path subnet6 = { .up = path, .name = "subnet6", .index = -1 };
+        const struct schema_path forwards = { .up = path, .name = "forwards", .index = -1 };
+        int r = 0;
+
+        if (n->subnet)
+                r = rule_subnet(n->subnet, AF_INET, 16, 28, &subnet, e);
+        if (r == 0 && n->subnet6 && !n->ipv6)
+                r = schema_fail(e, &subnet6, "schema-conflict", NULL, "is for IPv6, which is off");
+        if (r == 0 && n->subnet6)
+                r = rule_subnet(n->subnet6, AF_INET6, 64, 64, &subnet6, e);
+        for (size_t i = 0; i < n->n_forwards && r == 0; i++) {
+                const struct schema_path at = { .up = &forwards, .index = (int)i };
+                struct cidr host;
+
+                if (!n->ipv6 && n->forwards[i].host_address &&
+                    cidr_parse_address(n->forwards[i].host_address, &host) == 0 && host.family == AF_INET6)
+                        r = schema_fail(e, &at, "schema-conflict", NULL, "is for IPv6, which is off");
+                for (size_t k = 0; k < i && r == 0; k++)
+                        if (same_host_port(&n->forwards[i], &n->forwards[k]))
+                                r = schema_fail(e, &at, "schema-conflict", "choose another host port",
+                                                "host port %" PRIu32 " leads to %s already", n->forwards[i].host_port,
+                                                n->forwards[k].machine);
+        }
+        return r;
+}
+
+int schema_rule_network_port(void *value, const struct schema_path *path, struct error *e) {
+        const struct network_port *p = value;
+        struct cidr address;
+
+        if ((p->address4 && (cidr_parse_address(p->address4, &address) < 0 || address.family != AF_INET)) ||
+            (p->address6 && (cidr_parse_address(p->address6, &address) < 0 || address.family != AF_INET6)))
+                return schema_fail(e, path, "schema-pattern", NULL, "holds an address that is none");
         return 0;
 }

@@ -231,6 +231,24 @@ static void write_exit(struct keeper *k, const struct error *e) {
                 log_warning("keeper: cannot write " PLACE_EXIT ": %s", strerror(-r));
 }
 
+/* It never got ready: its last words say why, and lodge-vmm's what to do as well, one line further. */
+static void explain_failure(struct keeper *k) {
+        static const char mark[] = "  fix: ";
+        const struct tail *log = watch_log(k->watch);
+        char text[TAIL_MAX + 1] = "";
+        const char *line, *fix = NULL;
+
+        if (log)
+                memcpy(text, log->data, log->len);
+        line = last_line(text, log ? log->len : 0);
+        if (strncmp(line, mark, sizeof(mark) - 1) == 0) {
+                fix = line + sizeof(mark) - 1;
+                line = last_line(text, (size_t)(line - text));
+        }
+        error_set(k->e, -EUCLEAN, "vmm-failed", fix, "the virtual machine's process (%s) ended with status %u%s%s",
+                  engine_name(k->engine.kind), k->status, line[0] ? ": " : "", line);
+}
+
 /* The VMM has ended: reap it, and keep what it left. */
 static void finish(struct keeper *k) {
         siginfo_t info = { 0 };
@@ -242,18 +260,8 @@ static void finish(struct keeper *k) {
                 ;
         k->engine.pid = 0;
         record_end(&info, &k->status, &k->signal);
-        if (k->status_fd >= 0 && k->e->code == 0) { /* it never got ready */
-                const struct tail *log = watch_log(k->watch);
-                char text[TAIL_MAX + 1] = "";
-
-                if (log) {
-                        memcpy(text, log->data, log->len);
-                        last_line(text, log->len);
-                }
-                error_set(k->e, -EUCLEAN, "vmm-failed", NULL,
-                          "the virtual machine's process (%s) ended with status %u%s%s", engine_name(k->engine.kind),
-                          k->status, log ? ": " : "", log ? last_line(text, strlen(text)) : "");
-        }
+        if (k->status_fd >= 0 && k->e->code == 0)
+                explain_failure(k);
         r = place_write(k->dir_fd, PLACE_CONSOLE, write_console, k->feed);
         if (r < 0)
                 log_warning("keeper: cannot write " PLACE_CONSOLE ": %s", strerror(-r));

@@ -156,7 +156,7 @@ void seed_warnings_clear(struct seed_warnings *w) {
         *w = (struct seed_warnings){ 0 };
 }
 
-static int bad(struct error *e, const yaml_mark_t *at, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static int bad(struct error *e, const yaml_mark_t *at, const char *format, ...) {
         _cleanup_free_ char *text = NULL;
         va_list ap;
 

@@ -63,6 +63,30 @@ enum statement {
         STMT_EVENT_EACH,
         STMT_EVENT_EACH_PROJECT,
         STMT_EVENT_RANGE,
+        STMT_OBJECT_ADD,
+        STMT_OBJECT_FIND,
+        STMT_OBJECT_UPDATE,
+        STMT_OBJECT_DELETE,
+        STMT_OBJECT_EACH,
+        STMT_USAGE_ADD,
+        STMT_USAGE_EACH,
+        STMT_USAGE_EXPIRE,
+        STMT_AUDIT_ADD,
+        STMT_AUDIT_EACH,
+        STMT_AUDIT_EXPIRE,
+        STMT_IDEMPOTENCY_FIND,
+        STMT_IDEMPOTENCY_FORGET,
+        STMT_IDEMPOTENCY_ADD,
+        STMT_IDEMPOTENCY_TRIM,
+        STMT_IDEMPOTENCY_EXPIRE,
+        STMT_TOKEN_ADD,
+        STMT_TOKEN_TAKE,
+        STMT_TOKEN_DELETE,
+        STMT_TOKEN_EACH,
+        STMT_CLIENT_ADD,
+        STMT_CLIENT_FIND,
+        STMT_CLIENT_REVOKE,
+        STMT_CLIENT_EACH,
         STMT_MAX,
 };
 
@@ -97,7 +121,8 @@ int store_prepare(struct store *s, const char *sql, sqlite3_stmt **ret_stmt, str
 /**
  * store_check_header() - look at the first bytes of DIR/lodge.db
  *
- * Return: 1 when there is none yet, 0 when SQLite may try it, else as store_open(); with -EUCLEAN, @ret_reason is set, which the caller has to report by store_report_corrupt().
+ * Return: 1 when there is none yet, 0 when SQLite may try it, else as store_open(); with -EUCLEAN, @ret_reason is set,
+ * for the caller to report by store_report_corrupt().
  */
 int store_check_header(int dir_fd, const char *dir, char **ret_reason, struct error *e);
 
@@ -133,10 +158,16 @@ int query_row(struct query *q, struct error *e);
 /** query_run() - run a statement that gives no rows. */
 int query_run(struct query *q, struct error *e);
 
+/** query_run_unique() - the same for one that writes; -EEXIST, without a message, when what must be unique is there. */
+int query_run_unique(struct query *q, struct error *e);
+
 /* Columns count from 0. Text is borrowed until the next row; NULL for SQL's NULL. */
 char *query_get_text(struct query *q, int i);
 int64_t query_get_int(struct query *q, int i);
 uint64_t query_get_uint(struct query *q, int i);
+
+/** query_get_digest() - a BLOB of STORE_DIGEST_SIZE bytes; false when it is none. */
+bool query_get_digest(struct query *q, int i, uint8_t ret_digest[static STORE_DIGEST_SIZE]);
 
 /** query_get_copy() - the column's text, allocated; NULL for SQL's NULL; -ENOMEM. */
 int query_get_copy(struct query *q, int i, char **ret_text);

@@ -14,8 +14,10 @@
 #define OP_WHOLE                                                                                                       \
         "SELECT id, kind, project, target, target_uuid, state, step, n_steps, requester, request_id, created,"         \
         " changed, args, result, error FROM operations"
-#define OP_FILTER   " AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR target = ?3) ORDER BY seq LIMIT ?4"
-#define EVENT_WHOLE "SELECT seq, time, kind, project, target, request_id, data FROM events WHERE seq > ?1"
+#define OP_FILTER    " AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR target = ?3) ORDER BY seq LIMIT ?4"
+#define EVENT_WHOLE  "SELECT seq, time, kind, project, target, request_id, data FROM events WHERE seq > ?1"
+#define OBJECT_WHOLE "SELECT kind, project, name, generation, created, changed, config FROM objects"
+#define CLIENT_WHOLE "SELECT fingerprint, name, role, projects, created, revoked FROM clients"
 
 static const char *const statements[STMT_MAX] = {
         [STMT_BEGIN] = "BEGIN IMMEDIATE",
@@ -77,6 +79,50 @@ static const char *const statements[STMT_MAX] = {
         [STMT_EVENT_EACH_PROJECT] = EVENT_WHOLE " AND project = ?3 ORDER BY seq LIMIT ?2",
         [STMT_EVENT_RANGE] = "SELECT coalesce((SELECT min(seq) FROM events), 0),"
                              " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)",
+
+        [STMT_OBJECT_ADD] = "INSERT INTO objects (kind, project, name, generation, created, changed, config)"
+                            " VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6)",
+        [STMT_OBJECT_FIND] = OBJECT_WHOLE " WHERE kind = ?1 AND project = ?2 AND name = ?3",
+        [STMT_OBJECT_UPDATE] = "UPDATE objects SET generation = ?4, changed = ?5, config = ?6"
+                               " WHERE kind = ?1 AND project = ?2 AND name = ?3",
+        [STMT_OBJECT_DELETE] = "DELETE FROM objects WHERE kind = ?1 AND project = ?2 AND name = ?3",
+        [STMT_OBJECT_EACH] = OBJECT_WHOLE " WHERE kind = ?1 AND (?2 IS NULL OR project = ?2) ORDER BY name, project",
+
+        [STMT_USAGE_ADD] = "INSERT INTO usage (project, machine, month, cpu_us, memory_mib_s, storage_mib_s)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET cpu_us = cpu_us + ?4,"
+                           " memory_mib_s = memory_mib_s + ?5, storage_mib_s = storage_mib_s + ?6",
+        [STMT_USAGE_EACH] = "SELECT project, machine, month, cpu_us, memory_mib_s, storage_mib_s FROM usage"
+                            " WHERE (?1 IS NULL OR project = ?1) AND (?2 = 0 OR month = ?2)"
+                            " ORDER BY project, machine, month",
+        [STMT_USAGE_EXPIRE] = "DELETE FROM usage WHERE month < ?1",
+
+        [STMT_AUDIT_ADD] = "INSERT INTO audit (time, principal, action, project, target, status, request_id, detail)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        [STMT_AUDIT_EACH] = "SELECT seq, time, principal, action, project, target, status, request_id, detail"
+                            " FROM audit WHERE seq > ?1 AND (?3 IS NULL OR project = ?3) ORDER BY seq LIMIT ?2",
+        [STMT_AUDIT_EXPIRE] = "DELETE FROM audit WHERE seq IN"
+                              " (SELECT seq FROM audit WHERE time < ?1 ORDER BY time LIMIT 1000)",
+
+        [STMT_IDEMPOTENCY_FIND] = "SELECT digest, status, body FROM idempotency"
+                                  " WHERE principal = ?1 AND key = ?2 AND created >= ?3",
+        [STMT_IDEMPOTENCY_FORGET] = "DELETE FROM idempotency WHERE principal = ?1 AND key = ?2 AND created < ?3",
+        [STMT_IDEMPOTENCY_ADD] = "INSERT INTO idempotency (principal, key, digest, status, created, body)"
+                                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        [STMT_IDEMPOTENCY_TRIM] = "DELETE FROM idempotency WHERE principal = ?1 AND seq <= (SELECT seq FROM idempotency"
+                                  " WHERE principal = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        [STMT_IDEMPOTENCY_EXPIRE] = "DELETE FROM idempotency WHERE created < ?1",
+
+        [STMT_TOKEN_ADD] = "INSERT INTO tokens (digest, name, role, projects, created, expires)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        [STMT_TOKEN_TAKE] = "DELETE FROM tokens WHERE digest = ?1 RETURNING name, role, projects, created, expires",
+        [STMT_TOKEN_DELETE] = "DELETE FROM tokens WHERE name = ?1",
+        [STMT_TOKEN_EACH] = "SELECT name, role, projects, created, expires FROM tokens ORDER BY name",
+
+        [STMT_CLIENT_ADD] = "INSERT INTO clients (fingerprint, name, role, projects, created, revoked)"
+                            " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        [STMT_CLIENT_FIND] = CLIENT_WHOLE " WHERE fingerprint = ?1",
+        [STMT_CLIENT_REVOKE] = "UPDATE clients SET revoked = ?2 WHERE name = ?1 AND revoked = 0",
+        [STMT_CLIENT_EACH] = CLIENT_WHOLE " ORDER BY name, created",
 };
 
 const char *statement_sql(enum statement id) {

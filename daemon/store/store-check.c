@@ -43,7 +43,7 @@ static bool is_cut_off(int dir_fd, const unsigned char *header, uint64_t size) {
                 return false;
         if (page_size == 1)
                 page_size = 65536;
-        return page_size < 512 || size % page_size != 0 || size / page_size < be32(header + PAGES);
+        return page_size < 512 || size / page_size < be32(header + PAGES);
 }
 
 static int report(char **ret_reason, const char *reason, struct error *e) {

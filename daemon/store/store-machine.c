@@ -204,12 +204,10 @@ static int machine_written(struct store *s, struct query *q, const struct store_
         _cleanup_free_ char *name = NULL;
         int64_t number;
         uint64_t generation;
-        int r = query_run(q, NULL);
+        int r = query_run_unique(q, e);
 
-        if (r >= 0)
+        if (r != -EEXIST)
                 return r;
-        if (q->rc != SQLITE_CONSTRAINT_UNIQUE)
-                return store_error(s, q->rc, "write a machine", e);
         r = machine_look_up(s, m->uuid, &number, &generation, &name, NULL);
         if (r > 0 && m->number == 0)
                 return error_set(e, -EEXIST, "machine-exists", "give the new one another uuid",

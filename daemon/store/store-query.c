@@ -55,6 +55,11 @@ int store_error(const struct store *s, int rc, const char *what, struct error *e
         case SQLITE_TOOBIG:
                 return error_set(e, -E2BIG, "store-too-big", "make it smaller: 16 MiB is the limit",
                                  "cannot %s: too large", what);
+        case SQLITE_CONSTRAINT:
+        case SQLITE_MISMATCH:
+        case SQLITE_RANGE:
+                return error_set(e, -EINVAL, "store-value", NULL, "cannot %s: a value is missing or out of range",
+                                 what);
         default:
                 return error_set(e, -EIO, "store-io", NULL, "cannot %s: %s", what,
                                  s->db ? sqlite3_errmsg(s->db) : sqlite3_errstr(rc));
@@ -143,6 +148,25 @@ int query_run(struct query *q, struct error *e) {
         return r;
 }
 
+int query_run_unique(struct query *q, struct error *e) {
+        int r = query_run(q, NULL);
+
+        if (r >= 0)
+                return r;
+        if (q->rc == SQLITE_CONSTRAINT_UNIQUE || q->rc == SQLITE_CONSTRAINT_PRIMARYKEY)
+                return -EEXIST;
+        return store_error(q->s, q->rc, "use the store", e);
+}
+
+bool query_get_digest(struct query *q, int i, uint8_t ret_digest[static STORE_DIGEST_SIZE]) {
+        const void *data = sqlite3_column_blob(q->stmt, i);
+
+        if (!data || sqlite3_column_bytes(q->stmt, i) != STORE_DIGEST_SIZE)
+                return false;
+        memcpy(ret_digest, data, STORE_DIGEST_SIZE);
+        return true;
+}
+
 char *query_get_text(struct query *q, int i) {
         return (char *)sqlite3_column_text(q->stmt, i);
 }
@@ -219,12 +243,9 @@ int store_leave(struct store *s, int r, struct error *e) {
         }
         if (sqlite3_get_autocommit(s->db))
                 return r; /* undone by SQLite */
-        if (!s->in_transaction) {
+        /* Half a step must not stay: if it can't be undone alone, all goes, and check_not_undone() tells the caller. */
+        if (!s->in_transaction || store_run(s, STMT_STEP_UNDO, NULL) < 0 || store_run(s, STMT_STEP_DONE, NULL) < 0)
                 (void)store_run(s, STMT_ROLLBACK, NULL);
-        } else if (store_run(s, STMT_STEP_UNDO, NULL) < 0 || store_run(s, STMT_STEP_DONE, NULL) < 0) {
-                (void)store_run(s, STMT_ROLLBACK,
-                                NULL); /* half a step must not stay; check_not_undone() tells the caller */
-        }
         return r;
 }
 

@@ -7,7 +7,7 @@
  * SQLite needs no other file than lodge.db and lodge.db-wal: nothing temporary goes to disk, nothing is mapped.
  *
  * Nothing is written until everything has been looked at: the header (store-check.c), the version as the WAL has it,
- * and PRAGMA quick_check. Closing would write, too (a checkpoint), which is therefore off until then.
+ * and PRAGMA integrity_check. Closing would write, too (a checkpoint), which is therefore off until then.
  *
  * A new store is made as lodge.db.new, closed, and renamed: lodge.db is never half a store. A migration is one
  * transaction, which also sets user_version: a kill leaves the version before it or the one after.
@@ -43,6 +43,8 @@ static const char settings[] = "PRAGMA locking_mode = EXCLUSIVE;"
 static int run_text(struct store *s, const char *text, const char *what, struct error *e) {
         int rc = sqlite3_exec(s->db, text, NULL, NULL, NULL);
 
+        if (rc == SQLITE_ERROR) /* our own text: then the tables are not what they should be */
+                return error_set(e, -EUCLEAN, "store-corrupt", NULL, "cannot %s: %s", what, sqlite3_errmsg(s->db));
         return rc == SQLITE_OK ? 0 : store_error(s, rc, what, e);
 }
 
@@ -198,7 +200,7 @@ static int examine(struct store *s, int64_t *ret_version, char **ret_reason, str
                 return r;
         if (version > store_schema_version())
                 return store_report_newer(s->dir, version, e);
-        r = ask(s, "PRAGMA quick_check(1)", &ignored, &verdict, e);
+        r = ask(s, "PRAGMA integrity_check(1)", &ignored, &verdict, e);
         if (r < 0)
                 return r;
         if (!verdict)

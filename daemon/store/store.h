@@ -19,6 +19,7 @@
  *      store-corrupt   -EUCLEAN        the file is damaged: stop; the next store_open() keeps a copy and says more
  *      store-io        -errno          the disk failed; undone
  *      store-memory    -ENOMEM
+ *      store-value     -EINVAL         a string that must be there is NULL, or a number is 2^63 or more
  *      store-undone    -ECANCELED      an error before this one undid the transaction that store_begin() opened
  *      store-nested    -EBUSY          store_begin() twice, or the same list inside a list
  *
@@ -103,8 +104,8 @@ int store_machine_add(struct store *s, struct store_machine *m, struct error *e)
  * @project:      NULL: look in all of them
  * @name_or_uuid: a uuid is looked for as a uuid first
  *
- * Return: 0, -ENOENT "machine-not-found" (its fix names the nearest name), -ENOTUNIQ "machine-ambiguous" (no project is given
- * and several have one of that name).
+ * Return: 0, -ENOENT "machine-not-found" (its fix names the nearest name), -ENOTUNIQ "machine-ambiguous" (no project is
+ * given, and several have one of that name).
  */
 int store_machine_find(struct store *s, const char *project, const char *name_or_uuid,
                        struct store_machine **ret_machine, struct error *e);
@@ -247,3 +248,174 @@ int store_event_each(struct store *s, uint64_t after_seq, const char *project, u
  * A listener that saw up to N has missed something exactly if *@ret_oldest > N + 1.
  */
 int store_event_range(struct store *s, uint64_t *ret_oldest, uint64_t *ret_newest, struct error *e);
+
+/* ---- objects: small named documents: networks, pools, projects, templates ---- */
+
+struct store_object {
+        char *kind, *project, *name; /* "network", "default", "lan"; project "": it belongs to none */
+        uint64_t generation;         /* as a machine's */
+        int64_t created, changed;    /* Unix time, microseconds */
+        char *config;                /* JSON */
+};
+
+/** store_object_add() - generation and times are filled in on success; -EEXIST "object-exists". */
+int store_object_add(struct store *s, struct store_object *o, struct error *e);
+
+/** store_object_find() - -ENOENT "object-not-found". */
+int store_object_find(struct store *s, const char *kind, const char *project, const char *name,
+                      struct store_object **ret_object, struct error *e);
+
+/**
+ * store_object_update() - write the config of the object that has @o's kind, project and name
+ * @expect_generation: 0: any
+ *
+ * Return: 0 (generation and changed are filled in), -ESTALE "object-changed", -ENOENT "object-not-found".
+ */
+int store_object_update(struct store *s, struct store_object *o, uint64_t expect_generation, struct error *e);
+
+/** store_object_delete() - -ESTALE, -ENOENT as store_object_update(). */
+int store_object_delete(struct store *s, const char *kind, const char *project, const char *name,
+                        uint64_t expect_generation, struct error *e);
+
+void store_object_free(struct store_object *o);
+DEFINE_CLEANUP(store_object, store_object_free);
+
+/** store_object_each() - those of a kind, by name and project; @project NULL: of all. */
+int store_object_each(struct store *s, const char *kind, const char *project,
+                      int (*fn)(void *opaque, const struct store_object *o), void *opaque, struct error *e);
+
+/* ---- usage: what a project's machines used, added up by month; it stays when the machine goes ---- */
+
+struct store_usage {
+        char *project, *machine; /* the machine's uuid */
+        uint32_t month;          /* 202611 is November 2026, UTC */
+        uint64_t cpu_us;         /* microseconds of CPU time */
+        uint64_t memory_mib_s;   /* MiB of memory, times seconds: 3,686,400 are a GiB-hour */
+        uint64_t storage_mib_s;  /* MiB of storage, times seconds */
+};
+
+/** store_usage_month() - the month of a time in microseconds, as struct store_usage has it. */
+uint32_t store_usage_month(int64_t time);
+
+/** store_usage_add() - add @u's three figures to what is known; month 0: this one. Many go into one transaction. */
+int store_usage_add(struct store *s, const struct store_usage *u, struct error *e);
+
+/** store_usage_each() - by project, machine and month. @project NULL and @month 0: all. */
+int store_usage_each(struct store *s, const char *project, uint32_t month,
+                     int (*fn)(void *opaque, const struct store_usage *u), void *opaque, struct error *e);
+
+/** store_usage_expire() - forget the months before @before_month. */
+int store_usage_expire(struct store *s, uint32_t before_month, struct error *e);
+
+/* ---- audit: who changed what; append only ---- */
+
+#define STORE_AUDIT_KEEP_US (400LL * 24 * 3600 * 1000000)
+
+struct store_audit {
+        uint64_t seq;                                 /* 1, 2, 3 ..., as an event's */
+        int64_t time;                                 /* Unix time, microseconds */
+        char *principal;                              /* "uid:1000", "client:NAME" */
+        char *action;                                 /* "machine.delete" */
+        char *project, *target, *request_id, *detail; /* may be NULL; detail is JSON */
+        int32_t status;                               /* HTTP's */
+};
+
+/** store_audit_add() - append; seq and time of @a are ignored. @ret_seq may be NULL. */
+int store_audit_add(struct store *s, const struct store_audit *a, uint64_t *ret_seq, struct error *e);
+
+/** store_audit_each() - in order, as store_event_each(). */
+int store_audit_each(struct store *s, uint64_t after_seq, const char *project, uint32_t limit,
+                     int (*fn)(void *opaque, const struct store_audit *a), void *opaque, struct error *e);
+
+/**
+ * store_audit_expire() - forget what is older than STORE_AUDIT_KEEP_US, at most 1,000 at a time
+ *
+ * A clock that jumps ahead for a moment then costs little of the record, and no call takes long.
+ */
+int store_audit_expire(struct store *s, struct error *e);
+
+/* ---- idempotency keys: the answer to a request that was repeated ---- */
+
+#define STORE_DIGEST_SIZE         32   /* SHA-256 */
+#define STORE_IDEMPOTENCY_KEEP    1000 /* of a principal, the newest */
+#define STORE_IDEMPOTENCY_KEEP_US (24LL * 3600 * 1000000)
+
+/**
+ * store_idempotency_find() - was this asked before?
+ * @digest:     of the request
+ * @ret_status: HTTP's, of the answer that was given
+ * @ret_body:   that answer's, allocated; NULL if it had none
+ *
+ * Return: 1 (both are set), 0: never, or longer ago than 24 h, -EEXIST "idempotency-conflict": the key was used for
+ * another request.
+ */
+int store_idempotency_find(struct store *s, const char *principal, const char *key,
+                           const uint8_t digest[static STORE_DIGEST_SIZE], int32_t *ret_status, char **ret_body,
+                           struct error *e);
+
+/** store_idempotency_add() - keep the answer, in the transaction of the work itself; -EEXIST "idempotency-conflict". */
+int store_idempotency_add(struct store *s, const char *principal, const char *key,
+                          const uint8_t digest[static STORE_DIGEST_SIZE], int32_t status, const char *body,
+                          struct error *e);
+
+/** store_idempotency_expire() - forget what is older than 24 h. */
+int store_idempotency_expire(struct store *s, struct error *e);
+
+/* ---- tokens and clients: who may come over the network ---- */
+
+struct store_token {
+        char *name, *role;
+        char *projects;           /* JSON: ["a", ...]; NULL: all */
+        int64_t created, expires; /* Unix time, microseconds */
+};
+
+/**
+ * store_token_add() - a token for one enrolment
+ * @digest: SHA-256 of the token: the token itself is never kept
+ * @t:      name, role, projects, expires; created is filled in
+ *
+ * Return: 0, -EEXIST "token-exists" (the name or digest).
+ */
+int store_token_add(struct store *s, const uint8_t digest[static STORE_DIGEST_SIZE], struct store_token *t,
+                    struct error *e);
+
+/**
+ * store_token_take() - use it up: of two who come with the same token, one gets it
+ * Return: 0, -ENOENT "token-unknown" (or used already), -EKEYEXPIRED "token-expired" (and it is gone).
+ */
+int store_token_take(struct store *s, const uint8_t digest[static STORE_DIGEST_SIZE], struct store_token **ret_token,
+                     struct error *e);
+
+/** store_token_delete() - by name; -ENOENT "token-unknown". */
+int store_token_delete(struct store *s, const char *name, struct error *e);
+
+/** store_token_each() - by name. */
+int store_token_each(struct store *s, int (*fn)(void *opaque, const struct store_token *t), void *opaque,
+                     struct error *e);
+
+void store_token_free(struct store_token *t);
+DEFINE_CLEANUP(store_token, store_token_free);
+
+struct store_client {
+        uint8_t fingerprint[STORE_DIGEST_SIZE]; /* SHA-256 of the certificate */
+        char *name, *role;
+        char *projects;           /* JSON: ["a", ...]; NULL: all */
+        int64_t created, revoked; /* Unix time, microseconds; revoked 0: it may come in */
+};
+
+/** store_client_add() - created is filled in; -EEXIST "client-exists": fingerprint, or name of one not revoked. */
+int store_client_add(struct store *s, struct store_client *c, struct error *e);
+
+/** store_client_find() - also one that is revoked: look at it. -ENOENT "client-unknown". */
+int store_client_find(struct store *s, const uint8_t fingerprint[static STORE_DIGEST_SIZE],
+                      struct store_client **ret_client, struct error *e);
+
+/** store_client_revoke() - the one of this name, for good; -ENOENT "client-unknown". */
+int store_client_revoke(struct store *s, const char *name, struct error *e);
+
+/** store_client_each() - by name, revoked ones too. */
+int store_client_each(struct store *s, int (*fn)(void *opaque, const struct store_client *c), void *opaque,
+                      struct error *e);
+
+void store_client_free(struct store_client *c);
+DEFINE_CLEANUP(store_client, store_client_free);

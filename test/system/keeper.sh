@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: both
-# seconds: 300
+# seconds: 400
 #
 # keeper.sh: a machine with a keeper outlives whoever started it, and is found again with its state, console and end
 #
@@ -156,7 +156,7 @@ ended() { # CAUSE SIGNAL: all that is left says so
         client exit "$run" >"$work/exit" || return
         cat "$work/exit"
         [ "$(value "$work/exit" cause)" = "$1" ] && [ "$(value "$work/exit" signal)" = "$2" ] &&
-                [ ! -e "$run/keeper.sock" ] && [ ! -e "$run/control.sock" ] && [ -s "$run/console.last" ]
+                [ ! -e "$run/keeper.sock" ] && [ ! -e "$run/control.sock" ] && [ -e "$run/console.last" ]
 }
 
 killed_vmm() {
@@ -232,7 +232,7 @@ check "a disk outside of the roots is refused" refused path-outside
 ln -s "$work/elsewhere/disk" "$files/link"
 config "$(disk "$files/link" raw)" '{"type": "none"}'
 check "so is one behind a link" refused path-outside
-overlay "$files/hostile" /etc/shadow raw
+overlay "$files/hostile" /etc/passwd raw
 config "$(disk "$files/hostile" qcow2)" '{"type": "none"}'
 check "so is a backing file that the guest could have named" refused path-outside
 overlay "$files/hostile-middle" "$files/hostile" qcow2

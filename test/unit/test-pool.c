@@ -56,6 +56,28 @@ static struct sys sys_no_clone(void) {
         return s;
 }
 
+/* Some file systems (NFS, 9p) have no files without a name. */
+static bool no_tmpfile;
+int __real_openat64(int dir_fd, const char *path, int flags, ...);
+int __wrap_openat64(int dir_fd, const char *path, int flags, ...);
+
+int __wrap_openat64(int dir_fd, const char *path, int flags, ...) {
+        mode_t mode = 0;
+
+        if (no_tmpfile && (flags & O_TMPFILE) == O_TMPFILE) {
+                errno = EOPNOTSUPP;
+                return -1;
+        }
+        if (flags & (O_CREAT | O_TMPFILE)) {
+                va_list ap;
+
+                va_start(ap, flags);
+                mode = va_arg(ap, mode_t);
+                va_end(ap);
+        }
+        return __real_openat64(dir_fd, path, flags, mode);
+}
+
 static void fill(uint64_t *sector, uint64_t number) {
         for (size_t i = 0; i < 512 / sizeof(*sector); i++)
                 sector[i] = number * 1000 + i + 1;
@@ -312,6 +334,11 @@ static void test_from_image(void **state) {
                 else
                         assert_null(v->base);
                 assert_true(i == 1 || v->format == VOLUME_FORMAT_QCOW2);
+                if (i == 1 &&
+                    getenv("LODGE_TEST_REFLINK")) { /* by test/system/pool.sh, on a file system that shares blocks */
+                        assert_int_equal(v->format, VOLUME_FORMAT_RAW);
+                        assert_int_equal(volume_check(pool, &(struct volume_config){ .name = v->name }, NULL), 0);
+                }
                 for (uint64_t at = 0; at < 1024; at += 31)
                         assert_sector(pool, request.name, at, at, false);
                 write_sector(pool, request.name, 5, 77);
@@ -560,8 +587,7 @@ static void test_full(void **state) {
 }
 
 /* kill -9 at any moment of any call must leave whole volumes and nothing else. */
-static void test_kill(void **state) {
-        struct fixture *f = *state;
+static void kill_often(struct fixture *f) {
         const struct sys plain = sys_no_clone();
 
         for (unsigned int i = 0; i < 60; i++) {
@@ -598,6 +624,53 @@ static void test_kill(void **state) {
                 volume_list_free(volumes, n);
                 pool_close(pool);
         }
+}
+
+static void test_kill(void **state) {
+        kill_often(*state);
+}
+
+static void test_kill_without_tmpfile(void **state) {
+        no_tmpfile = true;
+        kill_often(*state);
+        no_tmpfile = false;
+}
+
+/* A file system that is full in earnest: test/system/pool.sh gives one of 64 MiB. What failed must leave room as before. */
+static void test_really_full(void **state) {
+        struct fixture *f = *state;
+        _cleanup_(pool_freep) struct pool *pool = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct pool_usage before, after;
+        struct chain *chain;
+        char *data;
+        int n = 0;
+
+        if (!getenv("LODGE_TEST_SMALL"))
+                skip();
+        pool = open_pool(f, NULL);
+        assert_int_equal(volume_create_empty(pool, &(struct volume_request){ .name = "a", .size = 20 * MIB },
+                                             VOLUME_FORMAT_QCOW2, NULL),
+                         0);
+        data = malloc(20 * MIB);
+        memset(data, 'x', 20 * MIB);
+        chain = open_chain(pool, "a", true);
+        assert_int_equal(layer_write(chain_top(chain), data, 0, 20 * MIB), 0);
+        assert_int_equal(chain_finish(chain, NULL), 0);
+        chain_close(chain);
+        free(data);
+        for (int r = 0; r == 0; n++) {
+                char name[16];
+
+                assert_true(n < 4);
+                snprintf(name, sizeof(name), "c%d", n);
+                assert_int_equal(pool_get_usage(pool, &before, NULL), 0);
+                r = volume_clone(pool, "a", &(struct volume_request){ .name = name }, &e);
+        }
+        assert_error(&e, -ENOSPC, "pool-full");
+        assert_int_equal(pool_get_usage(pool, &after, NULL), 0);
+        assert_int_equal(before.available, after.available);
+        assert_int_equal(count_files(f->pool_dir), n);
 }
 
 /* ---- the driver dir ------------------------------------------------------------------------------------------------ */
@@ -777,6 +850,8 @@ int main(void) {
                 TEST(test_progress_and_cancel),
                 TEST(test_full),
                 TEST(test_kill),
+                TEST(test_kill_without_tmpfile),
+                TEST(test_really_full),
                 TEST(test_dir_safe),
                 TEST(test_dir_strangers),
                 TEST(test_dir_hostile_header),

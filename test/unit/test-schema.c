@@ -413,8 +413,53 @@ static void test_raw_files_have_no_qcow2_options(void **state) {
         disk_file_options_free(o);
 }
 
+/* A subnet that is none, or one that takes the host's loopback away, must not get as far as the kernel. */
+static void test_network_refusals(void **state) {
+        static const struct refusal refusals[] = {
+                { "{}", "schema-required", "network.name: is missing" },
+                { "{\"name\":\"../x\"}", "schema-pattern",
+                  "network.name: \"../x\" does not match ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" },
+                { "{\"name\":\"n\",\"bridge\":\"a/b\"}", "schema-pattern",
+                  "network.bridge: \"a/b\" does not match ^[A-Za-z0-9][A-Za-z0-9_.-]*$" },
+                { "{\"name\":\"n\",\"subnet\":\"10.1.2.3\"}", "schema-pattern",
+                  "network.subnet: \"10.1.2.3\" is no IPv4 subnet" },
+                { "{\"name\":\"n\",\"subnet\":\"10.1.2.3/24\"}", "schema-pattern",
+                  "network.subnet: \"10.1.2.3/24\" is an address within 10.1.2.0/24: write that" },
+                { "{\"name\":\"n\",\"subnet\":\"10.1.2.0/29\"}", "schema-range",
+                  "network.subnet: /29 is out of range /16../28" },
+                { "{\"name\":\"n\",\"subnet\":\"127.1.2.0/24\"}", "schema-range",
+                  "network.subnet: \"127.1.2.0/24\" holds no addresses that a machine can have" },
+                { "{\"name\":\"n\",\"subnet6\":\"2001:db8::/64\"}", "schema-range",
+                  "network.subnet6: \"2001:db8::/64\" is not within fd00::/8, the unique local addresses" },
+                { "{\"name\":\"n\",\"ipv6\":false,\"subnet6\":\"fd00::/64\"}", "schema-conflict",
+                  "network.subnet6: is for IPv6, which is off" },
+                { "{\"name\":\"n\",\"domain\":\"a..b\"}", "schema-pattern",
+                  "network.domain: \"a..b\" does not match "
+                  "^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$" },
+                { "{\"name\":\"n\",\"forwards\":[{\"host_port\":0,\"machine\":\"m\",\"machine_port\":1}]}",
+                  "schema-range", "network.forwards[0].host_port: 0 is out of range 1..65535" },
+                { "{\"name\":\"n\",\"forwards\":[{\"host_port\":1,\"machine\":\"m\",\"machine_port\":1,"
+                  "\"host_address\":\"1.2.3\"}]}",
+                  "schema-pattern", "network.forwards[0].host_address: \"1.2.3\" is no IP address" },
+                { "{\"name\":\"n\",\"forwards\":[{\"host_port\":1,\"machine\":\"m\",\"machine_port\":1},"
+                  "{\"host_port\":1,\"machine\":\"x\",\"machine_port\":2,\"host_address\":\"192.0.2.1\"}]}",
+                  "schema-conflict", "network.forwards[1]: host port 1 leads to m already" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(refusals); i++) {
+                _cleanup_error_ struct error e = ERROR_INIT;
+                struct network_config *c = (void *)1;
+
+                assert_int_equal(network_config_parse(refusals[i].json, strlen(refusals[i].json), &c, &e), -EINVAL);
+                assert_string_equal(e.id, refusals[i].id);
+                assert_string_equal(e.message, refusals[i].message);
+                assert_ptr_equal(c, (void *)1);
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_network_refusals),
                 cmocka_unit_test(test_machine_refusals),
                 cmocka_unit_test(test_bounds_on_text),
                 cmocka_unit_test(test_machine_defaults),

@@ -202,7 +202,7 @@ static void test_list_filters(void **state) {
         } machines[] = {
                 { "b", "default", "debian/12", "[\"tier=front\",\"x\"]" },
                 { "a", "default", "debian/12", "[\"tier=back\"]" },
-                { "c", "default", "debian/1", "[\"tier=frontier\",\"tiers=front\"]" },
+                { "c", "default", "debian/1", "[\"tier=frontier\",\"tiers=front\",\"x-1\"]" },
                 { "ab", "lab", NULL, "[\"x=1\",\"x=2\",\"x=1\"]" },
                 { "a%", "lab", "tiny", NULL },
         };
@@ -330,7 +330,8 @@ static int count_event(void *opaque, const struct store_event *event) {
 /* A transaction takes effect whole; a step that failed takes nothing else with it. */
 static void test_transaction(void **state) {
         struct rig *rig = *state;
-        struct store_machine a = machine("a", 1), b = machine("b", 2), again = machine("a", 3);
+        struct store_machine a = machine("a", 1), b = machine("b", 2), again = machine("a", 3), c = machine("c", 4),
+                             d = machine("d", 5);
         uint64_t n = 0, seq = 0;
 
         assert_int_equal(store_begin(rig->s, NULL), 0);
@@ -343,7 +344,10 @@ static void test_transaction(void **state) {
 
         assert_int_equal(store_begin(rig->s, NULL), 0);
         assert_int_equal(store_machine_add(rig->s, &a, NULL), 0);
-        assert_int_equal(store_machine_add(rig->s, &again, NULL), -EEXIST);
+        assert_int_equal(store_machine_add(rig->s, &c, NULL), 0);
+        assert_int_equal(store_machine_add(rig->s, &d, NULL), 0);
+        assert_int_equal(store_machine_delete(rig->s, c.uuid, 0, NULL), 0);
+        assert_int_equal(store_machine_add(rig->s, &again, NULL), -EEXIST); /* takes number 2, and gives it back */
         assert_int_equal(store_machine_add(rig->s, &b, NULL), 0);
         assert_int_equal(b.number, 2);
         assert_int_equal(store_event_add(rig->s, "added", "default", "a", NULL, NULL, &seq, NULL), 0);
@@ -352,7 +356,7 @@ static void test_transaction(void **state) {
         assert_int_equal(store_commit(rig->s, NULL), -EINVAL);
         rig_reopen(rig);
         assert_int_equal(store_machine_count(rig->s, NULL, &n, NULL), 0);
-        assert_int_equal(n, 2);
+        assert_int_equal(n, 3);
 }
 
 /* ---- operations ---- */

@@ -118,6 +118,15 @@ IPv6AcceptRA=yes
 ClientIdentifier=mac
 UseDomains=yes
 EOF
+# By the MAC address also where cloud-init's files are used, which can't say so: a clone may have the machine-id of its
+# source, and must not get its address.
+put /etc/systemd/networkd.conf.d/60-lodge.conf <<'EOF'
+[DHCPv4]
+DUIDType=link-layer
+
+[DHCPv6]
+DUIDType=link-layer
+EOF
 put /etc/systemd/system/systemd-networkd-wait-online.service.d/lodge.conf <<'EOF'
 # A machine without a network must not wait two minutes for one.
 [Service]
@@ -181,6 +190,8 @@ EOF
 # cloud-init: only when the machine was given data
 put /etc/cloud/cloud.cfg.d/60-lodge.cfg <<'EOF'
 datasource_list: [ NoCloud, ConfigDrive ]
+# The package locales is not there; the system's own C.UTF-8 is. Without this line cloud-init ends with an error.
+locale: false
 ssh_genkeytypes: [ ed25519, ecdsa ]
 EOF
 put /etc/cloud/ds-identify.cfg <<'EOF'

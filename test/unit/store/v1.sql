@@ -1,0 +1,34 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
+-- A store of schema version 1, as sqlite3's .dump gave it: it never changes. test-store-migrate.c migrates it.
+PRAGMA application_id=1282368615;
+PRAGMA user_version=1;
+PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE counters (        name TEXT PRIMARY KEY,        value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES('generation',3);
+CREATE TABLE machines (        number INTEGER PRIMARY KEY CHECK (number > 0),        uuid TEXT NOT NULL UNIQUE,        name TEXT NOT NULL,        project TEXT NOT NULL,        generation INTEGER NOT NULL,        created INTEGER NOT NULL,        changed INTEGER NOT NULL,        wanted INTEGER NOT NULL CHECK (wanted IN (0, 1)),        cpus INTEGER NOT NULL,        memory INTEGER NOT NULL,        image TEXT,        labels TEXT NOT NULL,        UNIQUE (project, name)) STRICT;
+INSERT INTO machines VALUES(1,'6f0a7a3e-2f0b-4c3e-9c52-000000000001','web','default',1,1795986865512729,1795986865512729,1,2,1073741824,'debian/12','["tier=front","x"]');
+INSERT INTO machines VALUES(3,'6f0a7a3e-2f0b-4c3e-9c52-000000000002','it''s "quoted" жук','lab',3,1795986865515669,1795986865515669,0,1,268435456,NULL,'[]');
+CREATE TABLE machine_configs (        number INTEGER PRIMARY KEY REFERENCES machines ON DELETE CASCADE,        config TEXT NOT NULL,        running TEXT,        facts TEXT) STRICT;
+INSERT INTO machine_configs VALUES(1,'{"cpus":2}','{"cpus":1}','{"engine":"native"}');
+INSERT INTO machine_configs VALUES(3,'{}',NULL,NULL);
+CREATE TABLE machine_labels (        label TEXT NOT NULL,        number INTEGER NOT NULL REFERENCES machines ON DELETE CASCADE,        PRIMARY KEY (label, number)) STRICT, WITHOUT ROWID;
+INSERT INTO machine_labels VALUES('tier=front',1);
+INSERT INTO machine_labels VALUES('x',1);
+CREATE TABLE free_numbers (number INTEGER PRIMARY KEY) STRICT;
+INSERT INTO free_numbers VALUES(2);
+CREATE TABLE operations (        seq INTEGER PRIMARY KEY AUTOINCREMENT,        id TEXT NOT NULL UNIQUE,        kind TEXT NOT NULL,        project TEXT NOT NULL,        target TEXT NOT NULL,        target_uuid TEXT,        state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),        step INTEGER NOT NULL,        n_steps INTEGER NOT NULL,        requester TEXT,        request_id TEXT,        created INTEGER NOT NULL,        changed INTEGER NOT NULL,        args TEXT,        result TEXT,        error TEXT) STRICT;
+INSERT INTO operations VALUES(1,'ad9dedd1-0576-4f75-b160-bbed90f8506e','launch','default','web','6f0a7a3e-2f0b-4c3e-9c52-000000000001',0,3,5,'uid:1000','r1',1795986865516908,1795986865519170,'{"image":"debian/12"}',NULL,NULL);
+INSERT INTO operations VALUES(2,'df4e41ac-95cd-4c58-b678-029a7253c219','delete','lab','gone',NULL,3,0,2,NULL,NULL,1795986865521416,1795986865525372,NULL,NULL,'{"id":"x"}');
+CREATE TABLE events (        seq INTEGER PRIMARY KEY AUTOINCREMENT,        time INTEGER NOT NULL,        kind TEXT NOT NULL,        project TEXT,        target TEXT,        request_id TEXT,        data TEXT) STRICT;
+INSERT INTO events VALUES(1,1795986865529361,'machine-added','default','web','r1','{"n":1}');
+INSERT INTO events VALUES(2,1795986865531192,'started',NULL,NULL,NULL,NULL);
+DELETE FROM sqlite_sequence;
+INSERT INTO sqlite_sequence VALUES('operations',2);
+INSERT INTO sqlite_sequence VALUES('events',2);
+CREATE INDEX machines_by_name ON machines (name, project);
+CREATE INDEX machines_by_image ON machines (image) WHERE image IS NOT NULL;
+CREATE INDEX machine_labels_by_machine ON machine_labels (number);
+CREATE INDEX operations_unfinished ON operations (seq) WHERE state < 2;
+CREATE INDEX operations_finished ON operations (changed) WHERE state >= 2;
+COMMIT;
