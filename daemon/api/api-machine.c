@@ -17,7 +17,7 @@ static int answer_machine(struct api_request *q, const struct store_machine *row
         if (r < 0)
                 return r;
         api_etag(q, row->generation);
-        return api_answer_as(q, q->dry_run ? 200 : q->route->status, &machine_view_schema, view);
+        return api_answer(q, view);
 }
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
