@@ -287,6 +287,7 @@ static void follow_end(struct reap *reap, const char *last_words) {
                  : reap->status > 128 ? "its process was killed"
                                       : "its process failed",
                  last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
+        networks_withdraw(reap->ms, row);
         if (row_ended(row, reap->status, reason) < 0)
                 return;
         if (row->wanted && machine_definition_load(row, &d, &e) == 0)
@@ -322,17 +323,19 @@ static void on_reaped(void *opaque, const struct error *e, struct wire_message *
 void live_ended(struct machine_live *live, int status) {
         struct machines *ms = live->ms;
         struct reap *reap = calloc(1, sizeof(*reap));
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
-        if (reap) {
+        if (reap && store_machine_find(ms->store, NULL, live->uuid, &row, NULL) == 0) {
                 *reap = (struct reap){ .ms = ms,
                                        .uuid = strdup(live->uuid),
                                        .status = status,
                                        .guest_asked = live->guest_asked,
                                        .panicked = live->panicked };
-                if (broker_call(ms->broker, "machine-forget", json_pack("{s:s}", "uuid", live->uuid), NULL, on_reaped,
-                                reap, NULL) < 0)
+                if (broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) <
+                    0)
                         reap_free(reap);
-        }
+        } else
+                free(reap);
         live_free(live);
 }
 

@@ -93,6 +93,9 @@ void operation_abandon(struct operation *op);
 /** operation_step_done() - the step that went on has ended: well (@e NULL or no error), or not. */
 void operation_step_done(struct operation *op, const struct error *e);
 
+/** operation_step_skip() - the last step, which goes on, has ended well: the operation is over when this returns, and gone. */
+void operation_step_skip(struct operation *op);
+
 /** operation_progress() - what to show of it. */
 void operation_progress(struct operation *op, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
