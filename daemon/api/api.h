@@ -43,6 +43,12 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
 void api_free(struct api *api);
 DEFINE_CLEANUP(api, api_free);
 
+/**
+ * api_idle() - is nobody connected?
+ * @ret_count: connections that there ever were, so that short ones between two questions are noticed
+ */
+bool api_idle(const struct api *api, uint64_t *ret_count);
+
 /** api_event() - tell those who listen for events. */
 void api_event(struct api *api, const struct store_event *event);
 
@@ -73,6 +79,7 @@ struct api_request {
         void (*forget)(struct api_request *q); /* the client has gone before the answer; NULL: nothing to stop */
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;
+        json_t *decision; /* which engine it would be, of a new machine */
 };
 
 struct api {
@@ -96,6 +103,9 @@ api_handler api_handler_of(enum schema_route_id id);
 
 /** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
 int api_answer(struct api_request *q, const void *object);
+
+/** api_answer_object() - the same with another kind of object, as a dry run of what else begins an operation has it. */
+int api_answer_object(struct api_request *q, const struct schema_object *schema, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
 int api_answer_text(struct api_request *q, unsigned int status, const char *type, const char *text, size_t n);

@@ -48,6 +48,7 @@ static void request_free(struct api_request *q) {
         if (q->route && q->route->body)
                 schema_free(q->route->body, q->body);
         json_decref(q->patch);
+        json_decref(q->decision);
         for (size_t i = 0; i < API_PARAMETERS_MAX; i++)
                 free(q->parameters[i]);
         free(q->idempotency_key);
@@ -72,8 +73,8 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
         return 0;
 }
 
-int api_answer(struct api_request *q, const void *object) {
-        _cleanup_free_ char *text = schema_format(q->route->answer, object);
+int api_answer_object(struct api_request *q, const struct schema_object *schema, const void *object) {
+        _cleanup_free_ char *text = schema_format(schema, object);
         _cleanup_error_ struct error e = ERROR_INIT;
 
         if (!text) {
@@ -81,7 +82,11 @@ int api_answer(struct api_request *q, const void *object) {
                 api_answer_error(q, &e);
                 return 0;
         }
-        return api_answer_text(q, q->route->status, "application/json", text, strlen(text));
+        return api_answer_text(q, q->dry_run ? 200 : q->route->status, "application/json", text, strlen(text));
+}
+
+int api_answer(struct api_request *q, const void *object) {
+        return api_answer_object(q, q->route->answer, object);
 }
 
 /* RFC 9110 for errnos. What is not a person's mistake and passes by itself is 503: try again. */
