@@ -225,7 +225,7 @@ class Command:
                 self.options.append(Option(schema, self, obj, field))
         names = [o.name for o in self.options]
         need(len(names) == len(set(names)), f"{name}: an option's name is used twice")
-        need(len(self.objects) <= 4, f"{name}: more objects than SCHEMA_OBJECTS_MAX")
+        need(len(self.objects) <= 6, f"{name}: more objects than SCHEMA_OBJECTS_MAX")
 
     def use(self, obj):
         if obj not in self.objects:

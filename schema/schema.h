@@ -107,7 +107,7 @@ struct schema_option {
         bool rest;                                    /* of an argument: it takes all that follows, options too */
 };
 
-#define SCHEMA_OBJECTS_MAX 4
+#define SCHEMA_OBJECTS_MAX 6
 struct schema_command {
         const char *name;  /* "run", "image build" */
         const char *alias; /* another name, or NULL */
