@@ -17,7 +17,7 @@ static int answer_machine(struct api_request *q, const struct store_machine *row
         if (r < 0)
                 return r;
         api_etag(q, row->generation);
-        return api_answer_object(q, &machine_view_schema, view);
+        return api_answer_as(q, q->dry_run ? 200 : q->route->status, &machine_view_schema, view);
 }
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
@@ -230,7 +230,7 @@ static int answer_dry(struct api_request *q, struct error *e) {
         view->state.engine = copy(json_string_value(json_object_get(q->decision, "engine")));
         view->state.engine_reason = copy(json_string_value(json_object_get(q->decision, "engine_reason")));
         view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
-        return api_answer_object(q, &machine_view_schema, view);
+        return api_answer_as(q, 200, &machine_view_schema, view);
 }
 
 static int define_judged(struct api_request *q, struct error *e) {
@@ -353,6 +353,20 @@ int api_machine_stop(struct api_request *q, struct error *e) {
         if (q->dry_run)
                 return answer_machine(q, row, e);
         r = machine_stop(q->api->o.machines, row, q->body, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+int api_machine_clone(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_rename_request *how = q->body;
+        char *id;
+        int r = api_machine(q, &row, e);
+
+        if (r < 0)
+                return r;
+        if (q->dry_run)
+                return answer_machine(q, row, e);
+        r = machine_clone(q->api->o.machines, row, how->name, &q->caller, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
 }
 

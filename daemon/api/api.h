@@ -29,6 +29,8 @@
 #include "schema/lodge-schema.h"
 
 struct api;
+struct api_connection;
+struct api_stream;
 
 struct api_options {
         const struct worker_config *config;
@@ -90,7 +92,8 @@ struct api {
         unsigned int n_connections;
         uint64_t last_connection;
         struct api_request *waiting; /* requests that are answered later */
-        struct api_listener *listeners;
+        struct api_stream *streams;  /* WebSockets */
+        unsigned int n_streams;
         bool ready;
         uint64_t counts[6]; /* answers by hundreds of their status */
 };
@@ -104,8 +107,8 @@ api_handler api_handler_of(enum schema_route_id id);
 /** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
 int api_answer(struct api_request *q, const void *object);
 
-/** api_answer_object() - the same with another kind of object, as a dry run of what else begins an operation has it. */
-int api_answer_object(struct api_request *q, const struct schema_object *schema, const void *object);
+/** api_answer_as() - answer with an object of another kind: what a dry run of an operation says. */
+int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
 int api_answer_text(struct api_request *q, unsigned int status, const char *type, const char *text, size_t n);
@@ -121,6 +124,15 @@ void api_etag(struct api_request *q, uint64_t generation);
 
 /** api_if_match() - the generation that the client has seen, 0 for none; -EINVAL "etag". */
 int api_if_match(struct api_request *q, uint64_t *ret_generation, struct error *e);
+
+/**
+ * api_pass() - answer with what the broker answers to a call, checked by the route's object
+ * @args: taken over. Return: 1, -errno.
+ */
+int api_pass(struct api_request *q, const char *op, json_t *args, struct error *e);
+
+/** api_pass_then() - call the broker, and when that went well, go on with @then, which answers. */
+int api_pass_then(struct api_request *q, const char *op, json_t *args, api_handler then, struct error *e);
 
 /** api_machine() - the machine that the path names. */
 int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e);
@@ -143,6 +155,17 @@ int api_machine_resume(struct api_request *q, struct error *e);
 int api_machine_reset(struct api_request *q, struct error *e);
 int api_machine_rename(struct api_request *q, struct error *e);
 int api_machine_exec(struct api_request *q, struct error *e);
+int api_machine_clone(struct api_request *q, struct error *e);
+int api_image_list(struct api_request *q, struct error *e);
+int api_image_show(struct api_request *q, struct error *e);
+int api_image_build(struct api_request *q, struct error *e);
+int api_image_delete(struct api_request *q, struct error *e);
+int api_pool_show(struct api_request *q, struct error *e);
+int api_volume_delete(struct api_request *q, struct error *e);
+int api_network_list(struct api_request *q, struct error *e);
+int api_network_show(struct api_request *q, struct error *e);
+int api_network_define(struct api_request *q, struct error *e);
+int api_network_delete(struct api_request *q, struct error *e);
 int api_operation_list(struct api_request *q, struct error *e);
 int api_operation_show(struct api_request *q, struct error *e);
 int api_operation_cancel(struct api_request *q, struct error *e);

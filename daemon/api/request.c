@@ -73,7 +73,11 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
         return 0;
 }
 
-int api_answer_object(struct api_request *q, const struct schema_object *schema, const void *object) {
+int api_answer(struct api_request *q, const void *object) {
+        return api_answer_as(q, q->route->status, q->route->answer, object);
+}
+
+int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object) {
         _cleanup_free_ char *text = schema_format(schema, object);
         _cleanup_error_ struct error e = ERROR_INIT;
 
@@ -82,11 +86,7 @@ int api_answer_object(struct api_request *q, const struct schema_object *schema,
                 api_answer_error(q, &e);
                 return 0;
         }
-        return api_answer_text(q, q->dry_run ? 200 : q->route->status, "application/json", text, strlen(text));
-}
-
-int api_answer(struct api_request *q, const void *object) {
-        return api_answer_object(q, q->route->answer, object);
+        return api_answer_text(q, status, "application/json", text, strlen(text));
 }
 
 /* RFC 9110 for errnos. What is not a person's mistake and passes by itself is 503: try again. */

@@ -50,6 +50,7 @@ struct gone {
 static void on_connection_gone(gpointer opaque, GObject *was) {
         struct gone *gone = opaque;
 
+        api_stream_connection_gone(gone->api, gone->connection);
         connection_unlink(gone->api, gone->connection);
         free(gone);
 }
@@ -240,6 +241,10 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
 
         if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
                 return; /* refused already */
+        if (api_stream_wanted(message, path)) {
+                api_stream_begin(api, message);
+                return;
+        }
         request_take(api, message);
 }
 

@@ -184,7 +184,7 @@ static void on_qmp_event(void *opaque, const char *name, json_t *data) {
         else if (streq(name, "GUEST_PANICKED"))
                 live->panicked = true;
         else if (streq(name, "SHUTDOWN"))
-                live->guest_asked |= json_is_true(json_object_get(data, "guest"));
+                live->ending = true; /* what its helpers say from now on is of no interest */
         for (size_t i = 0; i < ELEMENTSOF(told); i++)
                 if (streq(told[i].name, name))
                         machines_event(live->ms, told[i].kind, live->project, live->name, NULL, "%s", told[i].message);
@@ -217,7 +217,7 @@ static void on_keeper(void *opaque, int fd, uint32_t events) {
         name = json_string_value(json_object_get(event, "event"));
         if (name && streq(name, "exited"))
                 live_ended(live, (int)json_integer_value(json_object_get(event, "status")));
-        else if (name)
+        else if (name && !live->ending)
                 machines_event(live->ms, name, live->project, live->name, NULL, "%s",
                                json_string_value(json_object_get(event, "reason")) ?: "");
         json_decref(event);
@@ -242,7 +242,7 @@ struct reap {
         struct machines *ms;
         char *uuid, *reason;
         int status;
-        bool guest_asked, panicked;
+        bool panicked;
 };
 
 static void reap_free(struct reap *r) {
@@ -274,19 +274,21 @@ static void follow_end(struct reap *reap, const char *last_words) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
         const struct machine_start_request plain = { 0 };
-        bool clean = reap->status == 0 && !reap->panicked, again = false;
+        bool clean = reap->status == 0 && !reap->panicked, asked, again = false;
         char reason[512];
         char *id;
 
         if (store_machine_find(reap->ms->store, NULL, reap->uuid, &row, &e) < 0)
                 return;
+        asked = !row->wanted; /* somebody wanted it to end, whichever way */
         snprintf(reason, sizeof(reason), "%s%s%.300s",
-                 reap->panicked       ? "the guest's kernel panicked"
-                 : clean              ? "it powered off"
-                 : reap->status == -1 ? "its keeper was killed"
-                 : reap->status > 128 ? "its process was killed"
-                                      : "its process failed",
-                 last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
+                 reap->panicked                ? "the guest's kernel panicked"
+                 : clean                       ? "it powered off"
+                 : asked && reap->status > 128 ? "its plug was pulled"
+                 : reap->status == -1          ? "its keeper was killed"
+                 : reap->status > 128          ? "its process was killed"
+                                               : "its process failed",
+                 last_words && *last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
         networks_withdraw(reap->ms, row);
         if (row_ended(row, reap->status, reason) < 0)
                 return;
@@ -299,8 +301,8 @@ static void follow_end(struct reap *reap, const char *last_words) {
                 log_warning("%s has ended, which could not be written down: %s", row->name, e.message ?: "");
                 return;
         }
-        machines_event(reap->ms, clean ? "machine-stopped" : "machine-failed", row->project, row->name, NULL, "%s",
-                       reason);
+        machines_event(reap->ms, clean || asked ? "machine-stopped" : "machine-failed", row->project, row->name, NULL,
+                       "%s", reason);
         if (again && !operation_of_target(reap->ms->operations, row->uuid) &&
             machine_start(reap->ms, row, &plain, &self, &id, &e) == 0)
                 free(id);
@@ -326,11 +328,9 @@ void live_ended(struct machine_live *live, int status) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
         if (reap && store_machine_find(ms->store, NULL, live->uuid, &row, NULL) == 0) {
-                *reap = (struct reap){ .ms = ms,
-                                       .uuid = strdup(live->uuid),
-                                       .status = status,
-                                       .guest_asked = live->guest_asked,
-                                       .panicked = live->panicked };
+                *reap = (struct reap){
+                        .ms = ms, .uuid = strdup(live->uuid), .status = status, .panicked = live->panicked
+                };
                 if (broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) <
                     0)
                         reap_free(reap);

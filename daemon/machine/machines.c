@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind, &stop_kind, &delete_kind, NULL };
+static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind,       &stop_kind, &delete_kind,
+                                                      &clone_kind,  &image_build_kind, NULL };
 
 int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
                  machines_event_fn on_event, void *opaque, struct machines **ret_machines) {
@@ -64,7 +66,8 @@ void machines_event(struct machines *ms, const char *kind, const char *project, 
         struct store_event event = { .kind = (char *)kind,
                                      .project = (char *)project,
                                      .target = (char *)target,
-                                     .request_id = (char *)request_id };
+                                     .request_id = (char *)request_id,
+                                     .time = (int64_t)time(NULL) * 1000000 };
         json_t *value = NULL;
         va_list ap;
 
