@@ -45,6 +45,12 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
 void api_free(struct api *api);
 DEFINE_CLEANUP(api, api_free);
 
+/**
+ * api_idle() - is nobody connected?
+ * @ret_count: connections that there ever were, so that short ones between two questions are noticed
+ */
+bool api_idle(const struct api *api, uint64_t *ret_count);
+
 /** api_event() - tell those who listen for events. */
 void api_event(struct api *api, const struct store_event *event);
 
@@ -75,6 +81,7 @@ struct api_request {
         void (*forget)(struct api_request *q); /* the client has gone before the answer; NULL: nothing to stop */
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;
+        json_t *decision; /* which engine it would be, of a new machine */
 };
 
 struct api {

@@ -307,6 +307,11 @@ void api_free(struct api *api) {
         free(api);
 }
 
+bool api_idle(const struct api *api, uint64_t *ret_count) {
+        *ret_count = api->last_connection;
+        return api->n_connections == 0;
+}
+
 void api_ready(struct api *api) {
         api->ready = true;
 }

@@ -241,6 +241,7 @@ static char *worker_config_text(const struct broker *b, int wire_fd) {
                 .group = b->group,
                 .broker_pid = (uint32_t)getpid(),
                 .started = (char *)b->started,
+                .idle_exit = b->options->idle_exit,
                 .debug = b->options->debug,
         };
 
