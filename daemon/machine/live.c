@@ -242,7 +242,7 @@ struct reap {
         struct machines *ms;
         char *uuid, *reason;
         int status;
-        bool guest_asked, panicked;
+        bool guest_asked, panicked, host;
 };
 
 static void reap_free(struct reap *r) {
@@ -269,19 +269,16 @@ static int row_ended(struct store_machine *row, int status, const char *reason) 
 }
 
 static void follow_end(struct reap *reap, const char *last_words) {
-        static const struct machine_caller self = { .who = "restart policy" };
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
-        const struct machine_start_request plain = { 0 };
         bool clean = reap->status == 0 && !reap->panicked, again = false;
         char reason[512];
-        char *id;
 
         if (store_machine_find(reap->ms->store, NULL, reap->uuid, &row, &e) < 0)
                 return;
         snprintf(reason, sizeof(reason), "%s%s%.300s",
                  reap->panicked       ? "the guest's kernel panicked"
+                 : reap->host         ? "its host was restarted"
                  : clean              ? "it powered off"
                  : reap->status == -1 ? "its keeper was killed"
                  : reap->status > 128 ? "its process was killed"
@@ -289,20 +286,17 @@ static void follow_end(struct reap *reap, const char *last_words) {
                  last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
         if (row_ended(row, reap->status, reason) < 0)
                 return;
-        if (row->wanted && machine_definition_load(row, &d, &e) == 0)
-                again = d->restart == MACHINE_RESTART_ALWAYS || (d->restart == MACHINE_RESTART_ON_FAILURE && !clean);
-        /* A guest that powers itself off is stopped because it wanted that; one that breaks is failed. */
-        if (row->wanted && clean && !again)
+        if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
+                again = restart_consider(reap->ms, row, clean);
+        /* A guest that powers itself off is stopped because it wanted that; one that breaks is failed. With its host a machine ends without a fault of its own. */
+        if (row->wanted && (clean || reap->host) && !again)
                 row->wanted = false;
         if (store_machine_update(reap->ms->store, row, 0, &e) < 0) {
                 log_warning("%s has ended, which could not be written down: %s", row->name, e.message ?: "");
                 return;
         }
-        machines_event(reap->ms, clean ? "machine-stopped" : "machine-failed", row->project, row->name, NULL, "%s",
-                       reason);
-        if (again && !operation_of_target(reap->ms->operations, row->uuid) &&
-            machine_start(reap->ms, row, &plain, &self, &id, &e) == 0)
-                free(id);
+        machines_event(reap->ms, clean || reap->host ? "machine-stopped" : "machine-failed", row->project, row->name,
+                       NULL, "%s%s", reason, again ? "; it is started again" : "");
 }
 
 static void on_reaped(void *opaque, const struct error *e, struct wire_message *reply) {
@@ -334,6 +328,17 @@ void live_ended(struct machine_live *live, int status) {
                         reap_free(reap);
         }
         live_free(live);
+}
+
+void live_reap(struct machines *ms, const struct store_machine *row, bool host) {
+        struct reap *reap = calloc(1, sizeof(*reap));
+
+        if (!reap)
+                return;
+        *reap = (struct reap){ .ms = ms, .uuid = strdup(row->uuid), .status = -1, .host = host };
+        if (!reap->uuid || broker_call(ms->broker, "machine-forget", json_pack("{s:s}", "uuid", row->uuid), NULL,
+                                       on_reaped, reap, NULL) < 0)
+                reap_free(reap);
 }
 
 /* ---- attaching ------------------------------------------------------------------------------------------------------ */

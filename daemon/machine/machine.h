@@ -12,7 +12,7 @@
  *
  * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
  *
- * Files: machines.c the registry and the recovery at the start; definition.c JSON to definitions, patches, what can change live;
+ * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what can change live;
  * view.c what clients see; live.c one running machine; op-*.c the operations.
  */
 #pragma once

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* machines: the registry, what changes a definition, and the recovery at the daemon's start; see machine.h */
+/* machines: the registry, and what changes a definition; see machine.h */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +32,8 @@ int machines_new(struct loop *loop, struct store *store, struct broker_client *b
 void machines_free(struct machines *ms) {
         if (!ms)
                 return;
+        recovery_free(ms->recovery);
+        restarts_free(ms);
         operations_free(ms->operations);
         while (ms->live)
                 live_free(ms->live);
@@ -150,77 +152,6 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
                        caller->who);
         return 0;
-}
-
-/* ---- recovery ------------------------------------------------------------------------------------------------------- */
-
-static void start_wanted(struct machines *ms) {
-        /* What a restart of the daemon alone did not end runs. The rest is what the host's boot has to start: autostart. */
-}
-
-static void recovered(struct machines *ms, int result) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (result == 0)
-                result = operations_recover(ms->operations, &e);
-        if (result == 0)
-                start_wanted(ms);
-        else if (e.code < 0)
-                error_print(&e, "lodged", stderr);
-        ms->recovered(ms->recovered_opaque, result);
-}
-
-static void on_attached(void *opaque, const struct error *e) {
-        struct machines *ms = opaque;
-
-        if (e)
-                log_warning("a machine's keeper does not answer: %s", e->message ?: "?");
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-/* A machine's process that no row wants: a rollback that was not finished, or a store from a backup. It is told of, and left alone. */
-static void attach_found(struct machines *ms, const char *uuid, const char *state) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (store_machine_find(ms->store, NULL, uuid, &row, &e) < 0) {
-                log_warning("a machine that this store does not know is %s: %s", state, uuid);
-                return;
-        }
-        ms->attaching++;
-        if (live_attach(ms, row, on_attached, ms, &e) < 0) {
-                ms->attaching--;
-                log_warning("cannot attach to %s: %s", row->name, e.message ?: "?");
-        }
-}
-
-static void on_machine_list(void *opaque, const struct error *e, struct wire_message *reply) {
-        struct machines *ms = opaque;
-        json_t *item;
-        size_t i;
-
-        if (e) {
-                log_error("cannot find out which machines run: %s", e->message ?: "?");
-                recovered(ms, e->code);
-                return;
-        }
-        ms->attaching = 1;
-        json_array_foreach(json_object_get(reply->json, "items"), i, item) {
-                const char *uuid = json_string_value(json_object_get(item, "uuid"));
-                const char *state = json_string_value(json_object_get(item, "state"));
-
-                if (uuid && state)
-                        attach_found(ms, uuid, state);
-        }
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque) {
-        ms->recovered = fn;
-        ms->recovered_opaque = opaque;
-        return broker_call(ms->broker, "machine-list", NULL, NULL, on_machine_list, ms, NULL);
 }
 
 void machines_broker_event(struct machines *ms, const char *name, json_t *event) {

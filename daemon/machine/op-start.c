@@ -51,15 +51,18 @@ static void cancel_call(struct operation *op) {
 
 /* ---- define --------------------------------------------------------------------------------------------------------- */
 
-static int define_undo(struct operation *op, struct error *e) {
+static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct operation *op = opaque;
         struct machines *ms = op->context;
-        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
 
-        if (r == -ENOENT) {
-                error_clear(e);
-                return 0;
-        }
-        return r;
+        if (store_machine_delete(ms->store, op->row->target_uuid, 0, &own) == -ENOENT)
+                error_clear(&own);
+        operation_step_done(op, own.code < 0 ? &own : e);
+}
+
+static int define_undo(struct operation *op, struct error *e) {
+        return ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_purged, e);
 }
 
 /* ---- disk ----------------------------------------------------------------------------------------------------------- */
@@ -252,6 +255,7 @@ static void ended(struct operation *op) {
                 free(row->running);
                 row->running = NULL;
                 store_machine_update(ms->store, row, 0, NULL);
+                restart_consider(ms, row, false);
         }
         machines_event(ms, "machine-start-failed", op->row->project, op->row->target, op->row->request_id, "%s",
                        op->error.message ?: "it failed");
@@ -293,8 +297,12 @@ static json_t *start_args(const struct store_machine *row, const struct machine_
 /* A transaction that ends in an operation. */
 static int commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e) {
         char *id = strdup(op->row->id);
-        int r = id ? store_commit(ms->store, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
+        struct fault *fault = operations_fault(ms->operations);
+        int r;
 
+        fault_point(fault, "begin", "journal");
+        r = id ? store_commit(ms->store, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
+        fault_point(fault, "begin", "journaled");
         if (!id)
                 store_rollback(ms->store);
         if (r < 0) {

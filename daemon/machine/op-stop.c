@@ -131,15 +131,25 @@ static int disks_run(struct operation *op, struct error *e) {
         return 1;
 }
 
+/* Its row goes last: as long as there is one, the rest can be found. */
+static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct operation *op = opaque;
+        struct machines *ms = op->context;
+
+        if (!e && store_machine_delete(ms->store, op->row->target_uuid, 0, &own) == -ENOENT)
+                error_clear(&own);
+        operation_step_done(op, own.code < 0 ? &own : e);
+}
+
 static int forget_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
-        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
 
-        if (r == -ENOENT) {
-                error_clear(e);
-                return 0;
-        }
-        return r;
+        if (broker_call(ms->broker, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), NULL, on_purged,
+                        op, &op->call) < 0)
+                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
+                                 "the daemon's broker does not answer");
+        return 1;
 }
 
 static void delete_ended(struct operation *op) {
@@ -214,7 +224,9 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
                 store_rollback(ms->store);
                 return r;
         }
+        fault_point(operations_fault(ms->operations), "begin", "journal");
         r = store_commit(ms->store, e);
+        fault_point(operations_fault(ms->operations), "begin", "journaled");
         if (r < 0) {
                 struct operation *op = operation_find(ms->operations, *ret_id);
 

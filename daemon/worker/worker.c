@@ -78,6 +78,10 @@ static void on_recovered(void *opaque, int result) {
                 stop(w, 1);
                 return;
         }
+        if (w->config->ended)
+                machines_event(w->machines, "worker-restarted", NULL, NULL, NULL,
+                               "the daemon's worker ended with status %u and was started again",
+                               (unsigned int)w->config->ended);
         api_ready(w->api);
         log_info("ready: %u machines run", machines_running(w->machines));
 }
