@@ -22,6 +22,12 @@ void fault_arm(struct fault *f, const char *process) {
         }
 }
 
+/* Where the sandbox allows no signals, the end that runs nothing and writes nothing is the same. */
+static void die(void) {
+        kill(getpid(), SIGKILL);
+        _exit(128 + SIGKILL);
+}
+
 void fault_point(struct fault *f, const char *what, const char *when) {
         char name[sizeof(f->point)], number[32], line[160];
         int n;
@@ -33,5 +39,5 @@ void fault_point(struct fault *f, const char *what, const char *when) {
         n = snprintf(line, sizeof(line), "fault: %s %s %s\n", f->process, number, name);
         (void)!write(STDERR_FILENO, line, (size_t)n);
         if (strcmp(f->point, name) == 0 || strcmp(f->point, number) == 0)
-                kill(getpid(), SIGKILL);
+                die();
 }

@@ -414,6 +414,18 @@ static int machine_end(struct broker_call *call, void *args, struct error *e) {
         return dir ? broker_task(call, end_task, &end, e) : -ENOMEM;
 }
 
+/* A keeper that has told of its end is gone in a moment. */
+static int wait_lock(const char *dir, int *ret_fd) {
+        static const struct timespec pause = { .tv_nsec = CHANGE_WAIT_MS * 1000000 };
+        int r = place_lock(dir, ret_fd);
+
+        for (int i = 0; i < CHANGE_TRIES && r == -EWOULDBLOCK; i++) {
+                nanosleep(&pause, NULL);
+                r = place_lock(dir, ret_fd);
+        }
+        return r;
+}
+
 /* All that is left of a deleted machine outside of its pool. */
 static int machine_purge(struct broker_call *call, void *args, struct error *e) {
         static const char *const names[] = { "exit.json", "console.last", "keeper.sock", "control.sock" };
@@ -421,7 +433,7 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
         _cleanup_close_ int lock_fd = -EBADF;
         char path[4096];
-        int r = dir ? place_lock(dir, &lock_fd) : -ENOMEM;
+        int r = dir ? wait_lock(dir, &lock_fd) : -ENOMEM;
 
         if (r < 0 && r != -ENOENT)
                 return error_set(e, r, "machine-running", "stop it first", "a process still holds %s", dir ?: "it");

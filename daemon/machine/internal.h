@@ -16,6 +16,7 @@ struct machines {
         void (*recovered)(void *opaque, int result);
         void *recovered_opaque;
         struct recovery *recovery;
+        bool frozen;
         struct restart *restarts;
 };
 

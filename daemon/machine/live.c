@@ -268,22 +268,32 @@ static int row_ended(struct store_machine *row, int status, const char *reason) 
         return r;
 }
 
+static const char *end_reason(const struct reap *reap, bool wanted) {
+        if (reap->panicked)
+                return "the guest's kernel panicked";
+        if (reap->status == 0)
+                return "it powered off";
+        if (reap->host)
+                return "its host was restarted";
+        if (!wanted)
+                return "its plug was pulled";
+        if (reap->status == -1)
+                return "its keeper was killed";
+        return reap->status > 128 ? "its process was killed" : "its process failed";
+}
+
 static void follow_end(struct reap *reap, const char *last_words) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
-        bool clean = reap->status == 0 && !reap->panicked, again = false;
+        bool clean = reap->status == 0 && !reap->panicked, asked, again = false;
         char reason[512];
 
         if (store_machine_find(reap->ms->store, NULL, reap->uuid, &row, &e) < 0)
                 return;
-        snprintf(reason, sizeof(reason), "%s%s%.300s",
-                 reap->panicked       ? "the guest's kernel panicked"
-                 : reap->host         ? "its host was restarted"
-                 : clean              ? "it powered off"
-                 : reap->status == -1 ? "its keeper was killed"
-                 : reap->status > 128 ? "its process was killed"
-                                      : "its process failed",
-                 last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
+        asked = !row->wanted || reap->host; /* nobody expects it to run on */
+        snprintf(reason, sizeof(reason), "%s%s%.300s", end_reason(reap, row->wanted),
+                 last_words && last_words[0] && !clean && !asked ? ": " : "",
+                 last_words && !clean && !asked ? last_words : "");
         if (row_ended(row, reap->status, reason) < 0)
                 return;
         if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
@@ -295,8 +305,8 @@ static void follow_end(struct reap *reap, const char *last_words) {
                 log_warning("%s has ended, which could not be written down: %s", row->name, e.message ?: "");
                 return;
         }
-        machines_event(reap->ms, clean || reap->host ? "machine-stopped" : "machine-failed", row->project, row->name,
-                       NULL, "%s%s", reason, again ? "; it is started again" : "");
+        machines_event(reap->ms, clean || asked ? "machine-stopped" : "machine-failed", row->project, row->name, NULL,
+                       "%s%s", reason, again ? "; it is started again" : "");
 }
 
 static void on_reaped(void *opaque, const struct error *e, struct wire_message *reply) {

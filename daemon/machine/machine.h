@@ -45,6 +45,9 @@ DEFINE_CLEANUP(machines, machines_free);
  */
 int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque);
 
+/** machines_freeze() - the broker is gone, and we are about to end: leave everything as it is. */
+void machines_freeze(struct machines *ms);
+
 struct operations *machines_operations(struct machines *ms);
 struct store *machines_store(struct machines *ms);
 unsigned int machines_running(const struct machines *ms);

@@ -40,6 +40,11 @@ void machines_free(struct machines *ms) {
         free(ms);
 }
 
+void machines_freeze(struct machines *ms) {
+        ms->frozen = true;
+        operations_freeze(ms->operations);
+}
+
 struct operations *machines_operations(struct machines *ms) {
         return ms->operations;
 }
@@ -86,13 +91,30 @@ void machines_event(struct machines *ms, const char *kind, const char *project, 
 
 /* ---- definitions --------------------------------------------------------------------------------------------------- */
 
+static int store_add(struct store *s, struct store_machine *row, uint64_t generation, struct error *e) {
+        return store_machine_add(s, row, e);
+}
+
+/* A change that is one transaction. */
+static int write_row(struct machines *ms, const char *what, struct store_machine *row, uint64_t generation,
+                     int (*fn)(struct store *s, struct store_machine *row, uint64_t generation, struct error *e),
+                     struct error *e) {
+        struct fault *fault = operations_fault(ms->operations);
+        int r;
+
+        fault_point(fault, what, "journal");
+        r = fn(ms->store, row, generation, e);
+        fault_point(fault, what, "journaled");
+        return r;
+}
+
 int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
                    const struct machine_caller *caller, struct store_machine **ret_row, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         int r = machine_row_new(project, d, &row, e);
 
         if (r == 0)
-                r = store_machine_add(ms->store, row, e);
+                r = write_row(ms, "define", row, 0, store_add, e);
         if (r < 0)
                 return r;
         machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s", caller->who);
@@ -112,7 +134,7 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
                 return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "change", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         pending = machine_pending(row);
@@ -146,7 +168,7 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot rename the machine");
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "rename", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,

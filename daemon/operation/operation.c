@@ -26,6 +26,7 @@ struct operations {
         } watchers[WATCHERS_MAX];
         unsigned int n_watchers;
         struct fault fault;
+        bool frozen;
 };
 
 static void advance(struct operation *op);
@@ -79,6 +80,10 @@ static void unlink_operation(struct operation *op) {
 static void tell(struct operation *op) {
         for (unsigned int i = 0; i < op->all->n_watchers; i++)
                 op->all->watchers[i].fn(op->all->watchers[i].opaque, op);
+}
+
+void operations_freeze(struct operations *all) {
+        all->frozen = true;
 }
 
 struct fault *operations_fault(struct operations *all) {
@@ -164,7 +169,7 @@ static void run_queued(void *opaque) {
         op->queued = false;
         if (op->abandoned)
                 operation_free(op);
-        else
+        else if (!op->all->frozen)
                 advance(op);
 }
 
@@ -280,6 +285,8 @@ static void advance(struct operation *op) {
 void operation_step_done(struct operation *op, const struct error *e) {
         bool undoing = op->row->state == STORE_OP_UNDOING;
 
+        if (op->all->frozen)
+                return;
         point(op, undoing ? "undone" : "done");
         op->busy = false;
         op->call = 0;

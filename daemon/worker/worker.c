@@ -59,8 +59,12 @@ static void on_broker_event(void *opaque, const char *name, json_t *event) {
 }
 
 static void on_broker_end(void *opaque, int reason) {
+        struct worker *w = opaque;
+
         log_warning("the broker is gone");
-        stop(opaque, 1);
+        if (w->machines)
+                machines_freeze(w->machines);
+        stop(w, 1);
 }
 
 static void on_machines_event(void *opaque, const struct store_event *event) {
