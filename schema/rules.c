@@ -8,6 +8,7 @@
 
 #include "base/cidr.h"
 #include "schema/lodge-schema.h"
+#include "schema/publish.h"
 
 static int rule_iothread_cpus(uint32_t iothreads, const uint32_t *cpus, size_t n_cpus, const struct schema_path *path,
                               struct error *e) {
@@ -80,14 +81,39 @@ int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct err
 }
 
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e) {
-        const struct machine_net_config *net = value;
+        struct machine_net_config *net = value;
         const struct schema_path at = { .up = path, .name = "interface", .index = -1 };
+        const struct schema_path network_at = { .up = path, .name = "network", .index = -1 };
 
+        /* --net network=lab: what follows the '=' is called interface there. */
+        if (net->type == MACHINE_NET_TYPE_NETWORK && net->interface && !net->network) {
+                net->network = net->interface;
+                net->interface = NULL;
+        }
         if (net->type == MACHINE_NET_TYPE_TAP && !net->interface)
                 return schema_fail(e, &at, "schema-required", "name it: --net tap=tap0", "a tap needs an interface");
         if (net->type != MACHINE_NET_TYPE_TAP && net->interface)
                 return schema_fail(e, &at, "schema-conflict", NULL, "only a tap has an interface, not type %s",
                                    machine_net_type_to_string(net->type));
+        if (net->type != MACHINE_NET_TYPE_NETWORK && net->network)
+                return schema_fail(e, &network_at, "schema-conflict", "write type=network",
+                                   "only type network has one, not type %s", machine_net_type_to_string(net->type));
+        return 0;
+}
+
+int schema_rule_machine_publish(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *c = value;
+
+        for (size_t i = 0; i < c->n_publish; i++) {
+                const struct schema_path list = { .up = path, .name = "publish", .index = -1 };
+                const struct schema_path at = { .up = &list, .index = (int)i };
+                struct publish p;
+
+                if (publish_parse(c->publish[i], &p) < 0)
+                        return schema_fail(e, &at, "schema-pattern",
+                                           "write HOSTPORT:PORT, as 8080:80; 127.0.0.1:8080:80; 5353:53/udp",
+                                           "'%.80s' is no published port", c->publish[i]);
+        }
         return 0;
 }
 

@@ -12,8 +12,11 @@ int schema_rule_machine_disk(void *value, const struct schema_path *path, struct
 /** CPUs are given only to I/O threads that there are, each once; block sizes are powers of two that fit each other. Also of a machine_disk. */
 int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct error *e);
 
-/** A tap needs an interface, the others must not have one. */
+/** A tap needs an interface, the others must not have one; only a network has a name. */
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
+
+/** Published ports are written as publish.h has it. */
+int schema_rule_machine_publish(void *value, const struct schema_path *path, struct error *e);
 
 /** Something to boot; no initrd without a kernel. */
 int schema_rule_machine_boot(void *value, const struct schema_path *path, struct error *e);

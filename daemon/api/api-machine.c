@@ -149,7 +149,7 @@ static void on_engine(void *opaque, const struct error *e, struct wire_message *
         then(opaque, e);
 }
 
-static void on_image(void *opaque, const struct error *e, struct wire_message *reply) {
+static void on_seed(void *opaque, const struct error *e, struct wire_message *reply) {
         struct judge *j = opaque;
         struct machine_definition *d = j->q->body;
         _cleanup_error_ struct error own = ERROR_INIT;
@@ -163,6 +163,25 @@ static void on_image(void *opaque, const struct error *e, struct wire_message *r
         if (!text ||
             broker_call(j->q->api->o.broker, "engine-decide", json_pack("{s:o}", "machine", json_loads(text, 0, NULL)),
                         NULL, on_engine, j, NULL) < 0) {
+                error_set(&own, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
+                then(j, &own);
+        }
+}
+
+static void on_image(void *opaque, const struct error *e, struct wire_message *reply) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct judge *j = opaque;
+        json_t *args;
+
+        if (!e && machine_row_new(j->q->project, j->q->body, &row, &own) < 0)
+                e = &own;
+        if (e) {
+                then(j, e);
+                return;
+        }
+        args = machine_seed_args(row, true);
+        if (!args || broker_call(j->q->api->o.broker, "seed-write", args, NULL, on_seed, j, NULL) < 0) {
                 error_set(&own, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
                 then(j, &own);
         }
@@ -222,7 +241,8 @@ static int launch_judged(struct api_request *q, struct error *e) {
 
         if (q->dry_run)
                 return answer_dry(q, e);
-        r = machine_launch(q->api->o.machines, q->project, q->body, &q->caller, &id, e);
+        r = machine_launch(q->api->o.machines, q->project, q->body,
+                           ((const struct machine_launch_query *)q->query)->wait, &q->caller, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
 }
 

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/spawn.h"
 #include "daemon/image/image.h"
+#include "daemon/network/network.h"
 
 #define SEND_TIMEOUT_S   10
 #define RESPAWN_CALM_NS  60000000000ull /* a worker that lived so long is not one that can't start */
@@ -31,7 +32,7 @@
 #define WORKER_CALLS_MAX 256
 
 static const struct broker_op *const tables[] = { broker_host_ops, broker_image_ops, broker_machine_ops,
-                                                  broker_volume_ops };
+                                                  broker_network_ops, broker_volume_ops };
 
 static int spawn_worker(struct broker *b, struct error *e);
 
@@ -420,6 +421,8 @@ static int start(struct broker *b, struct error *e) {
         if (r == 0)
                 r = image_store_open(b->options->state_dir || b->scope == API_SCOPE_SYSTEM ? b->paths.images : NULL,
                                      NULL, &b->images, e);
+        if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
+                r = network_ctx_new(b->paths.networks, &b->networks, e);
         if (r == 0)
                 r = socket_make(b, e);
         if (r < 0)
@@ -447,6 +450,7 @@ static void finish(struct broker *b) {
                 free(child);
         }
         image_store_free(b->images);
+        network_ctx_free(b->networks);
         safe_close(b->listen_fd);
         loop_free(b->loop);
         safe_close(b->lock_fd);

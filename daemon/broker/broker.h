@@ -36,10 +36,11 @@
 #include "schema/lodge-schema.h"
 
 struct image_store;
+struct network_ctx;
 struct broker_call;
 
 struct broker_paths {
-        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds;
+        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *networks;
 };
 
 /* A keeper that we started: ours to reap. */
@@ -70,6 +71,7 @@ struct broker {
         struct broker_call *calls; /* those that have not been answered */
         struct broker_child *children;
         struct image_store *images;
+        struct network_ctx *networks; /* of a system daemon, else NULL */
         struct probe probe;
         struct fault fault;
         bool probed, stopping;
@@ -130,7 +132,8 @@ typedef int (*broker_task_fn)(void *opaque, const struct image_progress *progres
 int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struct error *e);
 
 /* The tables of operations: one for each of the files op-*.c. Each ends with an empty entry. */
-extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_volume_ops[];
+extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_network_ops[],
+        broker_volume_ops[];
 
 /** broker_probe() - what KVM is worth here; found out once. */
 const struct probe *broker_probe(struct broker *b);
@@ -138,6 +141,19 @@ const struct probe *broker_probe(struct broker *b);
 /** broker_pool_open() - a pool by its name; "default" is always there. */
 struct pool;
 int broker_pool_open(struct broker *b, const char *name, struct pool **ret_pool, struct error *e);
+
+/**
+ * broker_networks_attach() - make taps of a machine's interfaces of type network
+ * @c:         its hardware, with name and UUID; changed
+ * @networks:  the networks that it may use; they are up
+ * @addresses: a JSON list, gets the addresses that are reserved for it
+ */
+int broker_networks_attach(struct broker *b, struct machine_config *c, const struct network_config *networks, size_t n,
+                           uint32_t uid, json_t *addresses, struct error *e);
+
+/** broker_networks_detach() - take its taps away; @forget: its addresses, too. */
+void broker_networks_detach(struct broker *b, const char *machine, const struct network_config *networks, size_t n,
+                            bool forget);
 
 int broker_paths_make(struct broker *b, struct error *e);
 void broker_paths_clear(struct broker_paths *p);

@@ -77,6 +77,7 @@ struct start {
         struct engine_choice choice;
         int status_fd;
         struct loop_source *source;
+        json_t *addresses;
 };
 
 static void start_release(void *opaque) {
@@ -84,6 +85,7 @@ static void start_release(void *opaque) {
 
         loop_source_free(s->source);
         safe_close(s->status_fd);
+        json_decref(s->addresses);
         free(s);
 }
 
@@ -96,9 +98,10 @@ static void on_started(void *opaque, int fd, uint32_t events) {
         if (r == -EAGAIN && e.code == 0)
                 return;
         if (r == 0)
-                call->result = json_pack("{s:s, s:s, s:b, s:b}", "engine", engine_name(s->choice.kind), "engine_reason",
-                                         s->choice.reason, "kvm", s->choice.kind == ENGINE_NATIVE || s->choice.kvm,
-                                         "fallback", s->choice.fallback);
+                call->result =
+                        json_pack("{s:O, s:s, s:s, s:b, s:b}", "addresses", s->addresses, "engine",
+                                  engine_name(s->choice.kind), "engine_reason", s->choice.reason, "kvm",
+                                  s->choice.kind == ENGINE_NATIVE || s->choice.kvm, "fallback", s->choice.fallback);
         broker_answer(call, &e);
 }
 
@@ -164,20 +167,7 @@ static int add_roots(const struct broker *b, struct keeper_config *k) {
         return r;
 }
 
-/* Without a network of its own a machine has the one that needs nothing of the host. */
-static int default_net(struct machine_config *c) {
-        _cleanup_free_ char *passt = NULL;
-        struct machine_net_config *net;
-
-        if (c->n_nets > 0 || spawn_find("passt", &passt) < 0)
-                return 0;
-        if (machine_config_add_nets(c, &net) < 0)
-                return -ENOMEM;
-        net->type = MACHINE_NET_TYPE_USER;
-        return 0;
-}
-
-static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct engine_choice *choice,
+static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct start *s,
                    struct error *e) {
         _cleanup_(image_freep) struct image *image = NULL;
         int r = 0;
@@ -192,15 +182,15 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
                 r = add_disks(b, a, image, &k->machine, e);
         if (r == 0 && image)
                 r = boot_image_apply(image, &k->machine, e);
-        if (r == 0 && (default_net(&k->machine) < 0 || add_roots(b, k) < 0))
+        if (r == 0 && add_roots(b, k) < 0)
                 r = error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
         if (r == 0)
-                r = engine_decide(&k->machine, broker_probe(b), choice, e);
+                r = engine_decide(&k->machine, broker_probe(b), &s->choice, e);
         if (r < 0)
                 return r;
         k->version = 1;
-        k->engine = choice->kind == ENGINE_NATIVE ? KEEPER_ENGINE_NATIVE : KEEPER_ENGINE_QEMU;
-        k->kvm = choice->kind == ENGINE_NATIVE || choice->kvm;
+        k->engine = s->choice.kind == ENGINE_NATIVE ? KEEPER_ENGINE_NATIVE : KEEPER_ENGINE_QEMU;
+        k->kvm = s->choice.kind == ENGINE_NATIVE || s->choice.kvm;
         if (b->scope == API_SCOPE_SYSTEM)
                 k->uid = k->gid = UID_BASE + a->number;
         k->run_dir = run_dir(b, a->uuid);
@@ -208,7 +198,8 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
         if (mkdir(k->run_dir, 0700) < 0 && errno != EEXIST)
                 return error_set(e, -errno, "run-dir", NULL, "cannot make %s", k->run_dir);
-        return 0;
+        return broker_networks_attach(b, &k->machine, a->networks, a->n_networks,
+                                      b->scope == API_SCOPE_SYSTEM ? k->uid : geteuid(), s->addresses, e);
 }
 
 static int machine_begin(struct broker_call *call, void *args, struct error *e) {
@@ -222,10 +213,10 @@ static int machine_begin(struct broker_call *call, void *args, struct error *e) 
                 free(s);
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
         }
-        *s = (struct start){ .call = call, .status_fd = -EBADF };
+        *s = (struct start){ .call = call, .status_fd = -EBADF, .addresses = json_array() };
         call->opaque = s;
         call->release = start_release;
-        r = prepare(b, args, k, &s->choice, e);
+        r = prepare(b, args, k, s, e);
         fault_point(&b->fault, call->op, "prepared");
         if (r == 0)
                 r = keeper_spawn(k, &pid, &pidfd, &s->status_fd, e);
@@ -362,7 +353,7 @@ static json_t *exit_json(const struct keeper_exit *ended) {
 
 /* What its end has left is read, and removed but for its console's last page. */
 static int machine_forget(struct broker_call *call, void *args, struct error *e) {
-        const struct broker_machine_args *a = args;
+        const struct broker_end_args *a = args;
         _cleanup_(keeper_exit_freep) struct keeper_exit *ended = NULL;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid), *path = NULL;
 
@@ -371,11 +362,13 @@ static int machine_forget(struct broker_call *call, void *args, struct error *e)
         if (keeper_exit_read(dir, &ended, NULL) == 0)
                 call->result = exit_json(ended);
         unlink(path);
+        broker_networks_detach(call->broker, a->name, a->networks, a->n_networks, false);
         return 0;
 }
 
 struct end {
         struct broker_call *call;
+        const struct broker_end_args *args;
         const char *dir;
 };
 
@@ -402,14 +395,15 @@ static int end_task(void *opaque, const struct image_progress *progress, json_t 
                 return error_set(e, r, "machine-end", NULL, "cannot look at %s", end->dir);
         if (r == 0)
                 unlinkat(lock_fd, PLACE_EXIT, 0);
+        broker_networks_detach(end->call->broker, end->args->name, end->args->networks, end->args->n_networks, false);
         return 0;
 }
 
 /* A start that is undone: end what may have been started, and wait for that. */
 static int machine_end(struct broker_call *call, void *args, struct error *e) {
-        const struct broker_machine_args *a = args;
+        const struct broker_end_args *a = args;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
-        struct end end = { call, dir };
+        struct end end = { call, a, dir };
 
         return dir ? broker_task(call, end_task, &end, e) : -ENOMEM;
 }
@@ -429,7 +423,7 @@ static int wait_lock(const char *dir, int *ret_fd) {
 /* All that is left of a deleted machine outside of its pool. */
 static int machine_purge(struct broker_call *call, void *args, struct error *e) {
         static const char *const names[] = { "exit.json", "console.last", "keeper.sock", "control.sock" };
-        const struct broker_machine_args *a = args;
+        const struct broker_end_args *a = args;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
         _cleanup_close_ int lock_fd = -EBADF;
         char path[4096];
@@ -447,6 +441,7 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         unlink(path);
         snprintf(path, sizeof(path), "%s/%s", call->broker->paths.seeds, a->uuid);
         rmdir(path);
+        broker_networks_detach(call->broker, a->name, a->networks, a->n_networks, true);
         return 0;
 }
 
@@ -456,8 +451,8 @@ const struct broker_op broker_machine_ops[] = {
         { "machine-attach", &broker_machine_args_schema, machine_attach },
         { "machine-console", &broker_console_args_schema, machine_console },
         { "machine-kill", &broker_machine_args_schema, machine_kill },
-        { "machine-end", &broker_machine_args_schema, machine_end },
-        { "machine-forget", &broker_machine_args_schema, machine_forget },
-        { "machine-purge", &broker_machine_args_schema, machine_purge },
+        { "machine-end", &broker_end_args_schema, machine_end },
+        { "machine-forget", &broker_end_args_schema, machine_forget },
+        { "machine-purge", &broker_end_args_schema, machine_purge },
         { 0 },
 };

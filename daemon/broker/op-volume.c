@@ -167,29 +167,39 @@ static int seed_dir(struct broker *b, const char *uuid, char **ret_dir) {
         return 0;
 }
 
-/* Judge it, and write it unless only that was asked for. Nobody is refused here because nobody could log in, unless the image is one of cloud-init's. */
+/* Does the machine get a seed? If its image boots by cloud-init (those that have a disk do), or if something is to be done at its first boot. */
+static bool wants_seed(const struct cloud_config *c, const struct image *image) {
+        return (image && image->files[IMAGE_FILE_DISK].name) || c->n_ssh_keys || c->password_hash || c->user_data;
+}
+
+/* Judge it, and write it unless only that was asked for. */
 static int seed_write(struct broker_call *call, void *args, struct error *e) {
         const struct broker_seed_args *a = args;
         const struct seed_machine machine = { .instance_id = a->uuid, .name = a->name };
         __attribute__((cleanup(seed_warnings_clear))) struct seed_warnings warnings = { 0 };
         _cleanup_(image_freep) struct image *image = NULL;
         _cleanup_free_ char *dir = NULL;
-        json_t *list = json_array();
+        json_t *list;
+        bool wanted;
         int r = 0;
 
         if (a->image)
                 r = image_find(call->broker->images, a->image, &image, e);
         if (r == 0)
                 r = seed_validate(&a->cloud, !image || image->login, &warnings, e);
-        if (r == 0 && !a->check) {
+        wanted = r == 0 && wants_seed(&a->cloud, image);
+        if (wanted && !a->check) {
                 r = seed_dir(call->broker, a->uuid, &dir);
                 r = r < 0 ? error_set(e, r, "seed-io", NULL, "cannot make a directory for the seed")
                           : seed_make(&a->cloud, &machine, dir, NULL, e);
         }
+        if (r < 0)
+                return r;
+        list = json_array();
         for (size_t i = 0; i < warnings.n; i++)
                 json_array_append_new(list, json_string(warnings.text[i]));
-        call->result = json_pack("{s:o}", "warnings", list);
-        return r;
+        call->result = json_pack("{s:o, s:b, s:b}", "warnings", list, "made", wanted, "agent", image && image->agent);
+        return call->result ? 0 : -ENOMEM;
 }
 
 const struct broker_op broker_volume_ops[] = {

@@ -318,7 +318,7 @@ int parts_open(const struct machine_config *config, const struct parts_options *
         for (size_t i = 0; i < config->n_nets; i++) {
                 if (config->nets[i].type == MACHINE_NET_TYPE_NONE)
                         continue;
-                r = part_net_open(&config->nets[i], p->name, (unsigned int)i, options ? options->helper_jail : NULL,
+                r = part_net_open(config, p->name, (unsigned int)i, options ? options->helper_jail : NULL,
                                   &p->nets[p->n_nets], e);
                 if (r < 0)
                         return r;

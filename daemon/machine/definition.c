@@ -160,6 +160,18 @@ int row_set_facts(struct store_machine *row, const json_t *facts) {
         return replace(&row->facts, json_dumps(facts, JSON_COMPACT));
 }
 
+json_t *machine_seed_args(const struct store_machine *row, bool check) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        _cleanup_free_ char *cloud = NULL;
+
+        if (machine_definition_load(row, &d, NULL) < 0)
+                return NULL;
+        cloud = cloud_config_format(&d->cloud);
+        return cloud ? json_pack("{s:s, s:s, s:s*, s:o, s:b}", "uuid", row->uuid, "name", row->name, "image",
+                                 d->base.image, "cloud", json_loads(cloud, 0, NULL), "check", check)
+                     : NULL;
+}
+
 /* ---- what waits for the next start --------------------------------------------------------------------------------- */
 
 /* Of no concern to the process that runs. */

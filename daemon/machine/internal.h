@@ -11,6 +11,7 @@ struct machines {
         struct operations *operations;
         struct machine_live *live;
         unsigned int n_live;
+        enum api_scope scope;
         machines_event_fn on_event;
         void *opaque;
         void (*recovered)(void *opaque, int result);
@@ -79,5 +80,27 @@ json_t *row_facts(const struct store_machine *row);
 
 /** row_set_facts() - @facts is borrowed. */
 int row_set_facts(struct store_machine *row, const json_t *facts);
+
+/** definition_default_net() - a machine without interfaces gets one: of network default, or user networking in a session daemon. */
+int definition_default_net(const struct machines *ms, struct machine_definition *d, struct error *e);
+
+/** machine_networks() - the configurations of the networks that it is attached to; a new list. */
+int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e);
+
+/** network_keep() - write a network's configuration to the store. */
+int network_keep(struct machines *ms, const json_t *config, struct error *e);
+
+/** networks_run(), networks_undo() - a start's step: all of the machine's networks are up, with its published ports. */
+int networks_run(struct operation *op, struct error *e);
+int networks_undo(struct operation *op, struct error *e);
+
+/** networks_withdraw() - its published ports are the host's again. */
+void networks_withdraw(struct machines *ms, const struct store_machine *row);
+
+/** launch_stop_waiting() - a launch that only waits for the guest is over: something else is to happen to the machine. */
+void launch_stop_waiting(struct machines *ms, const char *uuid);
+
+/** machine_end_args() - what the broker's machine-end, -forget and -purge need. */
+json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
 extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind;

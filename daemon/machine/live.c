@@ -294,6 +294,7 @@ static void follow_end(struct reap *reap, const char *last_words) {
         snprintf(reason, sizeof(reason), "%s%s%.300s", end_reason(reap, row->wanted),
                  last_words && last_words[0] && !clean && !asked ? ": " : "",
                  last_words && !clean && !asked ? last_words : "");
+        networks_withdraw(reap->ms, row);
         if (row_ended(row, reap->status, reason) < 0)
                 return;
         if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
@@ -326,17 +327,19 @@ static void on_reaped(void *opaque, const struct error *e, struct wire_message *
 void live_ended(struct machine_live *live, int status) {
         struct machines *ms = live->ms;
         struct reap *reap = calloc(1, sizeof(*reap));
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
-        if (reap) {
+        if (reap && store_machine_find(ms->store, NULL, live->uuid, &row, NULL) == 0) {
                 *reap = (struct reap){ .ms = ms,
                                        .uuid = strdup(live->uuid),
                                        .status = status,
                                        .guest_asked = live->guest_asked,
                                        .panicked = live->panicked };
-                if (broker_call(ms->broker, "machine-forget", json_pack("{s:s}", "uuid", live->uuid), NULL, on_reaped,
-                                reap, NULL) < 0)
+                if (broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) <
+                    0)
                         reap_free(reap);
-        }
+        } else
+                free(reap);
         live_free(live);
 }
 
@@ -346,8 +349,8 @@ void live_reap(struct machines *ms, const struct store_machine *row, bool host) 
         if (!reap)
                 return;
         *reap = (struct reap){ .ms = ms, .uuid = strdup(row->uuid), .status = -1, .host = host };
-        if (!reap->uuid || broker_call(ms->broker, "machine-forget", json_pack("{s:s}", "uuid", row->uuid), NULL,
-                                       on_reaped, reap, NULL) < 0)
+        if (!reap->uuid ||
+            broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) < 0)
                 reap_free(reap);
 }
 

@@ -34,8 +34,8 @@ struct machine_live;
 typedef void (*machines_event_fn)(void *opaque, const struct store_event *event);
 
 /** machines_new() - @broker and @store are borrowed. */
-int machines_new(struct loop *loop, struct store *store, struct broker_client *broker, machines_event_fn on_event,
-                 void *opaque, struct machines **ret_machines);
+int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
+                 machines_event_fn on_event, void *opaque, struct machines **ret_machines);
 void machines_free(struct machines *ms);
 DEFINE_CLEANUP(machines, machines_free);
 
@@ -83,6 +83,9 @@ int machine_row_set(struct store_machine *row, const struct machine_definition *
 int machine_row_new(const char *project, const struct machine_definition *d, struct store_machine **ret,
                     struct error *e);
 
+/** machine_seed_args() - what the broker's seed-write needs. @check: judge only. */
+json_t *machine_seed_args(const struct store_machine *row, bool check);
+
 /** machine_pending() - names of the fields that differ from what the machine was started with: a list of texts. */
 json_t *machine_pending(const struct store_machine *row);
 
@@ -99,8 +102,9 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                    const struct machine_caller *caller, struct error *e);
 
 /** Operations: each begins one and gives its id, owned by the caller. */
+/* @boot_timeout: seconds to wait for the guest, 0: none */
 int machine_launch(struct machines *ms, const char *project, const struct machine_definition *d,
-                   const struct machine_caller *caller, char **ret_id, struct error *e);
+                   unsigned int boot_timeout, const struct machine_caller *caller, char **ret_id, struct error *e);
 int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_start_request *how,
                   const struct machine_caller *caller, char **ret_id, struct error *e);
 int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,

@@ -10,15 +10,15 @@
 
 static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind, &stop_kind, &delete_kind, NULL };
 
-int machines_new(struct loop *loop, struct store *store, struct broker_client *broker, machines_event_fn on_event,
-                 void *opaque, struct machines **ret_machines) {
+int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
+                 machines_event_fn on_event, void *opaque, struct machines **ret_machines) {
         struct machines *ms = calloc(1, sizeof(*ms));
         int r;
 
         if (!ms)
                 return -ENOMEM;
         *ms = (struct machines){
-                .loop = loop, .store = store, .broker = broker, .on_event = on_event, .opaque = opaque
+                .scope = scope, .loop = loop, .store = store, .broker = broker, .on_event = on_event, .opaque = opaque
         };
         r = operations_new(loop, store, kinds, ms, &ms->operations);
         if (r < 0) {

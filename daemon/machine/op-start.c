@@ -3,8 +3,10 @@
  * op-start: launch (define a machine and start it) and start
  *
  *      launch: define   the row                                  undo: delete it
- *      both:   disk     the machine's own disk, from its image   undo: delete what was made
+ *      both:   network  the networks are up, its ports published  undo: withdraw the ports
+ *              disk     the machine's own disk, from its image   undo: delete what was made
  *              record   the row knows its disk
+ *              seed     what its first boot is told
  *              spawn    the keeper, by the broker                undo: end it
  *              watch    its sockets
  *
@@ -17,6 +19,7 @@
 #include <string.h>
 
 #include "daemon/machine/internal.h"
+#include "daemon/seed/seed.h"
 
 static int find_row(struct operation *op, struct store_machine **ret_row, struct error *e) {
         struct machines *ms = op->context;
@@ -51,18 +54,15 @@ static void cancel_call(struct operation *op) {
 
 /* ---- define --------------------------------------------------------------------------------------------------------- */
 
-static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
-        _cleanup_error_ struct error own = ERROR_INIT;
-        struct operation *op = opaque;
-        struct machines *ms = op->context;
-
-        if (store_machine_delete(ms->store, op->row->target_uuid, 0, &own) == -ENOENT)
-                error_clear(&own);
-        operation_step_done(op, own.code < 0 ? &own : e);
-}
-
 static int define_undo(struct operation *op, struct error *e) {
-        return ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_purged, e);
+        struct machines *ms = op->context;
+        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
+
+        if (r == -ENOENT) {
+                error_clear(e);
+                return 0;
+        }
+        return r;
 }
 
 /* ---- disk ----------------------------------------------------------------------------------------------------------- */
@@ -153,6 +153,39 @@ static int record_undo(struct operation *op, struct error *e) {
         return store_machine_update(ms->store, row, 0, e);
 }
 
+/* ---- seed ----------------------------------------------------------------------------------------------------------- */
+
+static void on_seed(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct operation *op = opaque;
+        json_t *warning;
+        size_t i;
+
+        if (reply) {
+                json_object_set(op->args, "seed", json_object_get(reply->json, "made"));
+                json_object_set(op->args, "agent", json_object_get(reply->json, "agent"));
+                json_array_foreach(json_object_get(reply->json, "warnings"), i, warning) {
+                        operation_warn(op, "first boot: %s", json_string_value(warning) ?: "");
+                }
+        }
+        operation_step_done(op, e);
+}
+
+static int seed_run(struct operation *op, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_t *args;
+        int r = find_row(op, &row, e);
+
+        if (r < 0)
+                return r;
+        args = machine_seed_args(row, false);
+        return args ? ask(op, "seed-write", args, on_seed, e)
+                    : error_set(e, -ENOMEM, "memory", NULL, "cannot make the seed");
+}
+
+static int seed_undo(struct operation *op, struct error *e) {
+        return ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step, e);
+}
+
 /* ---- spawn ---------------------------------------------------------------------------------------------------------- */
 
 static void on_spawn(void *opaque, const struct error *e, struct wire_message *reply) {
@@ -161,6 +194,8 @@ static void on_spawn(void *opaque, const struct error *e, struct wire_message *r
 
         if (reason)
                 json_object_set_new(op->args, "engine_reason", json_string(reason));
+        if (reply)
+                json_object_set(op->args, "addresses", json_object_get(reply->json, "addresses"));
         if (reply && json_is_true(json_object_get(reply->json, "fallback")))
                 operation_warn(op, "engine qemu%s: %s",
                                json_is_true(json_object_get(reply->json, "kvm")) ? "" : ", emulating", reason ?: "");
@@ -177,11 +212,16 @@ static int spawn_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_free_ char *limits = NULL;
-        json_t *machine;
+        struct machines *ms = op->context;
+        json_t *machine, *networks = NULL;
         int r = find_row(op, &row, e);
 
         if (r == 0)
                 r = machine_definition_load(row, &d, e);
+        if (r == 0)
+                r = definition_default_net(ms, d, e);
+        if (r == 0)
+                r = machine_networks(ms, d, &networks, e);
         if (r < 0)
                 return r;
         machine = hardware(d);
@@ -192,14 +232,19 @@ static int spawn_run(struct operation *op, struct error *e) {
         json_object_set_new(machine, "uuid", json_string(row->uuid));
         operation_progress(op, "starting");
         return ask(op, "machine-start",
-                   json_pack("{s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "uuid", row->uuid, "number", (int)row->number,
-                             "image", d->base.image, "volume", operation_arg(op, "volume"), "pool", d->pool, "machine",
-                             machine, "limits", json_loads(limits, 0, NULL)),
+                   json_pack("{s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "networks", networks, "seed",
+                             json_is_true(json_object_get(op->args, "seed")), "uuid", row->uuid, "number",
+                             (int)row->number, "image", d->base.image, "volume", operation_arg(op, "volume"), "pool",
+                             d->pool, "machine", machine, "limits", json_loads(limits, 0, NULL)),
                    on_spawn, e);
 }
 
 static int spawn_undo(struct operation *op, struct error *e) {
-        return ask(op, "machine-end", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step, e);
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = find_row(op, &row, e);
+
+        return r < 0 ? r : ask(op, "machine-end", machine_end_args(ms, row), on_step, e);
 }
 
 /* ---- watch ---------------------------------------------------------------------------------------------------------- */
@@ -219,6 +264,7 @@ static int watch_run(struct operation *op, struct error *e) {
         facts = row_facts(row);
         if (operation_arg(op, "engine_reason"))
                 json_object_set_new(facts, "engine_reason", json_string(operation_arg(op, "engine_reason")));
+        json_object_set(facts, "addresses", json_object_get(op->args, "addresses"));
         json_object_del(facts, "reason");
         free(row->running);
         row->running = strdup(row->config);
@@ -237,6 +283,111 @@ static int watch_undo(struct operation *op, struct error *e) {
         if (live)
                 live_free(live); /* its end is asked for by the step before */
         return 0;
+}
+
+/* ---- boot ----------------------------------------------------------------------------------------------------------- */
+
+/*
+ * launch waits for the guest, since that is what a person wants to know: does it boot, and did cloud-init do what it was told? Whatever the answer is, the
+ * machine stays: its console says more than an undo would.
+ */
+struct boot {
+        struct operation *op;
+        struct loop_source *timer;
+        unsigned int ticks;
+        bool asked;
+};
+
+#define BOOT_TICK_US 250000
+
+static void boot_release(struct operation *op) {
+        struct machines *ms = op->context;
+        struct boot *b = op->state;
+
+        if (!b)
+                return;
+        machine_exec_forget(ms, b);
+        loop_source_free(b->timer);
+        free(b);
+        op->state = NULL;
+}
+
+static void boot_done(struct boot *b) {
+        operation_step_done(b->op, NULL);
+}
+
+static void on_cloud_init(void *opaque, const struct error *e, const struct agent_result *result) {
+        _cleanup_error_ struct error ignored = ERROR_INIT;
+        struct boot *b = opaque;
+        struct seed_result found = { 0 };
+
+        b->asked = false;
+        if (e || result->status == 127 || seed_result_parse(result->out ?: "", result->out_len, &found) < 0) {
+                boot_done(b); /* it has no cloud-init */
+                return;
+        }
+        operation_progress(b->op, "cloud-init: %s", seed_state_name(found.state));
+        for (size_t i = 0; i < found.n_messages; i++)
+                operation_warn(b->op, "cloud-init: %s", found.messages[i]);
+        if (found.state == SEED_ERROR && found.n_messages == 0)
+                operation_warn(b->op, "cloud-init failed: lodge exec %s 'cloud-init status --long'",
+                               b->op->row->target);
+        if (found.state != SEED_RUNNING)
+                boot_done(b);
+        seed_result_clear(&found);
+}
+
+static void on_boot_tick(void *opaque) {
+        struct boot *b = opaque;
+        struct operation *op = b->op;
+        struct machines *ms = op->context;
+        struct machine_live *live = live_find(ms, op->row->target_uuid);
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_int_t limit = json_integer_value(json_object_get(op->args, "boot_timeout"));
+
+        if (!live) {
+                operation_warn(op, "it ended while it booted: lodge info %s says how", op->row->target);
+                boot_done(b);
+                return;
+        }
+        if (++b->ticks * (uint64_t)BOOT_TICK_US > (uint64_t)limit * 1000000) {
+                operation_warn(op, "it runs, but its guest agent did not answer within %d s: lodge console %s",
+                               (int)limit, op->row->target);
+                boot_done(b);
+                return;
+        }
+        if (live->agent_ready && !b->asked && b->ticks % 4 == 0 &&
+            store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) == 0 &&
+            machine_exec(ms, row, "cloud-init status --format json 2>/dev/null", 60, on_cloud_init, b, NULL) == 0)
+                b->asked = true;
+        if (!live->agent_ready)
+                operation_progress(op, "waiting for the guest, %u s", b->ticks / (1000000 / BOOT_TICK_US));
+        loop_timer_set(b->timer, BOOT_TICK_US);
+}
+
+static int boot_run(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        struct boot *b;
+
+        if (json_integer_value(json_object_get(op->args, "boot_timeout")) == 0 ||
+            !json_is_true(json_object_get(op->args, "agent")))
+                return 0;
+        b = calloc(1, sizeof(*b));
+        if (!b || loop_add_timer(ms->loop, on_boot_tick, b, &b->timer) < 0) {
+                free(b);
+                return 0;
+        }
+        b->op = op;
+        op->state = b;
+        loop_timer_set(b->timer, BOOT_TICK_US);
+        return 1;
+}
+
+void launch_stop_waiting(struct machines *ms, const char *uuid) {
+        struct operation *op = operation_of_target(ms->operations, uuid);
+
+        if (op && op->kind == &launch_kind && op->row->step == op->kind->n_steps - 1 && op->busy && op->state)
+                operation_step_skip(op);
 }
 
 /* ---- the end -------------------------------------------------------------------------------------------------------- */
@@ -262,20 +413,23 @@ static void ended(struct operation *op) {
 }
 
 static const struct operation_step launch_steps[] = {
-        { "define", NULL, define_undo },    { "disk", disk_run, disk_undo },    { "record", record_run, record_undo },
-        { "spawn", spawn_run, spawn_undo }, { "watch", watch_run, watch_undo },
+        { "define", NULL, define_undo },    { "network", networks_run, networks_undo },
+        { "disk", disk_run, disk_undo },    { "record", record_run, record_undo },
+        { "seed", seed_run, seed_undo },    { "spawn", spawn_run, spawn_undo },
+        { "watch", watch_run, watch_undo }, { "boot", boot_run, NULL },
 };
 
 static const struct operation_step start_steps[] = {
-        { "disk", disk_run, disk_undo },
-        { "record", record_run, record_undo },
-        { "spawn", spawn_run, spawn_undo },
-        { "watch", watch_run, watch_undo },
+        { "network", networks_run, networks_undo }, { "disk", disk_run, disk_undo },
+        { "record", record_run, record_undo },      { "seed", seed_run, NULL },
+        { "spawn", spawn_run, spawn_undo },         { "watch", watch_run, watch_undo },
 };
 
 const struct operation_kind launch_kind = { .name = "machine-launch",
                                             .steps = launch_steps,
                                             .n_steps = ELEMENTSOF(launch_steps),
+                                            .forward_from = ELEMENTSOF(launch_steps) - 1,
+                                            .release = boot_release,
                                             .cancel = cancel_call,
                                             .ended = ended };
 const struct operation_kind start_kind = { .name = "machine-start",
@@ -285,13 +439,14 @@ const struct operation_kind start_kind = { .name = "machine-start",
                                            .ended = ended };
 
 /* What the steps need to know: the disk's name is made from the machine's at the time when the disk is. */
-static json_t *start_args(const struct store_machine *row, const struct machine_definition *d) {
+static json_t *start_args(const struct store_machine *row, const struct machine_definition *d,
+                          unsigned int boot_timeout) {
         json_auto_t *facts = row_facts(row);
         char name[128];
 
         snprintf(name, sizeof(name), "%.54s-%.8s", row->name, row->uuid);
-        return json_pack("{s:s, s:s, s:b, s:b}", "disk_name", name, "pool", d->pool, "wanted_before", row->wanted,
-                         "may_make", json_object_get(facts, "volume") == NULL);
+        return json_pack("{s:i, s:s, s:s, s:b, s:b}", "boot_timeout", (int)boot_timeout, "disk_name", name, "pool",
+                         d->pool, "wanted_before", row->wanted, "may_make", json_object_get(facts, "volume") == NULL);
 }
 
 /* A transaction that ends in an operation. */
@@ -315,7 +470,7 @@ static int commit(struct machines *ms, struct operation *op, char **ret_id, stru
 }
 
 int machine_launch(struct machines *ms, const char *project, const struct machine_definition *d,
-                   const struct machine_caller *caller, char **ret_id, struct error *e) {
+                   unsigned int boot_timeout, const struct machine_caller *caller, char **ret_id, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         struct operation *op;
         int r = machine_row_new(project, d, &row, e);
@@ -327,8 +482,8 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
         row->wanted = true;
         r = store_machine_add(ms->store, row, e);
         if (r == 0)
-                r = operation_begin(ms->operations, &launch_kind, project, row->name, row->uuid, start_args(row, d),
-                                    caller->who, caller->request_id, &op, e);
+                r = operation_begin(ms->operations, &launch_kind, project, row->name, row->uuid,
+                                    start_args(row, d, boot_timeout), caller->who, caller->request_id, &op, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;
@@ -358,7 +513,7 @@ int machine_start(struct machines *ms, const struct store_machine *row, const st
                 r = machine_definition_load(mine, &d, e);
         if (r == 0)
                 r = operation_begin(ms->operations, &start_kind, mine->project, mine->name, mine->uuid,
-                                    start_args(mine, d), caller->who, caller->request_id, &op, e);
+                                    start_args(mine, d, 0), caller->who, caller->request_id, &op, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;

@@ -5,6 +5,7 @@
  *      stop:    ask      the ladder of live.c, until the machine has ended or the time is over
  *      delete:  end      pull its plug, if that was asked for
  *               disks    delete its disks, if that was asked for
+ *               purge    its addresses, seed and last words
  *               forget   delete its row
  *
  * Both roll forward: half of a stop or a delete can't be taken back.
@@ -131,25 +132,32 @@ static int disks_run(struct operation *op, struct error *e) {
         return 1;
 }
 
-/* Its row goes last: as long as there is one, the rest can be found. */
 static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
-        _cleanup_error_ struct error own = ERROR_INIT;
-        struct operation *op = opaque;
-        struct machines *ms = op->context;
-
-        if (!e && store_machine_delete(ms->store, op->row->target_uuid, 0, &own) == -ENOENT)
-                error_clear(&own);
-        operation_step_done(op, own.code < 0 ? &own : e);
+        operation_step_done(opaque, e);
 }
 
-static int forget_run(struct operation *op, struct error *e) {
+static int purge_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
-        if (broker_call(ms->broker, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), NULL, on_purged,
-                        op, &op->call) < 0)
+        if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) < 0)
+                return 0;
+        if (broker_call(ms->broker, "machine-purge", machine_end_args(ms, row), NULL, on_purged, op, &op->call) < 0)
                 return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
                                  "the daemon's broker does not answer");
         return 1;
+}
+
+/* The row goes last: as long as there is one, the rest can be found. */
+static int forget_run(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
+
+        if (r == -ENOENT) {
+                error_clear(e);
+                return 0;
+        }
+        return r;
 }
 
 static void delete_ended(struct operation *op) {
@@ -164,6 +172,7 @@ static const struct operation_step stop_steps[] = { { "ask", ask_run, NULL } };
 static const struct operation_step delete_steps[] = {
         { "end", end_run, NULL },
         { "disks", disks_run, NULL },
+        { "purge", purge_run, NULL },
         { "forget", forget_run, NULL },
 };
 
@@ -239,8 +248,10 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
 
 int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
                  const struct machine_caller *caller, char **ret_id, struct error *e) {
-        struct operation *other = operation_of_target(ms->operations, row->uuid);
+        struct operation *other;
 
+        launch_stop_waiting(ms, row->uuid);
+        other = operation_of_target(ms->operations, row->uuid);
         if (!live_find(ms, row->uuid) && !row->wanted)
                 return error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
         /* Whoever waits for the guest loses patience: force goes past a stop that is under way. */
@@ -272,6 +283,7 @@ int machine_delete(struct machines *ms, const struct store_machine *row, const s
         r = machine_definition_load(row, &d, e);
         if (r < 0)
                 return r;
+        launch_stop_waiting(ms, row->uuid);
         return begin_whole(ms, &delete_kind, row, generation,
                            json_pack("{s:b, s:s, s:s*}", "disks", how->disks, "pool", d->pool, "volume",
                                      json_string_value(json_object_get(facts, "volume"))),

@@ -69,6 +69,9 @@ int machine_state_fill(struct machines *ms, const struct store_machine *row, str
                 s->pid = live->pid;
                 s->since = copy(live->since);
                 s->agent = live->agent_ready;
+                json_array_foreach(json_object_get(facts, "addresses"), i, item) {
+                        add_text(&s->addresses, &s->n_addresses, json_string_value(item));
+                }
         } else
                 s->since = copy(json_string_value(json_object_get(facts, "ended")));
         return 0;

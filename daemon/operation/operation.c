@@ -307,6 +307,14 @@ void operation_step_done(struct operation *op, const struct error *e) {
         queue(op);
 }
 
+void operation_step_skip(struct operation *op) {
+        if (!op->busy || op->queued || op->row->state != STORE_OP_RUNNING)
+                return;
+        op->busy = false;
+        op->row->step++;
+        advance(op);
+}
+
 /* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 static int adopt(struct operations *all, const struct operation_kind *kind, struct store_op *row, json_t *args,
@@ -430,7 +438,8 @@ static int recover_one(void *opaque, const struct store_op *from) {
         if (!op->args)
                 op->args = json_object();
         error = row->error ? json_loads(row->error, 0, NULL) : NULL;
-        if (row->state == STORE_OP_RUNNING && !kind->forward) {
+        if (row->state == STORE_OP_RUNNING && !kind->forward &&
+            (!kind->forward_from || row->step < kind->forward_from)) {
                 error_set(&op->error, -EINTR, "operation-interrupted", "do it again", "%s: it was undone", message);
                 row->state = STORE_OP_UNDOING;
         } else if (error) {
@@ -500,11 +509,15 @@ void operations_watch(struct operations *all, operation_watch_fn fn, void *opaqu
 }
 
 void operation_progress(struct operation *op, const char *format, ...) {
+        char text[sizeof(op->progress)];
         va_list ap;
 
         va_start(ap, format);
-        vsnprintf(op->progress, sizeof(op->progress), format, ap);
+        vsnprintf(text, sizeof(text), format, ap);
         va_end(ap);
+        if (streq(text, op->progress))
+                return;
+        memcpy(op->progress, text, sizeof(text));
         tell(op);
 }
 

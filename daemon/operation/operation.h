@@ -41,7 +41,8 @@ struct operation_kind {
         const char *name;
         const struct operation_step *steps;
         unsigned int n_steps;
-        bool forward; /* after a restart it goes on; else it is undone */
+        bool forward;              /* after a restart it goes on; else it is undone */
+        unsigned int forward_from; /* but from this step on it goes on; 0: from none */
         void (*cancel)(
                 struct operation *op); /* end the step that goes on, with an error; NULL: it can't be cancelled */
         void (*release)(struct operation *op); /* op->state */
@@ -103,6 +104,9 @@ void operation_abandon(struct operation *op);
 
 /** operation_step_done() - the step that went on has ended: well (@e NULL or no error), or not. */
 void operation_step_done(struct operation *op, const struct error *e);
+
+/** operation_step_skip() - the last step, which goes on, has ended well: the operation is over when this returns, and gone. */
+void operation_step_skip(struct operation *op);
 
 /** operation_progress() - what to show of it. */
 void operation_progress(struct operation *op, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -136,7 +136,7 @@ static int start(struct worker *w, struct error *e) {
         g_unix_fd_add(loop_fd(w->loop), G_IO_IN, on_loop_ready, w);
         r = broker_client_new(w->loop, w->config->wire_fd, &broker_ops, w, &w->broker);
         if (r == 0)
-                r = machines_new(w->loop, w->store, w->broker, on_machines_event, w, &w->machines);
+                r = machines_new(w->config->scope, w->loop, w->store, w->broker, on_machines_event, w, &w->machines);
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot start the worker");
         options = (struct api_options){ w->config, w->loop, w->store, w->machines, w->broker };

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * networks: what machines are attached to, as the store keeps it: objects of kind "network", each a network_config in JSON
+ *
+ * A network comes into being when the first machine wants it: "default" by itself, others by name when a person has made them. What the broker chooses for it
+ * (bridge, subnets) is kept here, so that it stays. Its forwards are those of the machines that run: a start adds a machine's published ports, its end takes
+ * them away.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/machine/internal.h"
+#include "schema/publish.h"
+
+#define KIND "network"
+
+int definition_default_net(const struct machines *ms, struct machine_definition *d, struct error *e) {
+        struct machine_net_config *net;
+
+        if (d->base.n_nets > 0)
+                return 0;
+        if (machine_config_add_nets(&d->base, &net) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot add a network");
+        net->type = ms->scope == API_SCOPE_SYSTEM ? MACHINE_NET_TYPE_NETWORK : MACHINE_NET_TYPE_USER;
+        return 0;
+}
+
+static int network_load(struct machines *ms, const char *name, json_t **ret_config, struct error *e) {
+        _cleanup_(store_object_freep) struct store_object *o = NULL;
+        int r = store_object_find(ms->store, KIND, "", name, &o, NULL);
+
+        if (r == -ENOENT && streq(name, "default")) {
+                *ret_config = json_pack("{s:s}", "name", name);
+                return *ret_config ? 0 : -ENOMEM;
+        }
+        if (r < 0)
+                return error_set(e, r, "network-not-found", "lodge network list shows them", "there is no network %s",
+                                 name);
+        *ret_config = json_loads(o->config, 0, NULL);
+        return *ret_config ? 0 : error_set(e, -EUCLEAN, "store-content", NULL, "network %s cannot be read", name);
+}
+
+int network_keep(struct machines *ms, const json_t *config, struct error *e) {
+        _cleanup_free_ char *text = json_dumps(config, JSON_COMPACT);
+        const char *name = json_string_value(json_object_get(config, "name"));
+        struct store_object o = { .kind = (char *)KIND, .project = (char *)"", .name = (char *)name, .config = text };
+        int r;
+
+        if (!text || !name)
+                return -ENOMEM;
+        r = store_object_update(ms->store, &o, 0, NULL);
+        return r == -ENOENT ? store_object_add(ms->store, &o, e) : r;
+}
+
+/* The machine's forwards in a network become @publish, or none. */
+static int set_forwards(json_t *config, const char *machine, const struct machine_config *publish) {
+        json_t *old = json_object_get(config, "forwards"), *forwards = json_array(), *item;
+        size_t i;
+
+        json_array_foreach(old, i, item) {
+                const char *name = json_string_value(json_object_get(item, "machine"));
+
+                if (name && !streq(name, machine))
+                        json_array_append(forwards, item);
+        }
+        for (i = 0; publish && i < publish->n_publish; i++) {
+                struct publish p;
+
+                if (publish_parse(publish->publish[i], &p) == 0)
+                        json_array_append_new(forwards,
+                                              json_pack("{s:s, s:s*, s:i, s:s, s:i}", "protocol", p.udp ? "udp" : "tcp",
+                                                        "host_address", p.address[0] ? p.address : NULL, "host_port",
+                                                        p.host_port, "machine", machine, "machine_port", p.port));
+        }
+        return json_object_set_new(config, "forwards", forwards);
+}
+
+int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e) {
+        json_auto_t *list = json_array();
+        int r;
+
+        for (size_t i = 0; i < d->base.n_nets; i++) {
+                const struct machine_net_config *net = &d->base.nets[i];
+                json_t *config;
+
+                if (net->type != MACHINE_NET_TYPE_NETWORK)
+                        continue;
+                r = network_load(ms, net->network ?: "default", &config, e);
+                if (r < 0)
+                        return r;
+                json_array_append_new(list, config);
+        }
+        *ret_list = json_incref(list);
+        return 0;
+}
+
+/* ---- a start's step --------------------------------------------------------------------------------------------------- */
+
+static int up_next(struct operation *op, struct error *e);
+
+static void on_up(void *opaque, const struct error *e, struct wire_message *reply) {
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct operation *op = opaque;
+        struct machines *ms = op->context;
+        json_t *note;
+        size_t i;
+        int r;
+
+        if (e) {
+                operation_step_done(op, e);
+                return;
+        }
+        r = network_keep(ms, json_object_get(reply->json, "network"), &own);
+        json_array_foreach(json_object_get(reply->json, "warnings"), i, note) {
+                operation_warn(op, "network: %s; fix: %s", json_string_value(json_object_get(note, "message")) ?: "",
+                               json_string_value(json_object_get(note, "fix")) ?: "none known");
+        }
+        json_array_foreach(json_object_get(reply->json, "repairs"), i, note) {
+                operation_warn(op, "network: repaired: %s", json_string_value(json_object_get(note, "message")) ?: "");
+        }
+        json_object_set_new(op->args, "networks_up",
+                            json_integer(json_integer_value(json_object_get(op->args, "networks_up")) + 1));
+        op->call = 0;
+        if (r == 0)
+                r = up_next(op, &own);
+        if (r <= 0)
+                operation_step_done(op, r < 0 ? &own : NULL);
+}
+
+/* Return: 1 when a network is being put up, 0 when all are, -errno. */
+static int up_next(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *list = NULL;
+        json_t *config;
+        int r = store_machine_find(ms->store, NULL, op->row->target_uuid, &row, e);
+
+        if (r == 0)
+                r = machine_definition_load(row, &d, e);
+        if (r == 0)
+                r = definition_default_net(ms, d, e);
+        if (r == 0)
+                r = machine_networks(ms, d, &list, e);
+        if (r < 0)
+                return r;
+        config = json_array_get(list, (size_t)json_integer_value(json_object_get(op->args, "networks_up")));
+        if (!config)
+                return 0;
+        /* Published ports go to the machine's first network. */
+        if (config == json_array_get(list, 0))
+                set_forwards(config, row->name, &d->base);
+        if (broker_call(ms->broker, "network-up", json_pack("{s:O}", "network", config), NULL, on_up, op, &op->call) <
+            0)
+                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
+                                 "the daemon's broker does not answer");
+        return 1;
+}
+
+int networks_run(struct operation *op, struct error *e) {
+        json_object_set_new(op->args, "networks_up", json_integer(0));
+        return up_next(op, e);
+}
+
+static void on_ignored(void *opaque, const struct error *e, struct wire_message *reply) {
+        if (e)
+                log_warning("published ports are not withdrawn: %s", e->message ?: "?");
+}
+
+void networks_withdraw(struct machines *ms, const struct store_machine *row) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *list = NULL;
+        json_t *config;
+        size_t i;
+
+        if (machine_definition_parse(row->running ?: row->config, strlen(row->running ?: row->config), &d, NULL) < 0 ||
+            d->base.n_publish == 0 || definition_default_net(ms, d, NULL) < 0 ||
+            machine_networks(ms, d, &list, NULL) < 0)
+                return;
+        json_array_foreach(list, i, config) {
+                if (!json_object_get(config, "subnet") || set_forwards(config, row->name, NULL) < 0 ||
+                    network_keep(ms, config, NULL) < 0)
+                        continue;
+                broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, on_ignored,
+                            NULL, NULL);
+        }
+}
+
+int networks_undo(struct operation *op, struct error *e) {
+        struct machines *ms = op->context;
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+
+        if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) == 0)
+                networks_withdraw(ms, row);
+        return 0;
+}
+
+json_t *machine_end_args(struct machines *ms, const struct store_machine *row) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *list = NULL;
+
+        if (machine_definition_load(row, &d, NULL) < 0 || definition_default_net(ms, d, NULL) < 0 ||
+            machine_networks(ms, d, &list, NULL) < 0)
+                list = json_array();
+        return json_pack("{s:s, s:s, s:O}", "uuid", row->uuid, "name", row->name, "networks", list);
+}
