@@ -234,7 +234,8 @@ static bool step_forward(struct operation *op) {
         tell(op);
         op->busy = true;
         r = step->run ? step->run(op, &e) : 0;
-        point(op, r > 0 ? "begun" : "done");
+        if (r > 0)
+                point(op, "begun");
         if (r > 0)
                 return false;
         op->busy = false;
@@ -259,7 +260,8 @@ static bool step_back(struct operation *op) {
         tell(op);
         op->busy = true;
         r = step->undo ? step->undo(op, &e) : 0;
-        point(op, r > 0 ? "undo-begun" : "undone");
+        if (r > 0)
+                point(op, "undo-begun");
         if (r > 0)
                 return false;
         op->busy = false;
@@ -287,7 +289,6 @@ void operation_step_done(struct operation *op, const struct error *e) {
 
         if (op->all->frozen)
                 return;
-        point(op, undoing ? "undone" : "done");
         op->busy = false;
         op->call = 0;
         if (e && e->code < 0 && !undoing) {

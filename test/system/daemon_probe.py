@@ -237,8 +237,8 @@ class Daemon:
         shutil.copytree(os.path.join(self.state, "store"), copy)
         db = sqlite3.connect(os.path.join(copy, "lodge.db"))
         try:
-            columns = [c[1] for c in db.execute("PRAGMA table_info(machines)")]
-            return [dict(zip(columns, row)) for row in db.execute("SELECT * FROM machines")]
+            cursor = db.execute("SELECT m.uuid, m.name, m.wanted, c.running, c.facts FROM machines m JOIN machine_configs c USING (number)")
+            return [dict(zip([c[0] for c in cursor.description], row)) for row in cursor]
         finally:
             db.close()
 
