@@ -37,3 +37,6 @@ void api_stream_connection_gone(struct api *api, const struct api_connection *c)
 
 /** api_event_fill() - an event as clients see it. */
 void api_event_fill(struct event_view *v, const struct store_event *event);
+
+/** api_audit() - write down who changed what, when a request that changes something is answered. */
+void api_audit(struct api_request *q, unsigned int status);

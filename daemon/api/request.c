@@ -66,6 +66,8 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
                 soup_message_headers_replace(headers, "X-Content-Type-Options", "nosniff");
                 soup_server_message_set_response(q->message, type, SOUP_MEMORY_COPY, text, n);
         }
+        if (q->route)
+                api_audit(q, status);
         q->api->counts[status / 100 < 6 ? status / 100 : 0]++;
         log_debug("request %s: %s %s by %s: %u", q->id, q->route ? q->route->method : "?",
                   q->route ? q->route->name : "?", q->who, status);

@@ -69,8 +69,8 @@ int cgroup_base(char **ret_base) {
         last = strrchr(own, '/');
         if (last && streq(last, "/daemon")) /* a broker that was started by one of ours */
                 *last = 0;
-        if (asprintf(&base, "%s%s", ROOT, streq(own, "/") || !*own ? "/lodge" : own) < 0 || asprintf(&daemon, "%s/daemon", base) < 0 ||
-            asprintf(&machines, "%s/machines", base) < 0)
+        if (asprintf(&base, "%s%s", ROOT, streq(own, "/") || !*own ? "/lodge" : own) < 0 ||
+            asprintf(&daemon, "%s/daemon", base) < 0 || asprintf(&machines, "%s/machines", base) < 0)
                 return -ENOMEM;
         if (streq(own, "/"))
                 hand_down(ROOT);
@@ -102,7 +102,8 @@ static int set(const char *dir, const char *name, bool wanted, const char *text,
         if (r == 0 || !wanted)
                 return 0;
         return error_set(e, r, "cgroup-limit",
-                         r == -ENOENT ? "the kernel lacks this controller, or whoever started lodged keeps it: Delegate=yes in its unit"
+                         r == -ENOENT ? "the kernel lacks this controller, or whoever started lodged keeps it: "
+                                        "Delegate=yes in its unit"
                                       : "give it another value",
                          "cannot limit the machine by %s", name);
 }
@@ -121,7 +122,8 @@ static int set_all(const char *dir, const struct limits_config *l, struct error 
 
         snprintf(text, sizeof(text), "%" PRIu32, l->cpu_weight);
         r = set(dir, "cpu.weight", l->cpu_weight != 100, text, e);
-        snprintf(text, sizeof(text), l->cpu_quota ? "%" PRIu64 " %u" : "max", l->cpu_quota * (uint64_t)PERIOD_US / 100, PERIOD_US);
+        snprintf(text, sizeof(text), l->cpu_quota ? "%" PRIu64 " %u" : "max", l->cpu_quota * (uint64_t)PERIOD_US / 100,
+                 PERIOD_US);
         if (r == 0)
                 r = set(dir, "cpu.max", l->cpu_quota, text, e);
         snprintf(text, sizeof(text), l->memory_max ? "%" PRIu64 : "max", l->memory_max);
@@ -139,21 +141,24 @@ static int set_all(const char *dir, const struct limits_config *l, struct error 
         return r;
 }
 
-int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path, struct error *e) {
+int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path,
+                struct error *e) {
         _cleanup_free_ char *path = NULL;
         int r;
 
         if (!base) {
                 *ret_path = NULL;
                 return asks_for_limits(limits)
-                               ? error_set(e, -ENOTSUP, "cgroup-limit", "take the limits away, or run lodged as a system daemon with cgroup v2",
+                               ? error_set(e, -ENOTSUP, "cgroup-limit",
+                                           "take the limits away, or run lodged as a system daemon with cgroup v2",
                                            "this daemon has no control groups, so the machine's limits would not hold")
                                : 0;
         }
         if (asprintf(&path, "%s/%s", base, uuid) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot make the machine's control group");
         r = make_dir(path);
-        r = r < 0 ? error_set(e, r, "cgroup-limit", NULL, "cannot make control group %s", path) : set_all(path, limits, e);
+        r = r < 0 ? error_set(e, r, "cgroup-limit", NULL, "cannot make control group %s", path)
+                  : set_all(path, limits, e);
         if (r == 0)
                 *ret_path = TAKE_PTR(path);
         return r;

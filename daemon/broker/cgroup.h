@@ -28,7 +28,8 @@ int cgroup_base(char **ret_base);
  *
  * Return: 0, or -errno with @e, "cgroup-limit": the kernel refuses a limit, or a limit was asked for and there are no groups.
  */
-int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path, struct error *e);
+int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path,
+                struct error *e);
 
 /** cgroup_remove() - when the machine has ended; a group that still has processes stays. */
 void cgroup_remove(const char *base, const char *uuid);

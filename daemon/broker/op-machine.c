@@ -168,7 +168,8 @@ static int add_roots(const struct broker *b, struct keeper_config *k) {
         return r;
 }
 
-static int set_cgroup(const struct broker *b, const struct broker_start_args *a, struct keeper_config *k, struct error *e) {
+static int set_cgroup(const struct broker *b, const struct broker_start_args *a, struct keeper_config *k,
+                      struct error *e) {
         _cleanup_free_ char *path = NULL;
         int r = cgroup_make(b->cgroups, a->uuid, &a->limits, &path, e);
 
