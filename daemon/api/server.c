@@ -120,12 +120,12 @@ static void on_sweep(void *opaque) {
         loop_timer_set(api->sweep, SWEEP_US);
 }
 
-/* Close the connection that waits for its next request for longest; @uid NULL: anybody's. */
+/* Close the connection that waits for a request for longest; @uid NULL: anybody's. */
 static bool close_idle(struct api *api, const uid_t *uid) {
         struct api_connection *oldest = NULL;
 
         for (struct api_connection *c = api->connections; c; c = c->next)
-                if (c->phase == API_IDLE && !c->lasting && (!uid || c->uid == *uid) &&
+                if (c->phase <= API_IDLE && !c->lasting && (!uid || c->uid == *uid) &&
                     (!oldest || c->since < oldest->since))
                         oldest = c;
         if (!oldest || oldest->since == UINT64_MAX)
@@ -244,6 +244,10 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
         soup_message_body_truncate(soup_server_message_get_response_body(message)); /* libsoup has understood it */
         /* libsoup would cut the answer into parts, as many as are asked for. */
         soup_message_headers_remove(headers, "Range");
+        if (c) {
+                c->known = true;
+                phase_set(c, API_READING);
+        }
         if (soup_message_headers_get_encoding(headers) != SOUP_ENCODING_CONTENT_LENGTH)
                 return;
         if (soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX)
@@ -284,8 +288,10 @@ static void on_finished(SoupServerMessage *message, gpointer opaque) {
         struct api *api = opaque;
         struct api_connection *c = connection_of(api, message);
 
-        if (c)
+        if (c) {
+                c->known = true;
                 phase_set(c, API_IDLE);
+        }
         for (struct api_request *q = api->waiting; q; q = q->next) {
                 if (q->message != message || q->gone)
                         continue;
@@ -302,7 +308,7 @@ static void on_started(SoupServer *server, SoupServerMessage *message, gpointer 
         struct api_connection *c = connection_of(opaque, message);
 
         if (c) {
-                phase_set(c, API_READING);
+                phase_set(c, c->known ? API_READING : API_FRESH);
                 c->received = 0;
         }
         request_refuse(message, SOUP_STATUS_NONE, "http", "send HTTP/1.1; percent-encode what is not a plain character",
