@@ -101,7 +101,7 @@ class Document:
             return self.number(field)
         if field.type == "size":
             number = self.number(field)
-            if form == OUTPUT:
+            if form == OUTPUT or field.count:
                 return number
             text = {"type": "string", "pattern": SIZE_PATTERN, "maxLength": 32, "examples": ["512M"],
                     "description": "bytes, or with a unit of 1024: K, M, G, T"}

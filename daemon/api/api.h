@@ -30,6 +30,8 @@
 #include "schema/lodge-schema.h"
 
 struct api;
+struct api_connection;
+struct api_stream;
 
 struct api_options {
         const struct worker_config *config;
@@ -43,6 +45,12 @@ struct api_options {
 int api_new(const struct api_options *options, struct api **ret_api, struct error *e);
 void api_free(struct api *api);
 DEFINE_CLEANUP(api, api_free);
+
+/**
+ * api_idle() - is nobody connected?
+ * @ret_count: connections that there ever were, so that short ones between two questions are noticed
+ */
+bool api_idle(const struct api *api, uint64_t *ret_count);
 
 /** api_event() - tell those who listen for events. */
 void api_event(struct api *api, const struct store_event *event);
@@ -74,6 +82,7 @@ struct api_request {
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;                 /* to be remembered with the answer; NULL: none */
         uint8_t idempotency_digest[STORE_DIGEST_SIZE];
+        json_t *decision; /* which engine it would be, of a new machine */
 };
 
 struct api {
@@ -87,7 +96,8 @@ struct api {
         unsigned int n_connections;
         uint64_t last_connection;
         struct api_request *waiting; /* requests that are answered later */
-        struct api_listener *listeners;
+        struct api_stream *streams;  /* WebSockets */
+        unsigned int n_streams;
         bool ready;
         uint64_t counts[6]; /* answers by hundreds of their status */
 };
@@ -119,32 +129,25 @@ void api_etag(struct api_request *q, uint64_t generation);
 /** api_if_match() - the generation that the client has seen, 0 for none; -EINVAL "etag". */
 int api_if_match(struct api_request *q, uint64_t *ret_generation, struct error *e);
 
+/**
+ * api_pass() - answer with what the broker answers to a call, checked by the route's object
+ * @args: taken over. Return: 1, -errno.
+ */
+int api_pass(struct api_request *q, const char *op, json_t *args, struct error *e);
+
+/** api_pass_then() - call the broker, and when that went well, go on with @then, which answers. */
+int api_pass_then(struct api_request *q, const char *op, json_t *args, api_handler then, struct error *e);
+
 /** api_machine() - the machine that the path names. */
 int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e);
 
 /** operation_view_make() - an operation as clients see it, of a row and of what is in memory of it (@op, may be NULL). */
 int operation_view_make(const struct store_op *row, const struct operation *op, struct operation_view **ret);
 
-int api_openapi(struct api_request *q, struct error *e);
-int api_daemon_show(struct api_request *q, struct error *e);
-int api_machine_list(struct api_request *q, struct error *e);
-int api_machine_define(struct api_request *q, struct error *e);
-int api_machine_launch(struct api_request *q, struct error *e);
-int api_machine_show(struct api_request *q, struct error *e);
-int api_machine_replace(struct api_request *q, struct error *e);
-int api_machine_change(struct api_request *q, struct error *e);
-int api_machine_delete(struct api_request *q, struct error *e);
-int api_machine_start(struct api_request *q, struct error *e);
-int api_machine_stop(struct api_request *q, struct error *e);
-int api_machine_pause(struct api_request *q, struct error *e);
-int api_machine_resume(struct api_request *q, struct error *e);
-int api_machine_reset(struct api_request *q, struct error *e);
-int api_machine_rename(struct api_request *q, struct error *e);
-int api_machine_exec(struct api_request *q, struct error *e);
-int api_operation_list(struct api_request *q, struct error *e);
-int api_operation_show(struct api_request *q, struct error *e);
-int api_operation_cancel(struct api_request *q, struct error *e);
-int api_event_list(struct api_request *q, struct error *e);
+/* One function for each of the schema's requests: api_machine_list() and so on. */
+#define API_DECLARE(ID, name) int api_##name(struct api_request *q, struct error *e);
+SCHEMA_ROUTES(API_DECLARE)
+#undef API_DECLARE
 
 /** api_operation_changed() - those who wait for the operation are answered. */
 void api_operation_changed(void *opaque, const struct operation *op);

@@ -50,3 +50,15 @@ void idempotency_end(struct api_request *q, unsigned int status, const char *tex
 
 /** idempotency_expire() - forget what is too old. */
 void idempotency_expire(struct api *api);
+
+/** api_stream_wanted() - does a request want a WebSocket of ours? */
+bool api_stream_wanted(SoupServerMessage *message, const char *path);
+
+/** api_stream_begin() - answer the handshake; the stream begins when that answer is out. */
+void api_stream_begin(struct api *api, SoupServerMessage *message);
+
+/** api_stream_connection_gone() - @c is about to be freed. */
+void api_stream_connection_gone(struct api *api, const struct api_connection *c);
+
+/** api_event_fill() - an event as clients see it. */
+void api_event_fill(struct event_view *v, const struct store_event *event);

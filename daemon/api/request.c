@@ -48,6 +48,7 @@ static void request_free(struct api_request *q) {
         if (q->route && q->route->body)
                 schema_free(q->route->body, q->body);
         json_decref(q->patch);
+        json_decref(q->decision);
         for (size_t i = 0; i < URI_PARAMETERS_MAX; i++)
                 free(q->parameters[i]);
         free(q->idempotency_key);

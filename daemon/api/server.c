@@ -57,6 +57,7 @@ struct gone {
 static void on_connection_gone(gpointer opaque, GObject *was) {
         struct gone *gone = opaque;
 
+        api_stream_connection_gone(gone->api, gone->connection);
         connection_unlink(gone->api, gone->connection);
         free(gone);
 }
@@ -326,6 +327,10 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
 
         if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
                 return; /* refused already */
+        if (api_stream_wanted(message, path)) {
+                api_stream_begin(api, message);
+                return;
+        }
         request_take(api, message);
 }
 
@@ -388,6 +393,11 @@ void api_free(struct api *api) {
         if (api->nowhere_fd >= 0)
                 close(api->nowhere_fd);
         free(api);
+}
+
+bool api_idle(const struct api *api, uint64_t *ret_count) {
+        *ret_count = api->last_connection;
+        return api->n_connections == 0;
 }
 
 void api_ready(struct api *api) {

@@ -16,7 +16,9 @@ struct machines {
         void *opaque;
         void (*recovered)(void *opaque, int result);
         void *recovered_opaque;
-        unsigned int attaching; /* during the recovery */
+        struct recovery *recovery;
+        bool frozen;
+        struct restart *restarts;
 };
 
 struct exec_job {
@@ -33,7 +35,7 @@ struct machine_live {
         struct machines *ms;
         char *uuid, *name, *project;
         char *engine, *engine_reason, *since;
-        bool kvm, paused, agent_ready, panicked, guest_asked;
+        bool kvm, paused, agent_ready, panicked, ending;
         uint32_t pid;
         int control_fd, agent_fd, events_fd;
         struct qmp_client *qmp;
@@ -60,8 +62,30 @@ void live_free(struct machine_live *live);
 /** live_ended() - its process is gone: reap it at the broker, and decide what follows. */
 void live_ended(struct machine_live *live, int status);
 
+/** live_reap() - the end of a machine that no daemon saw: as live_ended(); @host: its host ended, too. */
+void live_reap(struct machines *ms, const struct store_machine *row, bool host);
+
+/** recovery_free() - see recover.c; NULL is fine. */
+void recovery_free(struct recovery *r);
+
+/** restart_consider() - a machine has ended (well: @clean) that is wanted: start it again, later, if its policy says so; returns whether. */
+bool restart_consider(struct machines *ms, const struct store_machine *row, bool clean);
+void restarts_free(struct machines *ms);
+
 /** live_ask_end() - climb the ladder: agent, power button, again and again. */
 void live_ask_end(struct machine_live *live, bool agent);
+
+/** operation_commit() - end a transaction in which @op began, and give its id. */
+int operation_commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e);
+
+/** operation_ask() - a step's call to the broker, with progress; @fn has to end the step. Return: 1 or -errno. */
+int operation_ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e);
+
+/** on_step_answer() - the broker's answer to a step that needs nothing of it. */
+void on_step_answer(void *opaque, const struct error *e, struct wire_message *reply);
+
+/** operation_cancel_call() - of a kind whose steps are calls to the broker. */
+void operation_cancel_call(struct operation *op);
 
 /** facts: a row's facts, as an object; a new reference. */
 json_t *row_facts(const struct store_machine *row);
@@ -74,9 +98,6 @@ int definition_default_net(const struct machines *ms, struct machine_definition 
 
 /** machine_networks() - the configurations of the networks that it is attached to; a new list. */
 int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e);
-
-/** network_keep() - write a network's configuration to the store. */
-int network_keep(struct machines *ms, const json_t *config, struct error *e);
 
 /** networks_run(), networks_undo() - a start's step: all of the machine's networks are up, with its published ports. */
 int networks_run(struct operation *op, struct error *e);
@@ -91,4 +112,4 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 /** machine_end_args() - what the broker's machine-end, -forget and -purge need. */
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
-extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind;
+extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind, clone_kind, image_build_kind;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* machines: the registry, what changes a definition, and the recovery at the daemon's start; see machine.h */
+/* machines: the registry, and what changes a definition; see machine.h */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind, &stop_kind, &delete_kind, NULL };
+static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind,       &stop_kind, &delete_kind,
+                                                      &clone_kind,  &image_build_kind, NULL };
 
 int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
                  machines_event_fn on_event, void *opaque, struct machines **ret_machines) {
@@ -32,10 +34,17 @@ int machines_new(enum api_scope scope, struct loop *loop, struct store *store, s
 void machines_free(struct machines *ms) {
         if (!ms)
                 return;
+        recovery_free(ms->recovery);
+        restarts_free(ms);
         operations_free(ms->operations);
         while (ms->live)
                 live_free(ms->live);
         free(ms);
+}
+
+void machines_freeze(struct machines *ms) {
+        ms->frozen = true;
+        operations_freeze(ms->operations);
 }
 
 struct operations *machines_operations(struct machines *ms) {
@@ -57,45 +66,93 @@ struct machine_live *live_find(struct machines *ms, const char *uuid) {
         return NULL;
 }
 
+/* Write @event down, in the transaction that is open if there is one. Its data are the caller's to free. */
+static void event_keep(struct machines *ms, const char *message, struct store_event *event) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        json_t *value = message ? json_pack("{s:s}", "message", message) : NULL;
+
+        event->data = value ? json_dumps(value, JSON_COMPACT) : NULL;
+        json_decref(value);
+        if (store_event_add(ms->store, event->kind, event->project, event->target, event->data, event->request_id,
+                            &event->seq, &e) < 0)
+                log_warning("event %s of %s is not kept: %s", event->kind, event->target ?: "the daemon",
+                            e.message ?: "");
+}
+
+static void event_tell(struct machines *ms, const char *message, const struct store_event *event) {
+        const char *id = event->request_id;
+
+        log_info("%s %s: %s%s%s", event->kind, event->target ?: "", message ?: "", id ? " request=" : "", id ?: "");
+        ms->on_event(ms->opaque, event);
+}
+
 void machines_event(struct machines *ms, const char *kind, const char *project, const char *target,
                     const char *request_id, const char *format, ...) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-        _cleanup_free_ char *message = NULL, *data = NULL;
+        _cleanup_free_ char *message = NULL;
         struct store_event event = { .kind = (char *)kind,
                                      .project = (char *)project,
                                      .target = (char *)target,
-                                     .request_id = (char *)request_id };
-        json_t *value = NULL;
+                                     .request_id = (char *)request_id,
+                                     .time = (int64_t)time(NULL) * 1000000 };
         va_list ap;
 
         va_start(ap, format);
         if (vasprintf(&message, format, ap) < 0)
                 message = NULL;
         va_end(ap);
-        value = message ? json_pack("{s:s}", "message", message) : NULL;
-        data = value ? json_dumps(value, JSON_COMPACT) : NULL;
-        json_decref(value);
-        event.data = data;
-        if (store_event_add(ms->store, kind, project, target, data, request_id, &event.seq, &e) < 0)
-                log_warning("event %s of %s is not kept: %s", kind, target ?: "the daemon", e.message ?: "");
-        log_info("%s %s: %s%s%s", kind, target ?: "", message ?: "", request_id ? " request=" : "", request_id ?: "");
-        ms->on_event(ms->opaque, &event);
+        event_keep(ms, message, &event);
+        event_tell(ms, message, &event);
+        free(event.data);
 }
 
 /* ---- definitions --------------------------------------------------------------------------------------------------- */
 
+static int store_add(struct store *s, struct store_machine *row, uint64_t generation, struct error *e) {
+        return store_machine_add(s, row, e);
+}
+
+/* A change that is one transaction. */
+static int write_row(struct machines *ms, const char *what, struct store_machine *row, uint64_t generation,
+                     int (*fn)(struct store *s, struct store_machine *row, uint64_t generation, struct error *e),
+                     struct error *e) {
+        struct fault *fault = operations_fault(ms->operations);
+        int r;
+
+        fault_point(fault, what, "journal");
+        r = fn(ms->store, row, generation, e);
+        fault_point(fault, what, "journaled");
+        return r;
+}
+
 int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
                    const struct machine_caller *caller, struct store_machine **ret_row, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_free_ char *message = NULL;
+        struct store_event event = { .kind = (char *)"machine-defined",
+                                     .project = (char *)project,
+                                     .request_id = (char *)caller->request_id };
         int r = machine_row_new(project, d, &row, e);
 
+        if (r == 0 && asprintf(&message, "defined by %s", caller->who) < 0)
+                r = error_set(e, -ENOMEM, "memory", NULL, "cannot define the machine");
         if (r == 0)
-                r = store_machine_add(ms->store, row, e);
+                r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
-        machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s", caller->who);
-        *ret_row = TAKE_PTR(row);
-        return 0;
+        r = write_row(ms, "define", row, 0, store_add, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                return r;
+        }
+        event.target = row->name;
+        event_keep(ms, message, &event);
+        r = store_commit(ms->store, e);
+        if (r == 0) {
+                event_tell(ms, message, &event);
+                *ret_row = TAKE_PTR(row);
+        }
+        free(event.data);
+        return r;
 }
 
 int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,
@@ -110,7 +167,7 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
                 return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "change", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         pending = machine_pending(row);
@@ -144,83 +201,12 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot rename the machine");
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "rename", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
                        caller->who);
         return 0;
-}
-
-/* ---- recovery ------------------------------------------------------------------------------------------------------- */
-
-static void start_wanted(struct machines *ms) {
-        /* What a restart of the daemon alone did not end runs. The rest is what the host's boot has to start: autostart. */
-}
-
-static void recovered(struct machines *ms, int result) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (result == 0)
-                result = operations_recover(ms->operations, &e);
-        if (result == 0)
-                start_wanted(ms);
-        else if (e.code < 0)
-                error_print(&e, "lodged", stderr);
-        ms->recovered(ms->recovered_opaque, result);
-}
-
-static void on_attached(void *opaque, const struct error *e) {
-        struct machines *ms = opaque;
-
-        if (e)
-                log_warning("a machine's keeper does not answer: %s", e->message ?: "?");
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-/* A machine's process that no row wants: a rollback that was not finished, or a store from a backup. It is told of, and left alone. */
-static void attach_found(struct machines *ms, const char *uuid, const char *state) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (store_machine_find(ms->store, NULL, uuid, &row, &e) < 0) {
-                log_warning("a machine that this store does not know is %s: %s", state, uuid);
-                return;
-        }
-        ms->attaching++;
-        if (live_attach(ms, row, on_attached, ms, &e) < 0) {
-                ms->attaching--;
-                log_warning("cannot attach to %s: %s", row->name, e.message ?: "?");
-        }
-}
-
-static void on_machine_list(void *opaque, const struct error *e, struct wire_message *reply) {
-        struct machines *ms = opaque;
-        json_t *item;
-        size_t i;
-
-        if (e) {
-                log_error("cannot find out which machines run: %s", e->message ?: "?");
-                recovered(ms, e->code);
-                return;
-        }
-        ms->attaching = 1;
-        json_array_foreach(json_object_get(reply->json, "items"), i, item) {
-                const char *uuid = json_string_value(json_object_get(item, "uuid"));
-                const char *state = json_string_value(json_object_get(item, "state"));
-
-                if (uuid && state)
-                        attach_found(ms, uuid, state);
-        }
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque) {
-        ms->recovered = fn;
-        ms->recovered_opaque = opaque;
-        return broker_call(ms->broker, "machine-list", NULL, NULL, on_machine_list, ms, NULL);
 }
 
 void machines_broker_event(struct machines *ms, const char *name, json_t *event) {

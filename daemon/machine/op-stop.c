@@ -148,6 +148,7 @@ static int purge_run(struct operation *op, struct error *e) {
         return 1;
 }
 
+/* The row goes last: as long as there is one, the rest can be found. */
 static int forget_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
@@ -178,13 +179,11 @@ static const struct operation_step delete_steps[] = {
 const struct operation_kind stop_kind = { .name = "machine-stop",
                                           .steps = stop_steps,
                                           .n_steps = ELEMENTSOF(stop_steps),
-                                          .forward = true,
                                           .cancel = cancel_wait,
                                           .release = wait_release };
 const struct operation_kind delete_kind = { .name = "machine-delete",
                                             .steps = delete_steps,
                                             .n_steps = ELEMENTSOF(delete_steps),
-                                            .forward = true,
                                             .release = wait_release,
                                             .ended = delete_ended };
 
@@ -232,7 +231,9 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
                 store_rollback(ms->store);
                 return r;
         }
+        fault_point(operations_fault(ms->operations), "begin", "journal");
         r = store_commit(ms->store, e);
+        fault_point(operations_fault(ms->operations), "begin", "journaled");
         if (r < 0) {
                 struct operation *op = operation_find(ms->operations, *ret_id);
 

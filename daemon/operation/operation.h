@@ -8,7 +8,7 @@
  *      RUNNING at step i    steps 0..i-1 are done, step i may be, in part
  *      UNDOING at step i    steps above i are undone, step i may be, in part
  *
- * and at the next start operations_recover() goes on from there: an operation of a kind that rolls forward repeats its step, another is undone. Therefore
+ * and at the next start operations_recover() goes on from there: an operation that is past its steps that are undone repeats its step, another is undone. Therefore
  * every run() and every undo() can be repeated, and undo() can undo what was done in part or not at all.
  *
  * A step either ends at once, or says that it goes on (1) and calls operation_step_done() later. What the steps need is in op->args, which is in the journal; what
@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/loop.h"
 #include "daemon/store/store.h"
 
@@ -40,7 +41,7 @@ struct operation_kind {
         const char *name;
         const struct operation_step *steps;
         unsigned int n_steps;
-        bool forward; /* after a restart it goes on; else it is undone */
+        unsigned int n_undone; /* after a restart in one of so many first steps it is undone; later it goes on */
         void (*cancel)(
                 struct operation *op); /* end the step that goes on, with an error; NULL: it can't be cancelled */
         void (*release)(struct operation *op); /* op->state */
@@ -86,6 +87,16 @@ int operations_recover(struct operations *all, struct error *e);
 int operation_begin(struct operations *all, const struct operation_kind *kind, const char *project, const char *target,
                     const char *target_uuid, json_t *args, const char *requester, const char *request_id,
                     struct operation **ret_op, struct error *e);
+
+/**
+ * operations_freeze() - this process is about to end: nothing goes on, nothing is undone, the journal stays as it is
+ *
+ * Steps fail then, because nobody answers them any more. That is not a reason to undo: the next process takes up what it finds.
+ */
+void operations_freeze(struct operations *all);
+
+/** operations_fault() - the points of the process that the operations run in; the steps may have some of their own. */
+struct fault *operations_fault(struct operations *all);
 
 /** operation_abandon() - the transaction in which it began was not committed: it never was. */
 void operation_abandon(struct operation *op);
