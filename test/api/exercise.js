@@ -31,8 +31,9 @@ const DICTIONARY = {
         name: NAMES, target: NAMES, kernel: ['/nonexistent/kernel'], project: ['default', 'default', 'other'], after: ['m2', '3'],
         label: ['a', 'a=b'], status: ['stopped', 'running', 'failed'], prefix: ['m'], wait: [0, 1], id: [],
 };
-/* A machine has to run for these, or an operation to go on; nothing lasts here. */
-const NEVER = ['machine_exec', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel'];
+/* A machine has to run for these, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
+const NEVER = ['machine_exec', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
+               'network_define', 'network_show', 'network_delete'];
 /* Reasons for 503, 504 and 507 that this test itself brings about. */
 const EXPLAINED = ['daemon-starting', 'too-many-operations'];
 const PLAIN = /^[A-Za-z0-9._-]{1,39}$/;
@@ -144,7 +145,7 @@ const percent = (least) => fc.integer({ min: 0, max: 99 }).map((n) => n < least)
 function parameter(raw) {
         const [spec] = follow(raw);
         const schema = whole(spec.schema);
-        const words = spec.in === 'header' ? [] : DICTIONARY[spec.name] ?? [];
+        const words = spec.in === 'header' ? [] : spec.in === 'path' && spec.name === 'name' ? [...NAMES, 'default'] : DICTIONARY[spec.name] ?? [];
         const values = [number.map((n) => fake(schema, n)), number.map((n) => fake(schema, n))];
         if (words === DICTIONARY.id)
                 values.push(number.map((n) => words[n % (words.length || 1)] ?? 'none'));

@@ -72,6 +72,12 @@ exercised() {
         return "$r"
 }
 
+examples() { # of doc/api.md, in their order, in one shell
+        mkdir -p "$work/examples" && cd "$work/examples" || return
+        { echo 'set -euxo pipefail'; sed -n '/^```sh$/,/^```$/p' "$top/doc/api.md" | grep -v '^```'; } >"$work/examples.sh"
+        [ "$(grep -c curl "$work/examples.sh")" -gt 8 ] && socket=$socket bash "$work/examples.sh"
+}
+
 quiet() { # no warning of GLib's or libsoup's, and nothing of ours that is an error
         ! grep -E 'CRITICAL|WARNING|<[0-4]>' "$work/log"
 }
@@ -80,6 +86,7 @@ check "lodged starts" start
 first=$(worker)
 check "it serves the document that the build made" served
 check "two validators that are not ours find nothing in it" node "$top/test/api/validate.js" "$document"
+check "the examples of doc/api.md do what they say" examples
 check "random requests are answered as it says, with no unexplained 5xx" exercised "${1:-1}" "${2:-3000}"
 grep '^#' "$work/exercise" | tail -n 2
 check "the worker is still the same process" test "$(worker)" = "$first"
