@@ -87,6 +87,7 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
+        int silent_fd; /* the other half of what libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
@@ -140,36 +141,10 @@ int api_machine(struct api_request *q, struct store_machine **ret_row, struct er
 /** operation_view_make() - an operation as clients see it, of a row and of what is in memory of it (@op, may be NULL). */
 int operation_view_make(const struct store_op *row, const struct operation *op, struct operation_view **ret);
 
-int api_daemon_show(struct api_request *q, struct error *e);
-int api_machine_list(struct api_request *q, struct error *e);
-int api_machine_define(struct api_request *q, struct error *e);
-int api_machine_launch(struct api_request *q, struct error *e);
-int api_machine_show(struct api_request *q, struct error *e);
-int api_machine_replace(struct api_request *q, struct error *e);
-int api_machine_change(struct api_request *q, struct error *e);
-int api_machine_delete(struct api_request *q, struct error *e);
-int api_machine_start(struct api_request *q, struct error *e);
-int api_machine_stop(struct api_request *q, struct error *e);
-int api_machine_pause(struct api_request *q, struct error *e);
-int api_machine_resume(struct api_request *q, struct error *e);
-int api_machine_reset(struct api_request *q, struct error *e);
-int api_machine_rename(struct api_request *q, struct error *e);
-int api_machine_exec(struct api_request *q, struct error *e);
-int api_machine_clone(struct api_request *q, struct error *e);
-int api_image_list(struct api_request *q, struct error *e);
-int api_image_show(struct api_request *q, struct error *e);
-int api_image_build(struct api_request *q, struct error *e);
-int api_image_delete(struct api_request *q, struct error *e);
-int api_pool_show(struct api_request *q, struct error *e);
-int api_volume_delete(struct api_request *q, struct error *e);
-int api_network_list(struct api_request *q, struct error *e);
-int api_network_show(struct api_request *q, struct error *e);
-int api_network_define(struct api_request *q, struct error *e);
-int api_network_delete(struct api_request *q, struct error *e);
-int api_operation_list(struct api_request *q, struct error *e);
-int api_operation_show(struct api_request *q, struct error *e);
-int api_operation_cancel(struct api_request *q, struct error *e);
-int api_event_list(struct api_request *q, struct error *e);
+/* One function for each of the schema's requests: api_machine_list() and so on. */
+#define API_DECLARE(ID, name) int api_##name(struct api_request *q, struct error *e);
+SCHEMA_ROUTES(API_DECLARE)
+#undef API_DECLARE
 
 /** api_operation_changed() - those who wait for the operation are answered. */
 void api_operation_changed(void *opaque, const struct operation *op);
