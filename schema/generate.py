@@ -9,7 +9,7 @@ WHAT is one of
   bash, zsh, fish     shell completions
   man:TEMPLATE        the man page TEMPLATE (roff), with every line `.\\" @options COMMAND@` replaced by a table
   markdown            every object, command and option as Markdown tables
-  openapi             the routes of lodged's API as an OpenAPI 3.1 document (JSON)
+  openapi:VERSION     the routes of lodged's API as an OpenAPI 3.1 document (JSON); openapi-c:VERSION: the same as a C array
 
 A mistake in lodge.yaml (an unknown property, a default outside its range, a name used twice) ends the build with a
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
@@ -19,6 +19,9 @@ import re
 import sys
 
 import yaml
+
+sys.dont_write_bytecode = True  # nothing but sources lies beside this file
+import openapi  # noqa: E402
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 FIELD_KEYS = {"type", "required", "default", "min", "max", "multiple", "max_items", "max_bytes", "pattern",
@@ -251,7 +254,8 @@ class Command:
 class Route:
     """One request of lodged's API."""
 
-    KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "raw"}
+    KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
+            "if_match", "raw"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -259,16 +263,24 @@ class Route:
         self.name, self.summary, self.role = name, raw["summary"], raw["role"]
         self.method, _, self.path = raw["route"].partition(" ")
         need(self.role in self.ROLES + ["none"], f"api.{name}: unknown role {self.role}")
-        for key in ("query", "body", "answer"):
+        for key in ("query", "body", "answer", "dry_answer"):
             need(raw.get(key) is None or raw[key] in schema.objects, f"api.{name}: unknown object {raw.get(key)}")
             setattr(self, key, schema.objects[raw[key]] if raw.get(key) else None)
         self.patch = raw.get("patch", False)          # the body is a JSON merge patch of the object
         self.operation = raw.get("operation", False)  # answered by 202 and an operation
         self.dry_run = raw.get("dry_run", False)
+        self.if_match = raw.get("if_match", False)
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
         if self.operation:
             self.answer = schema.objects["operation"]
+            need(not self.dry_run or self.dry_answer, f"api.{name}: a dry run needs a dry_answer, for it makes no operation")
+        elif self.dry_run:
+            need(not self.dry_answer, f"api.{name}: dry_answer is for operations")
+            self.dry_answer = self.answer
+        need(not self.dry_run or (self.query and any(f.name == "dry_run" for f in self.query.fields)),
+             f"api.{name}: its query has no dry_run")
+        need(self.raw or self.answer, f"api.{name}: has neither an answer nor raw")
         self.parameters = re.findall(r"\{(\w+)\}", self.path)
 
 
@@ -480,7 +492,8 @@ def write_source(schema, out):
             f".path = {c_string(route.path)}, .summary = {c_string(route.summary)},")
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
-        for flag in ("patch", "operation", "dry_run"):
+        out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
+        for flag in ("patch", "operation", "dry_run", "if_match"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")
@@ -722,6 +735,8 @@ def main(argv):
         schema = Schema(argv[1])
         if what == "man":
             write_man(schema, template, lines.append)
+        elif what in ("openapi", "openapi-c"):
+            (openapi.write_json if what == "openapi" else openapi.write_c)(schema, template, lines.append)
         else:
             WRITERS[what](schema, lines.append)
     except Mistake as mistake:

@@ -133,7 +133,14 @@ struct schema_route {
         bool patch;                                        /* the body is a JSON merge patch (RFC 7396) of @body */
         bool operation;                                    /* the answer is an operation that goes on */
         bool dry_run;                                      /* the query may hold dry_run: check only */
+        const struct schema_object *dry_answer;            /* what a dry run answers, with 200 */
+        bool if_match;                                     /* If-Match is looked at */
+        const char *raw; /* media type of an answer that is no JSON, or "websocket"; NULL: it is @answer */
 };
+
+/* The OpenAPI document (generated), and its ETag, in quotes. */
+extern const char schema_openapi[], schema_openapi_etag[];
+extern const size_t schema_openapi_size;
 
 /* Every command, in lodge.yaml's order (generated). */
 extern const struct schema_command *const schema_commands[];

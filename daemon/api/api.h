@@ -87,7 +87,7 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
-        int silent_fd; /* the other half of what libsoup listens on */
+        int nowhere_fd; /* the other end of the socket that libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
@@ -105,11 +105,11 @@ typedef int (*api_handler)(struct api_request *q, struct error *e);
 /** api_handler_of() - the table of routes.c. */
 api_handler api_handler_of(enum schema_route_id id);
 
-/** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
+/**
+ * api_answer() - answer with an object of the route's kind, in a dry run of its dry_answer's; ends the request
+ * Return: 0, so that it can be returned.
+ */
 int api_answer(struct api_request *q, const void *object);
-
-/** api_answer_as() - answer with an object of another kind: what a dry run of an operation says. */
-int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
 int api_answer_text(struct api_request *q, unsigned int status, const char *type, const char *text, size_t n);

@@ -73,7 +73,9 @@ void broker_answer(struct broker_call *call, const struct error *e) {
         else
                 message = json_pack("{s:I, s:o}", "call", (json_int_t)call->id, "result",
                                     call->result ? json_incref(call->result) : json_object());
+        fault_point(&call->broker->fault, call->op, "answer");
         send_message(call->broker, message, call->fds, call->n_fds);
+        fault_point(&call->broker->fault, call->op, "answered");
         call_free(call);
 }
 
@@ -135,8 +137,12 @@ static void call_begin(struct broker *b, json_t *message) {
         b->calls = call;
         if (n >= WORKER_CALLS_MAX)
                 r = error_set(&e, -EBUSY, "broker-busy", "try again in a moment", "the broker has too much to do");
-        else
+        else {
+                fault_point(&b->fault, call->op, "asked");
                 r = op_run(op, call, &e);
+                if (r > 0)
+                        fault_point(&b->fault, call->op, "begun");
+        }
         call->args = NULL;
         log_debug("call %s: %d", call->op, r);
         if (r < 0 && e.code == 0)
@@ -201,6 +207,8 @@ static void on_worker_end(void *opaque, int fd, uint32_t events) {
 
         spawn_wait(b->worker, b->worker_pidfd, -1, &status);
         worker_forget(b);
+        unsetenv(FAULT_ENVIRONMENT); /* one death is enough */
+        fault_point(&b->fault, "worker", "ended");
         if (b->stopping || status == 0) {
                 loop_quit(b->loop, 0);
                 return;
@@ -214,6 +222,7 @@ static void on_worker_end(void *opaque, int fd, uint32_t events) {
                 return;
         }
         log_warning("the worker ended with status %d: it is started again", status);
+        b->worker_status = status & 255;
         loop_timer_set(b->respawn, b->respawns * 100000ull);
 }
 
@@ -242,6 +251,7 @@ static char *worker_config_text(const struct broker *b, int wire_fd) {
                 .broker_pid = (uint32_t)getpid(),
                 .started = (char *)b->started,
                 .idle_exit = b->options->idle_exit,
+                .ended = (uint32_t)b->worker_status,
                 .debug = b->options->debug,
         };
 
@@ -459,6 +469,7 @@ int broker_run(const struct lodged_options *options, struct error *e) {
         int r;
 
         signal(SIGPIPE, SIG_IGN);
+        fault_arm(&b.fault, "broker");
         r = start(&b, e);
         if (r == 0) {
                 log_info("lodged listens on %s", b.paths.socket);

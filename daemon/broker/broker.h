@@ -29,6 +29,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "base/fault.h"
 #include "base/loop.h"
 #include "daemon/host/probe.h"
 #include "daemon/wire/wire.h"
@@ -64,6 +65,7 @@ struct broker {
         uid_t worker_uid; /* whom the store belongs to */
         gid_t group;      /* who may connect, in a system daemon */
         struct loop_source *worker_source, *wire_source, *respawn;
+        int worker_status;     /* with which the last one ended, when it did; 0: none has */
         unsigned int respawns; /* in a row, each soon after the other */
         uint64_t worker_started;
         struct broker_call *calls; /* those that have not been answered */
@@ -71,6 +73,7 @@ struct broker {
         struct image_store *images;
         struct network_ctx *networks; /* of a system daemon, else NULL */
         struct probe probe;
+        struct fault fault;
         bool probed, stopping;
         char started[32];
 };

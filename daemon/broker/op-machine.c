@@ -8,14 +8,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/spawn.h"
 #include "daemon/broker/broker.h"
@@ -23,10 +24,13 @@
 #include "daemon/engine/engine.h"
 #include "daemon/image/image.h"
 #include "daemon/keeper/client.h"
+#include "daemon/keeper/place.h"
 #include "daemon/seed/seed.h"
 #include "daemon/storage/pool.h"
 
-#define END_TIMEOUT_MS 5000
+#define END_TIMEOUT_MS 8000
+#define CHANGE_WAIT_MS 20
+#define CHANGE_TRIES   50
 #define UID_BASE       0x40000000u /* machines' users, in a system daemon: this plus the machine's number */
 #define LOG_MAX        1024
 
@@ -213,10 +217,12 @@ static int machine_begin(struct broker_call *call, void *args, struct error *e) 
         call->opaque = s;
         call->release = start_release;
         r = prepare(b, args, k, s, e);
+        fault_point(&b->fault, call->op, "prepared");
         if (r == 0)
                 r = keeper_spawn(k, &pid, &pidfd, &s->status_fd, e);
         if (r < 0)
                 return r;
+        fault_point(&b->fault, call->op, "spawned");
         adopt(b, pid, pidfd);
         r = loop_add_fd(b->loop, s->status_fd, EPOLLIN, on_started, s, &s->source);
         return r < 0 ? error_set(e, r, "keeper", NULL, "cannot watch the machine's start") : 1;
@@ -228,16 +234,40 @@ static bool is_uuid(const char *name) {
         return strlen(name) == 36 && strspn(name, "0123456789abcdef-") == 36;
 }
 
-/* "running", "exited" (it has left its last words), or "gone" (its keeper was killed, or the host: nothing is known). */
+/*
+ * "running" (it starts or ends, perhaps), "exited" (it has left its last words), or "gone" (its keeper was killed, or the host: nothing is known). Who holds the
+ * directory but does not listen is about to do so, or has just ended.
+ */
 static const char *state_of(const char *dir) {
+        static const struct timespec pause = { .tv_nsec = CHANGE_WAIT_MS * 1000000 };
         _cleanup_(keeper_exit_freep) struct keeper_exit *ended = NULL;
-        int fd;
+        int fd, r = -EWOULDBLOCK;
 
-        if (keeper_connect(dir, &fd, NULL) == 0) {
-                close(fd);
-                return "running";
+        for (int i = 0; i < CHANGE_TRIES && r == -EWOULDBLOCK; i++) {
+                if (i > 0)
+                        nanosleep(&pause, NULL);
+                if (keeper_connect(dir, &fd, NULL) == 0) {
+                        close(fd);
+                        return "running";
+                }
+                r = place_lock(dir, &fd);
+                if (r == 0)
+                        close(fd);
         }
+        if (r == -EWOULDBLOCK)
+                return "running";
         return keeper_exit_read(dir, &ended, NULL) == 0 ? "exited" : "gone";
+}
+
+/* Which boot of the host this is: the worker may not look. */
+static json_t *boot_id(void) {
+        _cleanup_close_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+        char text[64];
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+
+        while (n > 0 && text[n - 1] == '\n')
+                n--;
+        return n > 0 ? json_stringn(text, (size_t)n) : NULL;
 }
 
 static int machines_list(struct broker_call *call, void *args, struct error *e) {
@@ -254,7 +284,7 @@ static int machines_list(struct broker_call *call, void *args, struct error *e) 
                                               json_pack("{s:s, s:s}", "uuid", entry->d_name, "state", state_of(path)));
         }
         closedir(dir);
-        call->result = json_pack("{s:o}", "items", items);
+        call->result = json_pack("{s:o, s:o*}", "items", items, "boot", boot_id());
         return call->result ? 0 : -ENOMEM;
 }
 
@@ -336,31 +366,58 @@ static int machine_forget(struct broker_call *call, void *args, struct error *e)
         return 0;
 }
 
+struct end {
+        struct broker_call *call;
+        const struct broker_end_args *args;
+        const char *dir;
+};
+
+/* Until nobody holds the directory any more: also a keeper that is only about to start its machine. */
+static int end_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        static const struct timespec pause = { .tv_nsec = CHANGE_WAIT_MS * 1000000 };
+        const struct end *end = opaque;
+        uint64_t until = clock_ns() + END_TIMEOUT_MS * 1000000ull;
+        _cleanup_close_ int lock_fd = -EBADF;
+        bool killed = false;
+        int r;
+
+        while ((r = place_lock(end->dir, &lock_fd)) == -EWOULDBLOCK) {
+                _cleanup_close_ int fd = -EBADF;
+
+                if (clock_ns() > until)
+                        return error_set(e, -ETIMEDOUT, "machine-end", NULL, "the machine's process does not end");
+                if (!killed && keeper_connect(end->dir, &fd, NULL) == 0)
+                        killed = keeper_kill(fd, NULL) == 0;
+                fault_point(&end->call->broker->fault, end->call->op, "killed");
+                nanosleep(&pause, NULL);
+        }
+        if (r < 0 && r != -ENOENT)
+                return error_set(e, r, "machine-end", NULL, "cannot look at %s", end->dir);
+        if (r == 0)
+                unlinkat(lock_fd, PLACE_EXIT, 0);
+        broker_networks_detach(end->call->broker, end->args->name, end->args->networks, end->args->n_networks, false);
+        return 0;
+}
+
 /* A start that is undone: end what may have been started, and wait for that. */
 static int machine_end(struct broker_call *call, void *args, struct error *e) {
         const struct broker_end_args *a = args;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
-        _cleanup_close_ int fd = -EBADF, events = -EBADF;
-        struct keeper_event *event;
-        int r = dir ? keeper_connect(dir, &fd, NULL) : -ENOMEM;
+        struct end end = { call, a, dir };
 
-        if (r < 0) /* there is none */
-                return r == -ENOMEM ? r : machine_forget(call, args, e);
-        r = keeper_connect(dir, &events, e);
-        if (r == 0)
-                r = keeper_events(events, e);
-        if (r == 0)
-                r = keeper_kill(fd, e);
-        while (r >= 0) { /* until -EPIPE: it is gone */
-                struct pollfd p = { .fd = events, .events = POLLIN };
+        return dir ? broker_task(call, end_task, &end, e) : -ENOMEM;
+}
 
-                if (poll(&p, 1, END_TIMEOUT_MS) <= 0)
-                        return error_set(e, -ETIMEDOUT, "machine-end", NULL, "the machine's process does not end");
-                r = keeper_event_read(events, &event);
-                if (r > 0)
-                        keeper_event_free(event);
+/* A keeper that has told of its end is gone in a moment. */
+static int wait_lock(const char *dir, int *ret_fd) {
+        static const struct timespec pause = { .tv_nsec = CHANGE_WAIT_MS * 1000000 };
+        int r = place_lock(dir, ret_fd);
+
+        for (int i = 0; i < CHANGE_TRIES && r == -EWOULDBLOCK; i++) {
+                nanosleep(&pause, NULL);
+                r = place_lock(dir, ret_fd);
         }
-        return machine_forget(call, args, e);
+        return r;
 }
 
 /* All that is left of a deleted machine outside of its pool. */
@@ -368,15 +425,18 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         static const char *const names[] = { "exit.json", "console.last", "keeper.sock", "control.sock" };
         const struct broker_end_args *a = args;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
+        _cleanup_close_ int lock_fd = -EBADF;
         char path[4096];
+        int r = dir ? wait_lock(dir, &lock_fd) : -ENOMEM;
 
-        if (!dir)
-                return -ENOMEM;
+        if (r < 0 && r != -ENOENT)
+                return error_set(e, r, "machine-running", "stop it first", "a process still holds %s", dir ?: "it");
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
                 snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
                 unlink(path);
         }
         rmdir(dir);
+        fault_point(&call->broker->fault, call->op, "run-dir");
         snprintf(path, sizeof(path), "%s/%s/" SEED_FILE_NAME, call->broker->paths.seeds, a->uuid);
         unlink(path);
         snprintf(path, sizeof(path), "%s/%s", call->broker->paths.seeds, a->uuid);

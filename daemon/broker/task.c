@@ -52,12 +52,13 @@ static void on_step(void *opaque, const char *text) {
                 say(*(int *)opaque, json_pack("{s:o}", "progress", value));
 }
 
-static void child(broker_task_fn fn, void *opaque, int out_fd, int cancel_fd) {
+static void child(struct broker_call *call, broker_task_fn fn, void *opaque, int out_fd, int cancel_fd) {
         struct image_progress progress = { .step = on_step, .opaque = &out_fd, .cancel_fd = cancel_fd };
         _cleanup_error_ struct error e = ERROR_INIT;
         json_t *result = NULL;
         int r = fn(opaque, &progress, &result, &e);
 
+        fault_point(&call->broker->fault, call->op, "done");
         if (r < 0) {
                 error_set(&e, r, "task", NULL, "it failed");
                 say(out_fd, json_pack("{s:o}", "error", wire_error(&e)));
@@ -166,8 +167,10 @@ int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struc
                 safe_close(call->broker->listen_fd);
                 close(out[0]);
                 close(cancel[1]);
+                fault_arm(&call->broker->fault, "task");
+                fault_point(&call->broker->fault, call->op, "begin");
                 if (getppid() == broker)
-                        child(fn, opaque, out[1], cancel[0]);
+                        child(call, fn, opaque, out[1], cancel[0]);
                 _exit(1);
         }
         close(out[1]);

@@ -44,16 +44,20 @@ static int write_config(const struct keeper_config *config, int *ret_fd) {
 
 int keeper_spawn(const struct keeper_config *config, pid_t *ret_pid, int *ret_pidfd, int *ret_status_fd,
                  struct error *e) {
-        _cleanup_close_ int config_fd = -EBADF, ours = -EBADF, theirs = -EBADF;
+        _cleanup_close_ int config_fd = -EBADF, ours = -EBADF, theirs = -EBADF, lock_fd = -EBADF;
+        struct keeper_config with_lock = *config;
         _cleanup_free_ char *path = NULL;
         char config_text[16], status_text[16];
         const char *argv[] = { "lodge-keeper", "--config-fd", config_text, "--status-fd", status_text, NULL };
-        int fds[2], pair[2], r = keeper_path(&path);
-        struct spawn s = { .argv = argv, .fds = fds, .n_fds = 2, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1 };
+        int fds[3], pair[2], r = keeper_path(&path);
+        struct spawn s = { .argv = argv, .fds = fds, .n_fds = 3, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1 };
 
         if (r < 0)
                 return error_set(e, r, "keeper-missing", "build or install lodge-keeper", "cannot find lodge-keeper");
-        r = write_config(config, &config_fd);
+        /* One that still ends has it: then the keeper waits for it, and we don't. */
+        if (place_lock(config->run_dir, &lock_fd) == 0)
+                with_lock.lock_fd = lock_fd;
+        r = write_config(&with_lock, &config_fd);
         if (r == 0 && pipe2(pair, O_CLOEXEC) < 0)
                 r = -errno;
         if (r < 0)
@@ -67,6 +71,7 @@ int keeper_spawn(const struct keeper_config *config, pid_t *ret_pid, int *ret_pi
         snprintf(status_text, sizeof(status_text), "%d", theirs);
         fds[0] = config_fd;
         fds[1] = theirs;
+        fds[2] = lock_fd;
         s.path = path;
         r = spawn_child(&s, ret_pid, ret_pidfd, e);
         if (r < 0)

@@ -410,7 +410,7 @@ static int prepare(struct keeper *k) {
                 r = loop_add_signal(k->loop, SIGTERM, on_term, k);
         if (r < 0)
                 return error_set(k->e, r, "keeper-watch", NULL, "cannot watch the machine");
-        r = place_open(k->config->run_dir, &k->dir_fd, k->e);
+        r = place_open(k->config->run_dir, k->config->lock_fd, &k->dir_fd, k->e);
         if (r < 0)
                 return r;
         r = place_listen(k->dir_fd, PLACE_SOCKET, SOCK_SEQPACKET, &k->listen_fd);

@@ -93,6 +93,8 @@ int main(int argc, char **argv) {
                 return 1;
         }
         close(options.config_fd);
+        if (config->lock_fd >= 0)
+                io_set_cloexec(config->lock_fd, true);
         if (keeper_run(config, options.status_fd, &e) < 0) {
                 error_print(&e, "lodge-keeper", stderr);
                 return 2;

@@ -32,9 +32,19 @@ static int remove_file(int dir_fd, const char *name) {
         return unlinkat(dir_fd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int place_open(const char *path, int *ret_fd, struct error *e) {
-        static const char *const left[] = { PLACE_SOCKET, PLACE_CONTROL, PLACE_EXIT, PLACE_CONSOLE };
+int place_lock(const char *path, int *ret_fd) {
         _cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+        if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+                return -errno;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+int place_open(const char *path, int locked_fd, int *ret_fd, struct error *e) {
+        static const char *const left[] = { PLACE_SOCKET, PLACE_CONTROL, PLACE_EXIT, PLACE_CONSOLE };
+        _cleanup_close_ int fd =
+                locked_fd < 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW) : locked_fd;
         struct stat st;
         int r = 0;
 

@@ -22,11 +22,18 @@
 #define PLACE_CONSOLE "console.last"
 
 /**
+ * place_lock() - lock the directory on behalf of a keeper that is about to be started, so that there is no moment at which the keeper is on its way and unseen
+ * Return: 0; -EWOULDBLOCK: a keeper has it; -errno.
+ */
+int place_lock(const char *path, int *ret_fd);
+
+/**
  * place_open() - take the directory for a keeper, and clear away what an earlier one left
+ * @locked_fd: from place_lock(), taken over, also on failure; negative: none
  * @ret_fd: holds the lock while it is open
  * Return: 0, or -errno with "keeper-run-dir" (not there, not ours, open to others) or "keeper-busy".
  */
-int place_open(const char *path, int *ret_fd, struct error *e);
+int place_open(const char *path, int locked_fd, int *ret_fd, struct error *e);
 
 /**
  * place_listen() - make a listening socket, for us alone

@@ -16,7 +16,9 @@ struct machines {
         void *opaque;
         void (*recovered)(void *opaque, int result);
         void *recovered_opaque;
-        unsigned int attaching; /* during the recovery */
+        struct recovery *recovery;
+        bool frozen;
+        struct restart *restarts;
 };
 
 struct exec_job {
@@ -59,6 +61,16 @@ void live_free(struct machine_live *live);
 
 /** live_ended() - its process is gone: reap it at the broker, and decide what follows. */
 void live_ended(struct machine_live *live, int status);
+
+/** live_reap() - the end of a machine that no daemon saw: as live_ended(); @host: its host ended, too. */
+void live_reap(struct machines *ms, const struct store_machine *row, bool host);
+
+/** recovery_free() - see recover.c; NULL is fine. */
+void recovery_free(struct recovery *r);
+
+/** restart_consider() - a machine has ended (well: @clean) that is wanted: start it again, later, if its policy says so; returns whether. */
+bool restart_consider(struct machines *ms, const struct store_machine *row, bool clean);
+void restarts_free(struct machines *ms);
 
 /** live_ask_end() - climb the ladder: agent, power button, again and again. */
 void live_ask_end(struct machine_live *live, bool agent);

@@ -242,7 +242,7 @@ struct reap {
         struct machines *ms;
         char *uuid, *reason;
         int status;
-        bool panicked;
+        bool panicked, host;
 };
 
 static void reap_free(struct reap *r) {
@@ -268,44 +268,46 @@ static int row_ended(struct store_machine *row, int status, const char *reason) 
         return r;
 }
 
+static const char *end_reason(const struct reap *reap, bool wanted) {
+        if (reap->panicked)
+                return "the guest's kernel panicked";
+        if (reap->status == 0)
+                return "it powered off";
+        if (reap->host)
+                return "its host was restarted";
+        if (!wanted)
+                return "its plug was pulled";
+        if (reap->status == -1)
+                return "its keeper was killed";
+        return reap->status > 128 ? "its process was killed" : "its process failed";
+}
+
 static void follow_end(struct reap *reap, const char *last_words) {
-        static const struct machine_caller self = { .who = "restart policy" };
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
-        const struct machine_start_request plain = { 0 };
         bool clean = reap->status == 0 && !reap->panicked, asked, again = false;
         char reason[512];
-        char *id;
 
         if (store_machine_find(reap->ms->store, NULL, reap->uuid, &row, &e) < 0)
                 return;
-        asked = !row->wanted; /* somebody wanted it to end, whichever way */
-        snprintf(reason, sizeof(reason), "%s%s%.300s",
-                 reap->panicked                ? "the guest's kernel panicked"
-                 : clean                       ? "it powered off"
-                 : asked && reap->status > 128 ? "its plug was pulled"
-                 : reap->status == -1          ? "its keeper was killed"
-                 : reap->status > 128          ? "its process was killed"
-                                               : "its process failed",
-                 last_words && *last_words && !clean ? ": " : "", last_words && !clean ? last_words : "");
+        asked = !row->wanted || reap->host; /* nobody expects it to run on */
+        snprintf(reason, sizeof(reason), "%s%s%.300s", end_reason(reap, row->wanted),
+                 last_words && last_words[0] && !clean && !asked ? ": " : "",
+                 last_words && !clean && !asked ? last_words : "");
         networks_withdraw(reap->ms, row);
         if (row_ended(row, reap->status, reason) < 0)
                 return;
-        if (row->wanted && machine_definition_load(row, &d, &e) == 0)
-                again = d->restart == MACHINE_RESTART_ALWAYS || (d->restart == MACHINE_RESTART_ON_FAILURE && !clean);
-        /* A guest that powers itself off is stopped because it wanted that; one that breaks is failed. */
-        if (row->wanted && clean && !again)
+        if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
+                again = restart_consider(reap->ms, row, clean);
+        /* A guest that powers itself off is stopped because it wanted that; one that breaks is failed. With its host a machine ends without a fault of its own. */
+        if (row->wanted && (clean || reap->host) && !again)
                 row->wanted = false;
         if (store_machine_update(reap->ms->store, row, 0, &e) < 0) {
                 log_warning("%s has ended, which could not be written down: %s", row->name, e.message ?: "");
                 return;
         }
         machines_event(reap->ms, clean || asked ? "machine-stopped" : "machine-failed", row->project, row->name, NULL,
-                       "%s", reason);
-        if (again && !operation_of_target(reap->ms->operations, row->uuid) &&
-            machine_start(reap->ms, row, &plain, &self, &id, &e) == 0)
-                free(id);
+                       "%s%s", reason, again ? "; it is started again" : "");
 }
 
 static void on_reaped(void *opaque, const struct error *e, struct wire_message *reply) {
@@ -337,6 +339,17 @@ void live_ended(struct machine_live *live, int status) {
         } else
                 free(reap);
         live_free(live);
+}
+
+void live_reap(struct machines *ms, const struct store_machine *row, bool host) {
+        struct reap *reap = calloc(1, sizeof(*reap));
+
+        if (!reap)
+                return;
+        *reap = (struct reap){ .ms = ms, .uuid = strdup(row->uuid), .status = -1, .host = host };
+        if (!reap->uuid ||
+            broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) < 0)
+                reap_free(reap);
 }
 
 /* ---- attaching ------------------------------------------------------------------------------------------------------ */

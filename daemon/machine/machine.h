@@ -12,7 +12,7 @@
  *
  * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
  *
- * Files: machines.c the registry and the recovery at the start; definition.c JSON to definitions, patches, what can change live;
+ * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what can change live;
  * view.c what clients see; live.c one running machine; op-*.c the operations.
  */
 #pragma once
@@ -44,6 +44,9 @@ DEFINE_CLEANUP(machines, machines_free);
  * @fn: called once, when that is done: 0 or -errno
  */
 int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque);
+
+/** machines_freeze() - the broker is gone, and we are about to end: leave everything as it is. */
+void machines_freeze(struct machines *ms);
 
 struct operations *machines_operations(struct machines *ms);
 struct store *machines_store(struct machines *ms);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* machines: the registry, what changes a definition, and the recovery at the daemon's start; see machine.h */
+/* machines: the registry, and what changes a definition; see machine.h */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,10 +34,17 @@ int machines_new(enum api_scope scope, struct loop *loop, struct store *store, s
 void machines_free(struct machines *ms) {
         if (!ms)
                 return;
+        recovery_free(ms->recovery);
+        restarts_free(ms);
         operations_free(ms->operations);
         while (ms->live)
                 live_free(ms->live);
         free(ms);
+}
+
+void machines_freeze(struct machines *ms) {
+        ms->frozen = true;
+        operations_freeze(ms->operations);
 }
 
 struct operations *machines_operations(struct machines *ms) {
@@ -100,6 +107,23 @@ void machines_event(struct machines *ms, const char *kind, const char *project, 
 
 /* ---- definitions --------------------------------------------------------------------------------------------------- */
 
+static int store_add(struct store *s, struct store_machine *row, uint64_t generation, struct error *e) {
+        return store_machine_add(s, row, e);
+}
+
+/* A change that is one transaction. */
+static int write_row(struct machines *ms, const char *what, struct store_machine *row, uint64_t generation,
+                     int (*fn)(struct store *s, struct store_machine *row, uint64_t generation, struct error *e),
+                     struct error *e) {
+        struct fault *fault = operations_fault(ms->operations);
+        int r;
+
+        fault_point(fault, what, "journal");
+        r = fn(ms->store, row, generation, e);
+        fault_point(fault, what, "journaled");
+        return r;
+}
+
 int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
                    const struct machine_caller *caller, struct store_machine **ret_row, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
@@ -115,7 +139,7 @@ int machine_define(struct machines *ms, const char *project, const struct machin
                 r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
-        r = store_machine_add(ms->store, row, e);
+        r = write_row(ms, "define", row, 0, store_add, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;
@@ -143,7 +167,7 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
                 return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "change", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         pending = machine_pending(row);
@@ -177,83 +201,12 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot rename the machine");
         r = machine_row_set(row, d, e);
         if (r == 0)
-                r = store_machine_update(ms->store, row, generation, e);
+                r = write_row(ms, "rename", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
                        caller->who);
         return 0;
-}
-
-/* ---- recovery ------------------------------------------------------------------------------------------------------- */
-
-static void start_wanted(struct machines *ms) {
-        /* What a restart of the daemon alone did not end runs. The rest is what the host's boot has to start: autostart. */
-}
-
-static void recovered(struct machines *ms, int result) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (result == 0)
-                result = operations_recover(ms->operations, &e);
-        if (result == 0)
-                start_wanted(ms);
-        else if (e.code < 0)
-                error_print(&e, "lodged", stderr);
-        ms->recovered(ms->recovered_opaque, result);
-}
-
-static void on_attached(void *opaque, const struct error *e) {
-        struct machines *ms = opaque;
-
-        if (e)
-                log_warning("a machine's keeper does not answer: %s", e->message ?: "?");
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-/* A machine's process that no row wants: a rollback that was not finished, or a store from a backup. It is told of, and left alone. */
-static void attach_found(struct machines *ms, const char *uuid, const char *state) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (store_machine_find(ms->store, NULL, uuid, &row, &e) < 0) {
-                log_warning("a machine that this store does not know is %s: %s", state, uuid);
-                return;
-        }
-        ms->attaching++;
-        if (live_attach(ms, row, on_attached, ms, &e) < 0) {
-                ms->attaching--;
-                log_warning("cannot attach to %s: %s", row->name, e.message ?: "?");
-        }
-}
-
-static void on_machine_list(void *opaque, const struct error *e, struct wire_message *reply) {
-        struct machines *ms = opaque;
-        json_t *item;
-        size_t i;
-
-        if (e) {
-                log_error("cannot find out which machines run: %s", e->message ?: "?");
-                recovered(ms, e->code);
-                return;
-        }
-        ms->attaching = 1;
-        json_array_foreach(json_object_get(reply->json, "items"), i, item) {
-                const char *uuid = json_string_value(json_object_get(item, "uuid"));
-                const char *state = json_string_value(json_object_get(item, "state"));
-
-                if (uuid && state)
-                        attach_found(ms, uuid, state);
-        }
-        if (--ms->attaching == 0)
-                recovered(ms, 0);
-}
-
-int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), void *opaque) {
-        ms->recovered = fn;
-        ms->recovered_opaque = opaque;
-        return broker_call(ms->broker, "machine-list", NULL, NULL, on_machine_list, ms, NULL);
 }
 
 void machines_broker_event(struct machines *ms, const char *name, json_t *event) {

@@ -407,6 +407,7 @@ static void ended(struct operation *op) {
                 free(row->running);
                 row->running = NULL;
                 store_machine_update(ms->store, row, 0, NULL);
+                restart_consider(ms, row, false);
         }
         machines_event(ms, "machine-start-failed", op->row->project, op->row->target, op->row->request_id, "%s",
                        op->error.message ?: "it failed");
@@ -453,8 +454,12 @@ static json_t *start_args(const struct store_machine *row, const struct machine_
 /* A transaction that ends in an operation. */
 int operation_commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e) {
         char *id = strdup(op->row->id);
-        int r = id ? store_commit(ms->store, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
+        struct fault *fault = operations_fault(ms->operations);
+        int r;
 
+        fault_point(fault, "begin", "journal");
+        r = id ? store_commit(ms->store, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
+        fault_point(fault, "begin", "journaled");
         if (!id)
                 store_rollback(ms->store);
         if (r < 0) {

@@ -148,6 +148,7 @@ static int purge_run(struct operation *op, struct error *e) {
         return 1;
 }
 
+/* The row goes last: as long as there is one, the rest can be found. */
 static int forget_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
@@ -230,7 +231,9 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
                 store_rollback(ms->store);
                 return r;
         }
+        fault_point(operations_fault(ms->operations), "begin", "journal");
         r = store_commit(ms->store, e);
+        fault_point(operations_fault(ms->operations), "begin", "journaled");
         if (r < 0) {
                 struct operation *op = operation_find(ms->operations, *ret_id);
 

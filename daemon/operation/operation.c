@@ -3,7 +3,6 @@
 #include "daemon/operation/operation.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +25,8 @@ struct operations {
                 void *opaque;
         } watchers[WATCHERS_MAX];
         unsigned int n_watchers;
-        long kill_at, kill_count; /* for tests: which journal point to die at */
+        struct fault fault;
+        bool frozen;
 };
 
 static void advance(struct operation *op);
@@ -34,12 +34,11 @@ static void advance(struct operation *op);
 int operations_new(struct loop *loop, struct store *store, const struct operation_kind *const *kinds, void *context,
                    struct operations **ret_all) {
         struct operations *all = calloc(1, sizeof(*all));
-        const char *kill_at = getenv("LODGED_TEST_KILL_AT");
 
         if (!all)
                 return -ENOMEM;
         *all = (struct operations){ .loop = loop, .store = store, .kinds = kinds, .context = context };
-        all->kill_at = kill_at ? strtol(kill_at, NULL, 10) : 0;
+        fault_arm(&all->fault, "worker");
         *ret_all = all;
         return 0;
 }
@@ -83,13 +82,19 @@ static void tell(struct operation *op) {
                 op->all->watchers[i].fn(op->all->watchers[i].opaque, op);
 }
 
-/*
- * For tests: a daemon that is started with LODGED_TEST_KILL_AT=N kills itself at the N-th point where a kill could matter: before and
- * after each write to the journal. The environment of a daemon is its administrator's.
- */
-static void kill_point(struct operations *all) {
-        if (all->kill_at && ++all->kill_count == all->kill_at)
-                kill(getpid(), SIGKILL);
+void operations_freeze(struct operations *all) {
+        all->frozen = true;
+}
+
+struct fault *operations_fault(struct operations *all) {
+        return &all->fault;
+}
+
+/* The step that an operation is at, as a point's name. */
+static void point(struct operation *op, const char *when) {
+        const struct operation_kind *kind = op->kind;
+
+        fault_point(&op->all->fault, op->row->step < kind->n_steps ? kind->steps[op->row->step].name : "end", when);
 }
 
 /* ---- the journal ------------------------------------------------------------------------------------------------- */
@@ -129,9 +134,9 @@ static int write_row(struct operation *op, struct error *e) {
         r = render(op, e);
         if (r < 0)
                 return r;
-        kill_point(op->all);
+        point(op, "journal");
         r = store_op_update(op->all->store, op->row, e);
-        kill_point(op->all);
+        point(op, "journaled");
         return r;
 }
 
@@ -150,9 +155,9 @@ static int write_end(struct operation *op, struct error *e) {
                 store_rollback(op->all->store);
                 return r;
         }
-        kill_point(op->all);
+        fault_point(&op->all->fault, "end", "journal");
         r = store_commit(op->all->store, e);
-        kill_point(op->all);
+        fault_point(&op->all->fault, "end", "journaled");
         return r;
 }
 
@@ -164,7 +169,7 @@ static void run_queued(void *opaque) {
         op->queued = false;
         if (op->abandoned)
                 operation_free(op);
-        else
+        else if (!op->all->frozen)
                 advance(op);
 }
 
@@ -230,6 +235,8 @@ static bool step_forward(struct operation *op) {
         op->busy = true;
         r = step->run ? step->run(op, &e) : 0;
         if (r > 0)
+                point(op, "begun");
+        if (r > 0)
                 return false;
         op->busy = false;
         if (r < 0) {
@@ -253,6 +260,8 @@ static bool step_back(struct operation *op) {
         tell(op);
         op->busy = true;
         r = step->undo ? step->undo(op, &e) : 0;
+        if (r > 0)
+                point(op, "undo-begun");
         if (r > 0)
                 return false;
         op->busy = false;
@@ -278,6 +287,8 @@ static void advance(struct operation *op) {
 void operation_step_done(struct operation *op, const struct error *e) {
         bool undoing = op->row->state == STORE_OP_UNDOING;
 
+        if (op->all->frozen)
+                return;
         op->busy = false;
         op->call = 0;
         if (e && e->code < 0 && !undoing) {

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/loop.h"
 #include "daemon/store/store.h"
 
@@ -86,6 +87,16 @@ int operations_recover(struct operations *all, struct error *e);
 int operation_begin(struct operations *all, const struct operation_kind *kind, const char *project, const char *target,
                     const char *target_uuid, json_t *args, const char *requester, const char *request_id,
                     struct operation **ret_op, struct error *e);
+
+/**
+ * operations_freeze() - this process is about to end: nothing goes on, nothing is undone, the journal stays as it is
+ *
+ * Steps fail then, because nobody answers them any more. That is not a reason to undo: the next process takes up what it finds.
+ */
+void operations_freeze(struct operations *all);
+
+/** operations_fault() - the points of the process that the operations run in; the steps may have some of their own. */
+struct fault *operations_fault(struct operations *all);
 
 /** operation_abandon() - the transaction in which it began was not committed: it never was. */
 void operation_abandon(struct operation *op);

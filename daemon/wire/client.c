@@ -53,6 +53,7 @@ static void end(struct broker_client *c, int reason) {
                 return;
         c->ended = true;
         loop_source_free(TAKE_PTR(c->source));
+        c->ops->on_end(c->opaque, reason);
         error_set(&e, -EPIPE, "broker-gone", "try again in a moment", "the daemon's broker is gone");
         while (c->calls) {
                 struct call *call = c->calls;
@@ -62,7 +63,6 @@ static void end(struct broker_client *c, int reason) {
                         call->fn(call->opaque, &e, NULL);
                 call_free(call);
         }
-        c->ops->on_end(c->opaque, reason);
 }
 
 static int send_call(struct broker_client *c, struct call *call) {

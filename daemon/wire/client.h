@@ -3,7 +3,7 @@
  * client: the worker's side of the wire: calls to the broker, and their answers
  *
  * A call is sent at once, or waits here while many others are open, so that the wire never fills up and nothing here
- * waits. Answers come in any order. When the broker is gone, every open call fails with -EPIPE and on_end() is called: the worker has
+ * waits. Answers come in any order. When the broker is gone, on_end() is called and then every open call fails with -EPIPE: the worker has
  * no business without it, and ends.
  */
 #pragma once

@@ -63,8 +63,12 @@ static void on_broker_event(void *opaque, const char *name, json_t *event) {
 }
 
 static void on_broker_end(void *opaque, int reason) {
+        struct worker *w = opaque;
+
         log_warning("the broker is gone");
-        stop(opaque, 1);
+        if (w->machines)
+                machines_freeze(w->machines);
+        stop(w, 1);
 }
 
 static void on_machines_event(void *opaque, const struct store_event *event) {
@@ -82,6 +86,10 @@ static void on_recovered(void *opaque, int result) {
                 stop(w, 1);
                 return;
         }
+        if (w->config->ended)
+                machines_event(w->machines, "worker-restarted", NULL, NULL, NULL,
+                               "the daemon's worker ended with status %u and was started again",
+                               (unsigned int)w->config->ended);
         api_ready(w->api);
         log_info("ready: %u machines run", machines_running(w->machines));
 }

@@ -49,7 +49,7 @@ static int setup(void **state) {
 
         snprintf(f->dir, sizeof(f->dir), "/tmp/lodge-test-keeper-XXXXXX");
         assert_non_null(mkdtemp(f->dir));
-        assert_int_equal(place_open(f->dir, &f->dir_fd, NULL), 0);
+        assert_int_equal(place_open(f->dir, -EBADF, &f->dir_fd, NULL), 0);
         assert_int_equal(place_listen(f->dir_fd, PLACE_SOCKET, SOCK_SEQPACKET, &f->listen_fd), 0);
         assert_int_equal(loop_new(&f->loop), 0);
         assert_int_equal(server_new(f->loop, f->listen_fd, &ops, f, &f->server), 0);
@@ -440,18 +440,18 @@ static void test_place(void **state) {
         assert_non_null(mkdtemp(dir));
         assert_int_equal(keeper_exit_read(dir, &record, NULL), -ENOENT);
         assert_int_equal(keeper_connect(dir, &fd, NULL), -ENOENT);
-        assert_int_equal(place_open(dir, &first, NULL), 0);
+        assert_int_equal(place_open(dir, -EBADF, &first, NULL), 0);
         assert_int_equal(place_listen(first, PLACE_SOCKET, SOCK_SEQPACKET, &fd), 0);
         close(fd);
         assert_int_equal(keeper_connect(dir, &fd, NULL), -ECONNREFUSED); /* its keeper was killed */
-        assert_int_equal(place_open(dir, &second, &e), -EBUSY);
+        assert_int_equal(place_open(dir, -EBADF, &second, &e), -EBUSY);
         assert_string_equal(e.id, "keeper-busy");
         close(first);
-        assert_int_equal(place_open(dir, &second, NULL), 0);
+        assert_int_equal(place_open(dir, -EBADF, &second, NULL), 0);
         assert_int_equal(keeper_connect(dir, &fd, NULL), -ENOENT);
         close(second);
         assert_int_equal(chmod(dir, 0755), 0);
-        assert_int_equal(place_open(dir, &second, &open_to_all), -EPERM);
+        assert_int_equal(place_open(dir, -EBADF, &second, &open_to_all), -EPERM);
         assert_string_equal(open_to_all.id, "keeper-run-dir");
         assert_int_equal(rmdir(dir), 0);
 }
