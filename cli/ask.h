@@ -95,6 +95,7 @@ int ask_machine_rename(struct ask *a, struct error *e);
 int ask_machine_set(struct ask *a, struct error *e);
 int ask_machine_edit(struct ask *a, struct error *e);
 int ask_machine_wait(struct ask *a, struct error *e);
+int ask_machine_console(struct ask *a, struct error *e);
 int ask_machine_exec(struct ask *a, struct error *e);
 int ask_operation_list(struct ask *a, struct error *e);
 int ask_operation_show(struct ask *a, struct error *e);

@@ -33,6 +33,7 @@ static const struct cli_command commands[] = {
         { &schema_command_machine_set, .ask = ask_machine_set },
         { &schema_command_machine_edit, .ask = ask_machine_edit },
         { &schema_command_machine_wait, .ask = ask_machine_wait },
+        { &schema_command_machine_console, .ask = ask_machine_console },
         { &schema_command_machine_exec, .ask = ask_machine_exec },
         { &schema_command_operation_list, .ask = ask_operation_list },
         { &schema_command_operation_show, .ask = ask_operation_show },

@@ -253,6 +253,11 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         check "a command in it" prints 0 Linux exec run uname -s
         exec_status() { run 7 exec run 'echo out; echo err >&2; exit 7' && grep -qx out "$work/out" && grep -qx err "$work/err"; }
         check "its exit status, output and messages" exec_status
+        on_console() { # what is typed reaches the guest, and what it shows comes here
+                { sleep 2; echo 'echo con-$((40 + 2))'; sleep 3; } | timeout --signal INT 6 "$build/lodge" console run >"$work/out" 2>"$work/err"
+                grep -a 'con-42' "$work/out"
+        }
+        check "the console, both ways" on_console
         # shellcheck disable=SC2016 # the guest must get it as it is
         check "arguments reach it as they are" prints 0 "[a  'b|\$c]" exec run printf '[%s|%s]' "a  'b" '$c'
         check "options behind the command are its own" prints 0 "0" exec run id -u
