@@ -19,6 +19,8 @@ struct machines {
         struct recovery *recovery;
         bool frozen;
         struct restart *restarts;
+        struct loop_source *sample; /* of what machines use */
+        uint64_t sampled_ns;
 };
 
 struct exec_job {
@@ -36,6 +38,7 @@ struct machine_live {
         char *uuid, *name, *project;
         char *engine, *engine_reason, *since;
         bool kvm, paused, agent_ready, panicked, ending;
+        bool found; /* running, by a daemon that has not started it */
         uint32_t pid;
         int control_fd, agent_fd, events_fd;
         struct qmp_client *qmp;
@@ -43,6 +46,8 @@ struct machine_live {
         struct loop_source *events, *exec_deadline, *ladder;
         struct exec_job *jobs; /* the first one is under way */
         bool job_runs;
+        uint32_t sampled_pid; /* usage.c: the process and its CPU time at the last sample */
+        uint64_t sampled_cpu_us;
         struct operation *stopping; /* waits for its end */
         unsigned int rung;
         char ended_reason[256];
@@ -105,6 +110,9 @@ int networks_undo(struct operation *op, struct error *e);
 
 /** networks_withdraw() - its published ports are the host's again. */
 void networks_withdraw(struct machines *ms, const struct store_machine *row);
+
+/** usage_begin() - take samples of what machines use, from now on. */
+int usage_begin(struct machines *ms);
 
 /** launch_stop_waiting() - a launch that only waits for the guest is over: something else is to happen to the machine. */
 void launch_stop_waiting(struct machines *ms, const char *uuid);

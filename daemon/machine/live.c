@@ -430,6 +430,7 @@ static int live_make(const struct attach *a, struct wire_message *reply) {
                 .engine_reason = copy(a->engine_reason),
                 .since = copy(json_string_value(json_object_get(j, "started"))),
                 .kvm = json_is_true(json_object_get(j, "kvm")),
+                .found = operation_of_target(a->ms->operations, a->uuid) == NULL,
                 .pid = (uint32_t)json_integer_value(json_object_get(j, "pid")),
                 .control_fd = wire_take_fd(reply, 0),
                 .agent_fd = wire_take_fd(reply, 1),

@@ -23,7 +23,10 @@ int machines_new(enum api_scope scope, struct loop *loop, struct store *store, s
                 .scope = scope, .loop = loop, .store = store, .broker = broker, .on_event = on_event, .opaque = opaque
         };
         r = operations_new(loop, store, kinds, ms, &ms->operations);
+        if (r == 0)
+                r = usage_begin(ms);
         if (r < 0) {
+                operations_free(ms->operations);
                 free(ms);
                 return r;
         }
@@ -39,6 +42,7 @@ void machines_free(struct machines *ms) {
         operations_free(ms->operations);
         while (ms->live)
                 live_free(ms->live);
+        loop_source_free(ms->sample);
         free(ms);
 }
 
