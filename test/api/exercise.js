@@ -198,8 +198,14 @@ function send(method, path, headers, text) {
 }
 
 let sent = 0;
-const define = (name) => send('POST', '/v1/machines', { 'Content-Type': 'application/json' },
-                              JSON.stringify({ name, kernel: DICTIONARY.kernel[0] }));
+async function define(name) {
+        const answer = await send('POST', '/v1/machines', { 'Content-Type': 'application/json' },
+                                  JSON.stringify({ name, kernel: DICTIONARY.kernel[0] }));
+        if (answer.status === 201)
+                succeeded.machine_define = (succeeded.machine_define ?? 0) + 1;
+        else if (answer.status !== 409)
+                throw new Error(`machine ${name} cannot be defined: ${answer.status} ${answer.text}`);
+}
 
 const tried = (f, otherwise) => {
         try {

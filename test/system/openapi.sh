@@ -74,6 +74,7 @@ exercised() {
 
 examples() { # of doc/api.md, in their order, in one shell
         mkdir -p "$work/examples" && cd "$work/examples" || return
+        # shellcheck disable=SC2016 # the marks of a block of code
         { echo 'set -euxo pipefail'; sed -n '/^```sh$/,/^```$/p' "$top/doc/api.md" | grep -v '^```'; } >"$work/examples.sh"
         [ "$(grep -c curl "$work/examples.sh")" -gt 8 ] && socket=$socket bash "$work/examples.sh"
 }
