@@ -90,13 +90,19 @@ class Peer:
             return " / ".join(f.read().splitlines()[-3:])
 
     def stop(self):
-        if self.proc and self.proc.poll() is None:
-            self.proc.send_signal(signal.SIGTERM)
-            try:
-                self.proc.wait(30)
-            except subprocess.TimeoutExpired:
-                self.proc.kill()
-                self.proc.wait()
+        """End the daemon, and the machines that a run that failed has left."""
+        if not self.proc or self.proc.poll() is not None:
+            return
+        machines = [(p, comm(p)) for p in descendants(self.proc.pid) if comm(p).startswith(("lodge-", "qemu-system"))]
+        self.proc.send_signal(signal.SIGTERM)
+        try:
+            self.proc.wait(30)
+        except subprocess.TimeoutExpired:
+            self.proc.kill()
+            self.proc.wait()
+        for pid, name in machines:
+            if comm(pid) == name:
+                os.kill(pid, signal.SIGKILL)
 
     def memory(self):
         return memory_kib(p for p in descendants(self.proc.pid) if comm(p).startswith(self.processes))
