@@ -283,7 +283,7 @@ static int answer_error(const struct http_answer *answer, const json_t *json, st
         int code;
 
         if (!message)
-                return error_set(e, answer->status == 503 ? -EAGAIN : -EIO, "daemon-answer",
+                return error_set(e, answer->status == 503 ? -EAGAIN : -EPROTO, "daemon-answer",
                                  "look into the daemon's log", "the daemon answered with status %u and no reason",
                                  answer->status);
         code = client_code(json_string_value(json_object_get(error, "code")), answer->status == 400 ? -EINVAL : -EIO);
