@@ -318,6 +318,9 @@ def write_header(schema, out):
     for route in schema.routes:
         out(f"        ROUTE_{route.name.upper()}, /* {route.method} {route.path} */")
     out("        ROUTE_COUNT,\n};\nextern const struct schema_route schema_routes[ROUTE_COUNT];\n")
+    out("/* X(ID, name) for each of them, so that none is left without a function. */")
+    names = [f"X({r.name.upper()}, {r.name})" for r in schema.routes]
+    out("#define SCHEMA_ROUTES(X) \\\n        " + " \\\n        ".join(names) + "\n")
     for command in schema.commands + schema.programs:
         objects = ", ".join(f"struct {o.c_name}" for o in command.objects)
         out(f"/* lodge {command.name}; objects: {objects} */\nextern const struct schema_command {command.c_name};")

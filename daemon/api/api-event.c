@@ -15,7 +15,7 @@ static char *copy(const char *text) {
         return text ? strdup(text) : NULL;
 }
 
-static void event_fill(struct event_view *v, const struct store_event *event) {
+void api_event_fill(struct event_view *v, const struct store_event *event) {
         json_auto_t *data = event->data ? json_loads(event->data, 0, NULL) : NULL;
 
         v->seq = event->seq;
@@ -34,7 +34,7 @@ static int list_one(void *opaque, const struct store_event *event) {
         l->result = event_page_add_items(l->page, &item);
         if (l->result < 0)
                 return l->result;
-        event_fill(item, event);
+        api_event_fill(item, event);
         return 0;
 }
 
@@ -54,7 +54,4 @@ int api_event_list(struct api_request *q, struct error *e) {
         if (r == 0)
                 r = store_event_range(q->api->o.store, &oldest, &page->last, e);
         return r < 0 ? r : api_answer(q, page);
-}
-
-void api_event(struct api *api, const struct store_event *event) {
 }

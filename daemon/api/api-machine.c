@@ -17,7 +17,7 @@ static int answer_machine(struct api_request *q, const struct store_machine *row
         if (r < 0)
                 return r;
         api_etag(q, row->generation);
-        return api_answer(q, view);
+        return api_answer_as(q, q->dry_run ? 200 : q->route->status, &machine_view_schema, view);
 }
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
@@ -341,6 +341,20 @@ int api_machine_stop(struct api_request *q, struct error *e) {
         if (q->dry_run)
                 return answer_machine(q, row, e);
         r = machine_stop(q->api->o.machines, row, q->body, &q->caller, &id, e);
+        return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+int api_machine_clone(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_rename_request *how = q->body;
+        char *id;
+        int r = api_machine(q, &row, e);
+
+        if (r < 0)
+                return r;
+        if (q->dry_run)
+                return answer_machine(q, row, e);
+        r = machine_clone(q->api->o.machines, row, how->name, &q->caller, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
 }
 

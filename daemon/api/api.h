@@ -29,6 +29,8 @@
 #include "schema/lodge-schema.h"
 
 struct api;
+struct api_connection;
+struct api_stream;
 
 struct api_options {
         const struct worker_config *config;
@@ -78,12 +80,14 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
+        int silent_fd; /* the other half of what libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
         uint64_t last_connection;
         struct api_request *waiting; /* requests that are answered later */
-        struct api_listener *listeners;
+        struct api_stream *streams;  /* WebSockets */
+        unsigned int n_streams;
         bool ready;
         uint64_t counts[6]; /* answers by hundreds of their status */
 };
@@ -96,6 +100,9 @@ api_handler api_handler_of(enum schema_route_id id);
 
 /** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
 int api_answer(struct api_request *q, const void *object);
+
+/** api_answer_as() - answer with an object of another kind: what a dry run of an operation says. */
+int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
 int api_answer_text(struct api_request *q, unsigned int status, const char *type, const char *text, size_t n);
@@ -112,31 +119,25 @@ void api_etag(struct api_request *q, uint64_t generation);
 /** api_if_match() - the generation that the client has seen, 0 for none; -EINVAL "etag". */
 int api_if_match(struct api_request *q, uint64_t *ret_generation, struct error *e);
 
+/**
+ * api_pass() - answer with what the broker answers to a call, checked by the route's object
+ * @args: taken over. Return: 1, -errno.
+ */
+int api_pass(struct api_request *q, const char *op, json_t *args, struct error *e);
+
+/** api_pass_then() - call the broker, and when that went well, go on with @then, which answers. */
+int api_pass_then(struct api_request *q, const char *op, json_t *args, api_handler then, struct error *e);
+
 /** api_machine() - the machine that the path names. */
 int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e);
 
 /** operation_view_make() - an operation as clients see it, of a row and of what is in memory of it (@op, may be NULL). */
 int operation_view_make(const struct store_op *row, const struct operation *op, struct operation_view **ret);
 
-int api_daemon_show(struct api_request *q, struct error *e);
-int api_machine_list(struct api_request *q, struct error *e);
-int api_machine_define(struct api_request *q, struct error *e);
-int api_machine_launch(struct api_request *q, struct error *e);
-int api_machine_show(struct api_request *q, struct error *e);
-int api_machine_replace(struct api_request *q, struct error *e);
-int api_machine_change(struct api_request *q, struct error *e);
-int api_machine_delete(struct api_request *q, struct error *e);
-int api_machine_start(struct api_request *q, struct error *e);
-int api_machine_stop(struct api_request *q, struct error *e);
-int api_machine_pause(struct api_request *q, struct error *e);
-int api_machine_resume(struct api_request *q, struct error *e);
-int api_machine_reset(struct api_request *q, struct error *e);
-int api_machine_rename(struct api_request *q, struct error *e);
-int api_machine_exec(struct api_request *q, struct error *e);
-int api_operation_list(struct api_request *q, struct error *e);
-int api_operation_show(struct api_request *q, struct error *e);
-int api_operation_cancel(struct api_request *q, struct error *e);
-int api_event_list(struct api_request *q, struct error *e);
+/* One function for each of the schema's requests: api_machine_list() and so on. */
+#define API_DECLARE(ID, name) int api_##name(struct api_request *q, struct error *e);
+SCHEMA_ROUTES(API_DECLARE)
+#undef API_DECLARE
 
 /** api_operation_changed() - those who wait for the operation are answered. */
 void api_operation_changed(void *opaque, const struct operation *op);

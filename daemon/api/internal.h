@@ -25,3 +25,15 @@ void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, si
 
 /** connection_of() - NULL if it is closed by now. */
 struct api_connection *connection_of(struct api *api, SoupServerMessage *message);
+
+/** api_stream_wanted() - does a request want a WebSocket of ours? */
+bool api_stream_wanted(SoupServerMessage *message, const char *path);
+
+/** api_stream_begin() - answer the handshake; the stream begins when that answer is out. */
+void api_stream_begin(struct api *api, SoupServerMessage *message);
+
+/** api_stream_connection_gone() - @c is about to be freed. */
+void api_stream_connection_gone(struct api *api, const struct api_connection *c);
+
+/** api_event_fill() - an event as clients see it. */
+void api_event_fill(struct event_view *v, const struct store_event *event);

@@ -73,7 +73,11 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
 }
 
 int api_answer(struct api_request *q, const void *object) {
-        _cleanup_free_ char *text = schema_format(q->route->answer, object);
+        return api_answer_as(q, q->route->status, q->route->answer, object);
+}
+
+int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object) {
+        _cleanup_free_ char *text = schema_format(schema, object);
         _cleanup_error_ struct error e = ERROR_INIT;
 
         if (!text) {
@@ -81,7 +85,7 @@ int api_answer(struct api_request *q, const void *object) {
                 api_answer_error(q, &e);
                 return 0;
         }
-        return api_answer_text(q, q->route->status, "application/json", text, strlen(text));
+        return api_answer_text(q, status, "application/json", text, strlen(text));
 }
 
 /* RFC 9110 for errnos. What is not a person's mistake and passes by itself is 503: try again. */

@@ -50,6 +50,7 @@ struct gone {
 static void on_connection_gone(gpointer opaque, GObject *was) {
         struct gone *gone = opaque;
 
+        api_stream_connection_gone(gone->api, gone->connection);
         connection_unlink(gone->api, gone->connection);
         free(gone);
 }
@@ -240,7 +241,33 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
 
         if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
                 return; /* refused already */
+        if (api_stream_wanted(message, path)) {
+                api_stream_begin(api, message);
+                return;
+        }
         request_take(api, message);
+}
+
+/*
+ * libsoup ends a connection after one answer when its server listens nowhere. Connections are accepted here, so it gets a socket to listen
+ * on that nobody can connect to: half of a pair whose other half stays silent.
+ */
+static int listen_nowhere(struct api *api) {
+        GSocket *socket;
+        gboolean ok;
+        int fds[2];
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+                return -errno;
+        api->silent_fd = fds[1];
+        socket = g_socket_new_from_fd(fds[0], NULL);
+        if (!socket) {
+                close(fds[0]);
+                return -EIO;
+        }
+        ok = soup_server_listen_socket(api->server, socket, 0, NULL);
+        g_object_unref(socket);
+        return ok ? 0 : -EIO;
 }
 
 int api_new(const struct api_options *options, struct api **ret_api, struct error *e) {
@@ -250,11 +277,14 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
         api->o = *options;
+        api->silent_fd = -EBADF;
         api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, NULL);
         soup_server_add_handler(api->server, NULL, on_request, api, NULL);
         g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
         operations_watch(machines_operations(options->machines), api_operation_changed, api);
-        r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
+        r = listen_nowhere(api);
+        if (r == 0)
+                r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
         if (r == 0)
                 r = loop_timer_set(api->sweep, SWEEP_US);
         if (r == 0)
@@ -274,6 +304,8 @@ void api_free(struct api *api) {
                 soup_server_disconnect(api->server);
                 g_object_unref(api->server);
         }
+        if (api->silent_fd >= 0)
+                close(api->silent_fd);
         free(api);
 }
 

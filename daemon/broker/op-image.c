@@ -5,6 +5,7 @@
 
 #include "daemon/broker/broker.h"
 #include "daemon/image/image.h"
+#include "daemon/storage/pool.h"
 
 static json_t *image_json(const struct image *image) {
         uint64_t size = 0;
@@ -50,7 +51,12 @@ static int images_find(struct broker_call *call, void *args, struct error *e) {
 static int images_delete(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
 
-        return image_delete(call->broker->images, a->name, e);
+        _cleanup_(pool_freep) struct pool *pool = NULL;
+        int r = broker_pool_open(call->broker, "default", &pool, e);
+
+        if (r == 0)
+                r = pool_check_image(&pool, 1, a->name, e);
+        return r < 0 ? r : image_delete(call->broker->images, a->name, e);
 }
 
 struct build {

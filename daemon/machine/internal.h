@@ -35,7 +35,7 @@ struct machine_live {
         struct machines *ms;
         char *uuid, *name, *project;
         char *engine, *engine_reason, *since;
-        bool kvm, paused, agent_ready, panicked, guest_asked;
+        bool kvm, paused, agent_ready, panicked, ending;
         uint32_t pid;
         int control_fd, agent_fd, events_fd;
         struct qmp_client *qmp;
@@ -75,6 +75,18 @@ void restarts_free(struct machines *ms);
 /** live_ask_end() - climb the ladder: agent, power button, again and again. */
 void live_ask_end(struct machine_live *live, bool agent);
 
+/** operation_commit() - end a transaction in which @op began, and give its id. */
+int operation_commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e);
+
+/** operation_ask() - a step's call to the broker, with progress; @fn has to end the step. Return: 1 or -errno. */
+int operation_ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e);
+
+/** on_step_answer() - the broker's answer to a step that needs nothing of it. */
+void on_step_answer(void *opaque, const struct error *e, struct wire_message *reply);
+
+/** operation_cancel_call() - of a kind whose steps are calls to the broker. */
+void operation_cancel_call(struct operation *op);
+
 /** facts: a row's facts, as an object; a new reference. */
 json_t *row_facts(const struct store_machine *row);
 
@@ -86,9 +98,6 @@ int definition_default_net(const struct machines *ms, struct machine_definition 
 
 /** machine_networks() - the configurations of the networks that it is attached to; a new list. */
 int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e);
-
-/** network_keep() - write a network's configuration to the store. */
-int network_keep(struct machines *ms, const json_t *config, struct error *e);
 
 /** networks_run(), networks_undo() - a start's step: all of the machine's networks are up, with its published ports. */
 int networks_run(struct operation *op, struct error *e);
@@ -103,4 +112,4 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 /** machine_end_args() - what the broker's machine-end, -forget and -purge need. */
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
-extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind;
+extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind, clone_kind, image_build_kind;

@@ -184,7 +184,7 @@ static void on_qmp_event(void *opaque, const char *name, json_t *data) {
         else if (streq(name, "GUEST_PANICKED"))
                 live->panicked = true;
         else if (streq(name, "SHUTDOWN"))
-                live->guest_asked |= json_is_true(json_object_get(data, "guest"));
+                live->ending = true; /* what its helpers say from now on is of no interest */
         for (size_t i = 0; i < ELEMENTSOF(told); i++)
                 if (streq(told[i].name, name))
                         machines_event(live->ms, told[i].kind, live->project, live->name, NULL, "%s", told[i].message);
@@ -217,7 +217,7 @@ static void on_keeper(void *opaque, int fd, uint32_t events) {
         name = json_string_value(json_object_get(event, "event"));
         if (name && streq(name, "exited"))
                 live_ended(live, (int)json_integer_value(json_object_get(event, "status")));
-        else if (name)
+        else if (name && !live->ending)
                 machines_event(live->ms, name, live->project, live->name, NULL, "%s",
                                json_string_value(json_object_get(event, "reason")) ?: "");
         json_decref(event);
@@ -242,7 +242,7 @@ struct reap {
         struct machines *ms;
         char *uuid, *reason;
         int status;
-        bool guest_asked, panicked, host;
+        bool panicked, host;
 };
 
 static void reap_free(struct reap *r) {
@@ -275,7 +275,7 @@ static const char *end_reason(const struct reap *reap, bool wanted) {
                 return "it powered off";
         if (reap->host)
                 return "its host was restarted";
-        if (!wanted)
+        if (!wanted && (reap->status > 128 || reap->status < 0))
                 return "its plug was pulled";
         if (reap->status == -1)
                 return "its keeper was killed";
@@ -330,11 +330,9 @@ void live_ended(struct machine_live *live, int status) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
         if (reap && store_machine_find(ms->store, NULL, live->uuid, &row, NULL) == 0) {
-                *reap = (struct reap){ .ms = ms,
-                                       .uuid = strdup(live->uuid),
-                                       .status = status,
-                                       .guest_asked = live->guest_asked,
-                                       .panicked = live->panicked };
+                *reap = (struct reap){
+                        .ms = ms, .uuid = strdup(live->uuid), .status = status, .panicked = live->panicked
+                };
                 if (broker_call(ms->broker, "machine-forget", machine_end_args(ms, row), NULL, on_reaped, reap, NULL) <
                     0)
                         reap_free(reap);

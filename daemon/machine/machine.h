@@ -112,6 +112,28 @@ int machine_stop(struct machines *ms, const struct store_machine *row, const str
 int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
                    uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e);
 
+/**
+ * machine_clone() - an operation: a second machine with a copy of the first one's disk, and a MAC, UUID and instance-id of its own
+ * The first one must not run: what its guest holds in memory would be missing. -EBUSY "machine-running".
+ */
+int machine_clone(struct machines *ms, const struct store_machine *row, const char *name,
+                  const struct machine_caller *caller, char **ret_id, struct error *e);
+
+/** machine_image_build() - an operation: build an image from the distribution's packages. */
+int machine_image_build(struct machines *ms, const struct image_build_request *how, const struct machine_caller *caller,
+                        char **ret_id, struct error *e);
+
+/** machine_volume_owner() - the machine that a volume belongs to, allocated; NULL: none. */
+int machine_volume_owner(struct machines *ms, const char *volume, char **ret_name, struct error *e);
+
+/** machine_image_unused() - -EBUSY "image-in-use", naming a machine. */
+int machine_image_unused(struct machines *ms, const char *image, struct error *e);
+
+/** machine_network_load(), machine_network_keep(), machine_network_unused() - a network's configuration in the store. */
+int machine_network_load(struct machines *ms, const char *name, json_t **ret_config, struct error *e);
+int machine_network_keep(struct machines *ms, const json_t *config, struct error *e);
+int machine_network_unused(struct machines *ms, const char *name, struct error *e);
+
 /* An answer that comes later. @e: NULL or why not. */
 typedef void (*machine_done_fn)(void *opaque, const struct error *e);
 

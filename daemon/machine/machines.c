@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind, &stop_kind, &delete_kind, NULL };
+static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind,       &stop_kind, &delete_kind,
+                                                      &clone_kind,  &image_build_kind, NULL };
 
 int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
                  machines_event_fn on_event, void *opaque, struct machines **ret_machines) {
@@ -64,36 +66,46 @@ struct machine_live *live_find(struct machines *ms, const char *uuid) {
         return NULL;
 }
 
+/* Write @event down, in the transaction that is open if there is one. Its data are the caller's to free. */
+static void event_keep(struct machines *ms, const char *message, struct store_event *event) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        json_t *value = message ? json_pack("{s:s}", "message", message) : NULL;
+
+        event->data = value ? json_dumps(value, JSON_COMPACT) : NULL;
+        json_decref(value);
+        if (store_event_add(ms->store, event->kind, event->project, event->target, event->data, event->request_id,
+                            &event->seq, &e) < 0)
+                log_warning("event %s of %s is not kept: %s", event->kind, event->target ?: "the daemon",
+                            e.message ?: "");
+}
+
+static void event_tell(struct machines *ms, const char *message, const struct store_event *event) {
+        const char *id = event->request_id;
+
+        log_info("%s %s: %s%s%s", event->kind, event->target ?: "", message ?: "", id ? " request=" : "", id ?: "");
+        ms->on_event(ms->opaque, event);
+}
+
 void machines_event(struct machines *ms, const char *kind, const char *project, const char *target,
                     const char *request_id, const char *format, ...) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-        _cleanup_free_ char *message = NULL, *data = NULL;
+        _cleanup_free_ char *message = NULL;
         struct store_event event = { .kind = (char *)kind,
                                      .project = (char *)project,
                                      .target = (char *)target,
-                                     .request_id = (char *)request_id };
-        json_t *value = NULL;
+                                     .request_id = (char *)request_id,
+                                     .time = (int64_t)time(NULL) * 1000000 };
         va_list ap;
 
         va_start(ap, format);
         if (vasprintf(&message, format, ap) < 0)
                 message = NULL;
         va_end(ap);
-        value = message ? json_pack("{s:s}", "message", message) : NULL;
-        data = value ? json_dumps(value, JSON_COMPACT) : NULL;
-        json_decref(value);
-        event.data = data;
-        if (store_event_add(ms->store, kind, project, target, data, request_id, &event.seq, &e) < 0)
-                log_warning("event %s of %s is not kept: %s", kind, target ?: "the daemon", e.message ?: "");
-        log_info("%s %s: %s%s%s", kind, target ?: "", message ?: "", request_id ? " request=" : "", request_id ?: "");
-        ms->on_event(ms->opaque, &event);
+        event_keep(ms, message, &event);
+        event_tell(ms, message, &event);
+        free(event.data);
 }
 
 /* ---- definitions --------------------------------------------------------------------------------------------------- */
-
-static int store_add(struct store *s, struct store_machine *row, uint64_t generation, struct error *e) {
-        return store_machine_add(s, row, e);
-}
 
 /* A change that is one transaction. */
 static int write_row(struct machines *ms, const char *what, struct store_machine *row, uint64_t generation,
@@ -111,15 +123,34 @@ static int write_row(struct machines *ms, const char *what, struct store_machine
 int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
                    const struct machine_caller *caller, struct store_machine **ret_row, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_free_ char *message = NULL;
+        struct store_event event = { .kind = (char *)"machine-defined",
+                                     .project = (char *)project,
+                                     .request_id = (char *)caller->request_id };
         int r = machine_row_new(project, d, &row, e);
 
+        if (r == 0 && asprintf(&message, "defined by %s", caller->who) < 0)
+                r = error_set(e, -ENOMEM, "memory", NULL, "cannot define the machine");
         if (r == 0)
-                r = write_row(ms, "define", row, 0, store_add, e);
+                r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
-        machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s", caller->who);
-        *ret_row = TAKE_PTR(row);
-        return 0;
+        r = store_machine_add(ms->store, row, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                return r;
+        }
+        event.target = row->name;
+        event_keep(ms, message, &event);
+        fault_point(operations_fault(ms->operations), "define", "journal");
+        r = store_commit(ms->store, e);
+        fault_point(operations_fault(ms->operations), "define", "journaled");
+        if (r == 0) {
+                event_tell(ms, message, &event);
+                *ret_row = TAKE_PTR(row);
+        }
+        free(event.data);
+        return r;
 }
 
 int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,

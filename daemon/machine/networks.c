@@ -27,7 +27,7 @@ int definition_default_net(const struct machines *ms, struct machine_definition 
         return 0;
 }
 
-static int network_load(struct machines *ms, const char *name, json_t **ret_config, struct error *e) {
+int machine_network_load(struct machines *ms, const char *name, json_t **ret_config, struct error *e) {
         _cleanup_(store_object_freep) struct store_object *o = NULL;
         int r = store_object_find(ms->store, KIND, "", name, &o, NULL);
 
@@ -42,7 +42,7 @@ static int network_load(struct machines *ms, const char *name, json_t **ret_conf
         return *ret_config ? 0 : error_set(e, -EUCLEAN, "store-content", NULL, "network %s cannot be read", name);
 }
 
-int network_keep(struct machines *ms, const json_t *config, struct error *e) {
+int machine_network_keep(struct machines *ms, const json_t *config, struct error *e) {
         _cleanup_free_ char *text = json_dumps(config, JSON_COMPACT);
         const char *name = json_string_value(json_object_get(config, "name"));
         struct store_object o = { .kind = (char *)KIND, .project = (char *)"", .name = (char *)name, .config = text };
@@ -52,6 +52,39 @@ int network_keep(struct machines *ms, const json_t *config, struct error *e) {
                 return -ENOMEM;
         r = store_object_update(ms->store, &o, 0, NULL);
         return r == -ENOENT ? store_object_add(ms->store, &o, e) : r;
+}
+
+struct search {
+        struct machines *ms;
+        const char *name;
+        char *found;
+};
+
+static int attached(void *opaque, const struct store_machine *row) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        struct search *s = opaque;
+
+        if (machine_definition_load(row, &d, NULL) < 0 || definition_default_net(s->ms, d, NULL) < 0)
+                return 0;
+        for (size_t i = 0; i < d->base.n_nets; i++)
+                if (d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK &&
+                    streq(d->base.nets[i].network ?: "default", s->name)) {
+                        s->found = strdup(row->name);
+                        return 1;
+                }
+        return 0;
+}
+
+int machine_network_unused(struct machines *ms, const char *name, struct error *e) {
+        const struct store_machine_filter all = { .whole = true };
+        struct search s = { ms, name, NULL };
+        int r = store_machine_each(ms->store, &all, attached, &s, e);
+
+        if (r >= 0 && s.found)
+                r = error_set(e, -EBUSY, "network-in-use", "delete the machine, or give it another network",
+                              "network %s is used by machine %s", name, s.found);
+        free(s.found);
+        return r < 0 ? r : 0;
 }
 
 /* The machine's forwards in a network become @publish, or none. */
@@ -87,7 +120,7 @@ int machine_networks(struct machines *ms, const struct machine_definition *d, js
 
                 if (net->type != MACHINE_NET_TYPE_NETWORK)
                         continue;
-                r = network_load(ms, net->network ?: "default", &config, e);
+                r = machine_network_load(ms, net->network ?: "default", &config, e);
                 if (r < 0)
                         return r;
                 json_array_append_new(list, config);
@@ -112,8 +145,12 @@ static void on_up(void *opaque, const struct error *e, struct wire_message *repl
                 operation_step_done(op, e);
                 return;
         }
-        r = network_keep(ms, json_object_get(reply->json, "network"), &own);
+        r = machine_network_keep(ms, json_object_get(reply->json, "network"), &own);
         json_array_foreach(json_object_get(reply->json, "warnings"), i, note) {
+                const char *id = json_string_value(json_object_get(note, "id"));
+
+                if (id && streq(id, "forward-waits")) /* for this very start, as a rule */
+                        continue;
                 operation_warn(op, "network: %s; fix: %s", json_string_value(json_object_get(note, "message")) ?: "",
                                json_string_value(json_object_get(note, "fix")) ?: "none known");
         }
@@ -181,7 +218,7 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row) {
                 return;
         json_array_foreach(list, i, config) {
                 if (!json_object_get(config, "subnet") || set_forwards(config, row->name, NULL) < 0 ||
-                    network_keep(ms, config, NULL) < 0)
+                    machine_network_keep(ms, config, NULL) < 0)
                         continue;
                 broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, on_ignored,
                             NULL, NULL);

@@ -27,8 +27,7 @@ static int find_row(struct operation *op, struct store_machine **ret_row, struct
         return store_machine_find(ms->store, NULL, op->row->target_uuid, ret_row, e);
 }
 
-/* The broker's answer to a step that needs nothing of it. */
-static void on_step(void *opaque, const struct error *e, struct wire_message *reply) {
+void on_step_answer(void *opaque, const struct error *e, struct wire_message *reply) {
         operation_step_done(opaque, e);
 }
 
@@ -36,7 +35,7 @@ static void on_progress(void *opaque, const char *text) {
         operation_progress(opaque, "%s", text);
 }
 
-static int ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e) {
+int operation_ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e) {
         struct machines *ms = op->context;
 
         if (!args || broker_call(ms->broker, what, args, on_progress, fn, op, &op->call) < 0)
@@ -45,7 +44,7 @@ static int ask(struct operation *op, const char *what, json_t *args, broker_repl
         return 1;
 }
 
-static void cancel_call(struct operation *op) {
+void operation_cancel_call(struct operation *op) {
         struct machines *ms = op->context;
 
         if (op->call)
@@ -96,10 +95,11 @@ static int disk_run(struct operation *op, struct error *e) {
         if (!d->base.image)
                 return 0;
         json_object_set_new(op->args, "made", json_true());
-        return ask(op, "machine-disk",
-                   json_pack("{s:b, s:s, s:s, s:s, s:I}", "again", 1, "pool", d->pool, "name",
-                             operation_arg(op, "disk_name"), "image", d->base.image, "size", (json_int_t)d->disk_size),
-                   on_disk, e);
+        return operation_ask(op, "machine-disk",
+                             json_pack("{s:b, s:s, s:s, s:s, s:I}", "again", 1, "pool", d->pool, "name",
+                                       operation_arg(op, "disk_name"), "image", d->base.image, "size",
+                                       (json_int_t)d->disk_size),
+                             on_disk, e);
 }
 
 static int disk_undo(struct operation *op, struct error *e) {
@@ -116,8 +116,9 @@ static int disk_undo(struct operation *op, struct error *e) {
                 if (json_object_get(facts, "volume"))
                         return 0;
         }
-        return ask(op, "volume-delete", json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", name),
-                   on_step, e);
+        return operation_ask(op, "volume-delete",
+                             json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", name), on_step_answer,
+                             e);
 }
 
 static int record_run(struct operation *op, struct error *e) {
@@ -178,12 +179,12 @@ static int seed_run(struct operation *op, struct error *e) {
         if (r < 0)
                 return r;
         args = machine_seed_args(row, false);
-        return args ? ask(op, "seed-write", args, on_seed, e)
+        return args ? operation_ask(op, "seed-write", args, on_seed, e)
                     : error_set(e, -ENOMEM, "memory", NULL, "cannot make the seed");
 }
 
 static int seed_undo(struct operation *op, struct error *e) {
-        return ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step, e);
+        return operation_ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step_answer, e);
 }
 
 /* ---- spawn ---------------------------------------------------------------------------------------------------------- */
@@ -231,12 +232,12 @@ static int spawn_run(struct operation *op, struct error *e) {
         json_object_set_new(machine, "name", json_string(row->name));
         json_object_set_new(machine, "uuid", json_string(row->uuid));
         operation_progress(op, "starting");
-        return ask(op, "machine-start",
-                   json_pack("{s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "networks", networks, "seed",
-                             json_is_true(json_object_get(op->args, "seed")), "uuid", row->uuid, "number",
-                             (int)row->number, "image", d->base.image, "volume", operation_arg(op, "volume"), "pool",
-                             d->pool, "machine", machine, "limits", json_loads(limits, 0, NULL)),
-                   on_spawn, e);
+        return operation_ask(op, "machine-start",
+                             json_pack("{s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "networks", networks, "seed",
+                                       json_is_true(json_object_get(op->args, "seed")), "uuid", row->uuid, "number",
+                                       (int)row->number, "image", d->base.image, "volume", operation_arg(op, "volume"),
+                                       "pool", d->pool, "machine", machine, "limits", json_loads(limits, 0, NULL)),
+                             on_spawn, e);
 }
 
 static int spawn_undo(struct operation *op, struct error *e) {
@@ -244,7 +245,7 @@ static int spawn_undo(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         int r = find_row(op, &row, e);
 
-        return r < 0 ? r : ask(op, "machine-end", machine_end_args(ms, row), on_step, e);
+        return r < 0 ? r : operation_ask(op, "machine-end", machine_end_args(ms, row), on_step_answer, e);
 }
 
 /* ---- watch ---------------------------------------------------------------------------------------------------------- */
@@ -428,14 +429,15 @@ static const struct operation_step start_steps[] = {
 const struct operation_kind launch_kind = { .name = "machine-launch",
                                             .steps = launch_steps,
                                             .n_steps = ELEMENTSOF(launch_steps),
-                                            .forward_from = ELEMENTSOF(launch_steps) - 1,
+                                            .n_undone = ELEMENTSOF(launch_steps) - 1,
                                             .release = boot_release,
-                                            .cancel = cancel_call,
+                                            .cancel = operation_cancel_call,
                                             .ended = ended };
 const struct operation_kind start_kind = { .name = "machine-start",
                                            .steps = start_steps,
                                            .n_steps = ELEMENTSOF(start_steps),
-                                           .cancel = cancel_call,
+                                           .n_undone = ELEMENTSOF(start_steps),
+                                           .cancel = operation_cancel_call,
                                            .ended = ended };
 
 /* What the steps need to know: the disk's name is made from the machine's at the time when the disk is. */
@@ -450,7 +452,7 @@ static json_t *start_args(const struct store_machine *row, const struct machine_
 }
 
 /* A transaction that ends in an operation. */
-static int commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e) {
+int operation_commit(struct machines *ms, struct operation *op, char **ret_id, struct error *e) {
         char *id = strdup(op->row->id);
         struct fault *fault = operations_fault(ms->operations);
         int r;
@@ -488,7 +490,7 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
                 store_rollback(ms->store);
                 return r;
         }
-        r = commit(ms, op, ret_id, e);
+        r = operation_commit(ms, op, ret_id, e);
         if (r == 0)
                 machines_event(ms, "machine-defined", project, row->name, caller->request_id, "defined by %s",
                                caller->who);
@@ -525,5 +527,5 @@ int machine_start(struct machines *ms, const struct store_machine *row, const st
                 operation_abandon(op);
                 return r;
         }
-        return commit(ms, op, ret_id, e);
+        return operation_commit(ms, op, ret_id, e);
 }

@@ -179,13 +179,11 @@ static const struct operation_step delete_steps[] = {
 const struct operation_kind stop_kind = { .name = "machine-stop",
                                           .steps = stop_steps,
                                           .n_steps = ELEMENTSOF(stop_steps),
-                                          .forward = true,
                                           .cancel = cancel_wait,
                                           .release = wait_release };
 const struct operation_kind delete_kind = { .name = "machine-delete",
                                             .steps = delete_steps,
                                             .n_steps = ELEMENTSOF(delete_steps),
-                                            .forward = true,
                                             .release = wait_release,
                                             .ended = delete_ended };
 

@@ -439,8 +439,7 @@ static int recover_one(void *opaque, const struct store_op *from) {
         if (!op->args)
                 op->args = json_object();
         error = row->error ? json_loads(row->error, 0, NULL) : NULL;
-        if (row->state == STORE_OP_RUNNING && !kind->forward &&
-            (!kind->forward_from || row->step < kind->forward_from)) {
+        if (row->state == STORE_OP_RUNNING && row->step < kind->n_undone) {
                 error_set(&op->error, -EINTR, "operation-interrupted", "do it again", "%s: it was undone", message);
                 row->state = STORE_OP_UNDOING;
         } else if (error) {

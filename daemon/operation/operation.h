@@ -8,7 +8,7 @@
  *      RUNNING at step i    steps 0..i-1 are done, step i may be, in part
  *      UNDOING at step i    steps above i are undone, step i may be, in part
  *
- * and at the next start operations_recover() goes on from there: an operation of a kind that rolls forward repeats its step, another is undone. Therefore
+ * and at the next start operations_recover() goes on from there: an operation that is past its steps that are undone repeats its step, another is undone. Therefore
  * every run() and every undo() can be repeated, and undo() can undo what was done in part or not at all.
  *
  * A step either ends at once, or says that it goes on (1) and calls operation_step_done() later. What the steps need is in op->args, which is in the journal; what
@@ -41,8 +41,7 @@ struct operation_kind {
         const char *name;
         const struct operation_step *steps;
         unsigned int n_steps;
-        bool forward;              /* after a restart it goes on; else it is undone */
-        unsigned int forward_from; /* but from this step on it goes on; 0: from none */
+        unsigned int n_undone; /* after a restart in one of so many first steps it is undone; later it goes on */
         void (*cancel)(
                 struct operation *op); /* end the step that goes on, with an error; NULL: it can't be cancelled */
         void (*release)(struct operation *op); /* op->state */

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * stream: WebSockets: what happens, as it happens, and consoles
+ *
+ *      GET /v1/events/stream?after=N           events as text frames, from number N on
+ *      GET /v1/machines/NAME/console?history=B the serial console, binary frames both ways, after B bytes of what it has shown
+ *
+ * A listener that does not read must cost nothing: libsoup keeps what is sent without a bound, so before each frame the socket is asked whether it takes more. What
+ * is sent while it does not is counted, and at SLOW_BYTES the listener is told (close code 4008, "too slow: ...") and dropped; it can come back with the last number that it saw. A
+ * console is not read further while its viewer does not, and the keeper drops viewers that are behind.
+ */
+#include <errno.h>
+#include <glib-unix.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/io.h"
+#include "base/text.h"
+#include "daemon/api/internal.h"
+
+#define SLOW_BYTES      (1u << 20)
+#define CLOSE_SLOW      4008
+#define CLOSE_FAILED    4000
+#define CONSOLE_CHUNK   16384
+#define CONSOLE_WAIT_US 20000
+#define INPUT_MAX       (64u << 10)
+#define STREAMS_MAX     512u
+#define KEEPALIVE_S     30
+
+struct api_stream {
+        struct api_stream *next;
+        struct api *api;
+        struct api_connection *connection;
+        SoupWebsocketConnection *socket;
+        char *project;     /* of events; NULL: all */
+        size_t behind;     /* bytes sent while the socket took none */
+        int fd;            /* of a console, or -EBADF */
+        GByteArray *early; /* keys that came before the console was there */
+        struct loop_source *source, *wait;
+        uint64_t call; /* to the broker, for the console's socket */
+        bool console;
+};
+
+static void stream_free(struct api_stream *s) {
+        struct api_stream **at = &s->api->streams;
+
+        while (*at && *at != s)
+                at = &(*at)->next;
+        if (*at) {
+                *at = s->next;
+                s->api->n_streams--;
+        }
+        if (s->call)
+                broker_forget(s->api->o.broker, s->call);
+        loop_source_free(s->source);
+        loop_source_free(s->wait);
+        safe_close(s->fd);
+        if (s->early)
+                g_byte_array_unref(s->early);
+        g_signal_handlers_disconnect_by_data(s->socket, s);
+        g_object_unref(s->socket);
+        free(s->project);
+        free(s);
+}
+
+static void stream_close(struct api_stream *s, unsigned short code, const char *why) {
+        if (soup_websocket_connection_get_state(s->socket) == SOUP_WEBSOCKET_STATE_OPEN)
+                soup_websocket_connection_close(s->socket, code, why);
+}
+
+static void on_closed(SoupWebsocketConnection *socket, gpointer opaque) {
+        stream_free(opaque);
+}
+
+static bool takes_more(const struct api_stream *s) {
+        return s->connection &&
+               (g_socket_condition_check(g_socket_connection_get_socket(s->connection->stream), G_IO_OUT) & G_IO_OUT);
+}
+
+/* ---- events --------------------------------------------------------------------------------------------------------- */
+
+static void send_event(struct api_stream *s, const struct store_event *event) {
+        _cleanup_(event_view_freep) struct event_view *v = NULL;
+        _cleanup_free_ char *text = NULL;
+
+        if (soup_websocket_connection_get_state(s->socket) != SOUP_WEBSOCKET_STATE_OPEN || event_view_new(&v) < 0)
+                return;
+        api_event_fill(v, event);
+        text = event_view_format(v);
+        if (!text)
+                return;
+        s->behind = takes_more(s) ? 0 : s->behind + strlen(text);
+        if (s->behind > SLOW_BYTES)
+                stream_close(s, CLOSE_SLOW, "too slow: come back with after=N, the last number that you saw");
+        else
+                soup_websocket_connection_send_text(s->socket, text);
+}
+
+static bool concerns(const struct api_stream *s, const struct store_event *event) {
+        return !s->console && (!s->project || !event->project || streq(s->project, event->project));
+}
+
+void api_event(struct api *api, const struct store_event *event) {
+        struct api_stream *next;
+
+        for (struct api_stream *s = api->streams; s; s = next) {
+                next = s->next;
+                if (concerns(s, event))
+                        send_event(s, event);
+        }
+}
+
+static int send_old(void *opaque, const struct store_event *event) {
+        struct api_stream *s = opaque;
+
+        send_event(s, event);
+        return soup_websocket_connection_get_state(s->socket) == SOUP_WEBSOCKET_STATE_OPEN ? 0 : 1;
+}
+
+/* ---- consoles ------------------------------------------------------------------------------------------------------- */
+
+static void on_console(void *opaque, int fd, uint32_t events) {
+        struct api_stream *s = opaque;
+        char buf[CONSOLE_CHUNK];
+        ssize_t n;
+
+        if (!takes_more(s)) { /* the viewer has to read first */
+                loop_source_set_events(s->source, 0);
+                loop_timer_set(s->wait, CONSOLE_WAIT_US);
+                return;
+        }
+        n = read(fd, buf, sizeof(buf));
+        if (n > 0)
+                soup_websocket_connection_send_binary(s->socket, buf, (gsize)n);
+        else if (n == 0 || errno != EAGAIN) {
+                loop_source_free(TAKE_PTR(s->source));
+                stream_close(s, SOUP_WEBSOCKET_CLOSE_NORMAL, "the machine has ended");
+        }
+}
+
+static void on_console_wait(void *opaque) {
+        struct api_stream *s = opaque;
+
+        if (s->source)
+                loop_source_set_events(s->source, EPOLLIN);
+}
+
+/* Keys. A guest that does not read its console loses them, as on a real line. */
+static void on_message(SoupWebsocketConnection *socket, gint type, GBytes *message, gpointer opaque) {
+        struct api_stream *s = opaque;
+        gsize n;
+        const char *data = g_bytes_get_data(message, &n);
+
+        if (s->console && s->fd >= 0)
+                (void)!write(s->fd, data, n);
+        else if (s->console && n > 0 && (!s->early || s->early->len + n <= INPUT_MAX)) {
+                if (!s->early)
+                        s->early = g_byte_array_new();
+                g_byte_array_append(s->early, (const guint8 *)data, (guint)n);
+        }
+}
+
+static void on_console_fd(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct api_stream *s = opaque;
+        int r;
+
+        s->call = 0;
+        if (e) {
+                stream_close(s, CLOSE_FAILED, e->message ?: "there is no console");
+                return;
+        }
+        s->fd = wire_take_fd(reply, 0);
+        r = s->fd < 0 ? -EPROTO : io_set_nonblock(s->fd, true);
+        if (r == 0)
+                r = loop_add_timer(s->api->o.loop, on_console_wait, s, &s->wait);
+        if (r == 0)
+                r = loop_add_fd(s->api->o.loop, s->fd, EPOLLIN, on_console, s, &s->source);
+        if (r < 0)
+                stream_close(s, CLOSE_FAILED, "cannot read the console");
+        else if (s->early)
+                (void)!write(s->fd, s->early->data, s->early->len);
+}
+
+/* ---- the way in ------------------------------------------------------------------------------------------------------ */
+
+static const char *query_text(GHashTable *query, const char *key) {
+        return query ? g_hash_table_lookup(query, key) : NULL;
+}
+
+static uint64_t query_number(GHashTable *query, const char *key, uint64_t max) {
+        const char *text = query_text(query, key);
+        uint64_t value = 0;
+
+        return text && text_parse_uint(text, max, &value) == 0 ? value : 0;
+}
+
+static int console_begin(struct api_stream *s, const char *path, GHashTable *query, struct error *e) {
+        static const char head[] = "/v1/machines/", tail[] = "/console";
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_free_ char *name =
+                strndup(path + sizeof(head) - 1, strlen(path) - (sizeof(head) - 1) - (sizeof(tail) - 1));
+        int r = name ? store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e) : -ENOMEM;
+
+        if (r < 0)
+                return r;
+        s->console = true;
+        return broker_call(s->api->o.broker, "machine-console",
+                           json_pack("{s:s, s:I}", "uuid", row->uuid, "history",
+                                     (json_int_t)query_number(query, "history", 262144)),
+                           NULL, on_console_fd, s, &s->call);
+}
+
+static bool is_console(const char *path) {
+        return g_str_has_prefix(path, "/v1/machines/") && g_str_has_suffix(path, "/console") &&
+               strlen(path) > strlen("/v1/machines//console");
+}
+
+bool api_stream_wanted(SoupServerMessage *message, const char *path) {
+        SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
+
+        return (is_console(path) || streq(path, "/v1/events/stream")) &&
+               soup_message_headers_header_contains(headers, "Upgrade", "websocket");
+}
+
+static void stream_take(struct api *api, SoupServerMessage *message, const char *path,
+                        SoupWebsocketConnection *socket) {
+        const char *query_string = g_uri_get_query(soup_server_message_get_uri(message));
+        GHashTable *query = query_string ? soup_form_decode(query_string) : NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct api_stream *s = calloc(1, sizeof(*s));
+        enum schema_role role;
+        char who[64];
+        int r = 0;
+
+        request_peer(api, message, who, sizeof(who), &role);
+        if (!s || api->n_streams >= STREAMS_MAX) {
+                free(s);
+                soup_websocket_connection_close(socket, CLOSE_FAILED, "too many listen");
+                goto out;
+        }
+        *s = (struct api_stream){ .next = api->streams,
+                                  .api = api,
+                                  .connection = connection_of(api, message),
+                                  .socket = g_object_ref(socket),
+                                  .fd = -EBADF };
+        api->streams = s;
+        api->n_streams++;
+        if (s->connection)
+                s->connection->lasting = true;
+        soup_websocket_connection_set_max_incoming_payload_size(socket, INPUT_MAX);
+        soup_websocket_connection_set_keepalive_interval(socket, KEEPALIVE_S);
+        g_signal_connect(socket, "closed", G_CALLBACK(on_closed), s);
+        g_signal_connect(socket, "message", G_CALLBACK(on_message), s);
+        if (query_text(query, "project"))
+                s->project = strdup(query_text(query, "project"));
+        if (is_console(path) && role >= SCHEMA_ROLE_OPERATOR)
+                r = console_begin(s, path, query, &e);
+        else if (streq(path, "/v1/events/stream") && role >= SCHEMA_ROLE_VIEWER) {
+                if (query_text(query, "after"))
+                        r = store_event_each(api->o.store, query_number(query, "after", INT64_MAX), s->project, 0,
+                                             send_old, s, &e);
+        } else
+                r = error_set(&e, -EACCES, "stream", NULL, "there is no such stream, or not for you");
+        if (r < 0)
+                stream_close(s, CLOSE_FAILED, e.message ?: "it failed");
+out:
+        if (query)
+                g_hash_table_unref(query);
+}
+
+static void on_shaken(SoupServerMessage *message, gpointer opaque) {
+        GUri *uri = soup_server_message_get_uri(message);
+        GIOStream *stream = soup_server_message_steal_connection(message);
+        SoupWebsocketConnection *socket =
+                soup_websocket_connection_new(stream, uri, SOUP_WEBSOCKET_CONNECTION_SERVER, NULL, NULL, NULL);
+
+        g_object_unref(stream);
+        stream_take(opaque, message, g_uri_get_path(uri), socket);
+        g_object_unref(socket);
+}
+
+/*
+ * By hand, and not by soup_server_add_websocket_handler(): that one takes any request of its path for a handshake whose answer is not there when the
+ * handler returns, and ours often come later.
+ */
+void api_stream_begin(struct api *api, SoupServerMessage *message) {
+        if (soup_websocket_server_process_handshake(message, NULL, NULL, NULL, NULL))
+                g_signal_connect(message, "wrote-informational", G_CALLBACK(on_shaken), api);
+}
+
+/* A connection goes before its WebSocket is told. */
+void api_stream_connection_gone(struct api *api, const struct api_connection *c) {
+        for (struct api_stream *s = api->streams; s; s = s->next)
+                if (s->connection == c)
+                        s->connection = NULL;
+}
