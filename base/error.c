@@ -19,6 +19,17 @@ static bool code_is_plain(int code) {
         return code == -EINVAL || code == -EPROTO || code == -ENOTSUP || code == -EUCLEAN;
 }
 
+/* An id that says it all: "No such file" behind "there is no machine web" would only puzzle. */
+static bool id_is_plain(const char *id) {
+        static const char *const ends[] = { "-not-found", "-exists", "-unreachable", "-running", "-stopped" };
+        size_t n = id ? strlen(id) : 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(ends); i++)
+                if (n > strlen(ends[i]) && streq(id + n - strlen(ends[i]), ends[i]))
+                        return true;
+        return false;
+}
+
 int error_set(struct error *e, int code, const char *id, const char *fix, const char *format, ...) {
         va_list ap;
 
@@ -111,7 +122,7 @@ static void print_escaped(const char *text, FILE *f) {
 void error_print(const struct error *e, const char *program, FILE *f) {
         fprintf(f, "%s: ", program);
         print_escaped(e->message ?: "out of memory", f);
-        if (!code_is_plain(e->code))
+        if (!code_is_plain(e->code) && !id_is_plain(e->id))
                 fprintf(f, ": %s", strerror(-e->code));
         fprintf(f, "  [%s]\n", e->id ?: "unknown");
         if (e->fix) {

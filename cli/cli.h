@@ -14,9 +14,12 @@
 
 enum { CLI_OK = 0, CLI_USAGE = 1, CLI_FAILED = 2, CLI_UNREACHABLE = 3, CLI_BUSY = 4 };
 
+struct ask;
+
 struct cli_command {
-        const struct schema_command *schema; /* name, summary, arguments, options */
-        int (*run)(int argc, char **argv);   /* the words behind the name; returns the exit status */
+        const struct schema_command *schema;        /* name, summary, arguments, options */
+        int (*run)(int argc, char **argv);          /* the words behind the name; returns the exit status */
+        int (*ask)(struct ask *a, struct error *e); /* of a command that asks the daemon, instead: see ask.h */
 };
 
 /** cli_fail() - print the error as "lodge: ...", and return its exit status. */
@@ -31,6 +34,13 @@ int cli_fail_json(const struct error *e);
  */
 int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status);
 
+/** cli_default_name() - "debian/12" -> "debian-12-3f2a": what a name may hold, and a random end, so that many can run; allocated. */
+int cli_default_name(const char *image, char **ret_name);
+
+/** cli_welcome() - `lodge` alone: what to do next on this host. */
+int cli_welcome(void);
+
+int cli_complete(int argc, char **argv);
 int cli_run(int argc, char **argv);
 int cli_image_build(int argc, char **argv);
 int cli_image_list(int argc, char **argv);

@@ -13,9 +13,33 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "cli/ask.h"
 #include "cli/cli.h"
 
 static const struct cli_command commands[] = {
+        { &schema_command_machine_launch, .ask = ask_machine_launch },
+        { &schema_command_machine_define, .ask = ask_machine_define },
+        { &schema_command_machine_list, .ask = ask_machine_list },
+        { &schema_command_machine_show, .ask = ask_machine_show },
+        { &schema_command_machine_start, .ask = ask_machine_start },
+        { &schema_command_machine_stop, .ask = ask_machine_stop },
+        { &schema_command_machine_kill, .ask = ask_machine_kill },
+        { &schema_command_machine_pause, .ask = ask_machine_pause },
+        { &schema_command_machine_resume, .ask = ask_machine_resume },
+        { &schema_command_machine_reset, .ask = ask_machine_reset },
+        { &schema_command_machine_delete, .ask = ask_machine_delete },
+        { &schema_command_machine_rename, .ask = ask_machine_rename },
+        { &schema_command_machine_set, .ask = ask_machine_set },
+        { &schema_command_machine_edit, .ask = ask_machine_edit },
+        { &schema_command_machine_wait, .ask = ask_machine_wait },
+        { &schema_command_machine_exec, .ask = ask_machine_exec },
+        { &schema_command_operation_list, .ask = ask_operation_list },
+        { &schema_command_operation_show, .ask = ask_operation_show },
+        { &schema_command_operation_wait, .ask = ask_operation_wait },
+        { &schema_command_operation_cancel, .ask = ask_operation_cancel },
+        { &schema_command_event_list, .ask = ask_event_list },
+        { &schema_command_daemon_show, .ask = ask_daemon_show },
+        { &schema_command_complete, cli_complete },
         { &schema_command_run, cli_run },
         { &schema_command_image_build, cli_image_build },
         { &schema_command_image_list, cli_image_list },
@@ -41,25 +65,18 @@ static const struct cli_command commands[] = {
         { &schema_command_host_probe, cli_host_probe },
 };
 
-static const char welcome[] = "Lodge runs virtual machines with KVM.\n"
-                              "\n"
-                              "What next?\n"
-                              "  lodge host probe              find out what KVM is worth on this host\n"
-                              "  lodge image build tiny        make a small image; debian/12 is a whole Debian\n"
-                              "  lodge run tiny                boot it, here in the terminal; Ctrl-] opens a menu\n"
-                              "  lodge run tiny --exec 'uname -a'\n"
-                              "                                run one command in it and power it off\n"
-                              "\n"
-                              "Every command: lodge --help\n";
-
 static void print_command(FILE *f, const struct schema_command *command) {
-        fprintf(f, "  %-20s %s\n", command->name, command->summary);
+        if (command->alias)
+                fprintf(f, "  %-20s %s (also: lodge %s)\n", command->alias, command->summary, command->name);
+        else
+                fprintf(f, "  %-20s %s\n", command->name, command->summary);
 }
 
 static void print_help(FILE *f) {
         fputs("usage: lodge COMMAND [ARGUMENT...] [OPTION...]\n\ncommands:\n", f);
         for (size_t i = 0; i < ELEMENTSOF(commands); i++)
-                print_command(f, commands[i].schema);
+                if (!commands[i].schema->hidden)
+                        print_command(f, commands[i].schema);
         fputs("\n"
               "options:\n"
               "  --help           this; lodge COMMAND --help explains one command\n"
@@ -69,9 +86,15 @@ static void print_help(FILE *f) {
               f);
 }
 
+/* A socket that the caller may not use is a daemon that can't be reached, whatever the errno says. */
+static int exit_status(const struct error *e) {
+        return e->id && strncmp(e->id, "socket-", 7) == 0 && e->code != -EINVAL ? CLI_UNREACHABLE
+                                                                                : error_exit_status(e);
+}
+
 int cli_fail(const struct error *e) {
         error_print(e, "lodge", stderr);
-        return error_exit_status(e);
+        return exit_status(e);
 }
 
 /* Messages quote names out of disk images: what is no UTF-8 must not cost the whole object. */
@@ -97,7 +120,7 @@ int cli_fail_json(const struct error *e) {
                 putchar('\n');
         }
         json_decref(object);
-        return error_exit_status(e);
+        return exit_status(e);
 }
 
 int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status) {
@@ -112,7 +135,7 @@ int cli_parse(const struct schema_command *command, int argc, char **argv, void 
                 return 1;
         }
         if (!e.fix)
-                error_set_fix(&e, "lodge %s --help", command->name);
+                error_set_fix(&e, "lodge %s --help", command->alias ?: command->name);
         *ret_status = cli_fail(&e);
         return 1;
 }
@@ -195,10 +218,8 @@ static int run_command(int argc, char **argv) {
         const struct schema_command *command;
         int words;
 
-        if (argc < 2) {
-                fputs(welcome, stdout);
-                return CLI_OK;
-        }
+        if (argc < 2)
+                return cli_welcome();
         if (streq(argv[1], "--help") || streq(argv[1], "-h") || streq(argv[1], "help")) {
                 print_help(stdout);
                 return CLI_OK;
@@ -210,7 +231,8 @@ static int run_command(int argc, char **argv) {
         command = schema_command_find(argc - 1, argv + 1, &words);
         for (size_t i = 0; command && i < ELEMENTSOF(commands); i++)
                 if (commands[i].schema == command)
-                        return commands[i].run(argc - 1 - words, argv + 1 + words);
+                        return commands[i].ask ? cli_ask(&commands[i], argc - 1 - words, argv + 1 + words)
+                                               : commands[i].run(argc - 1 - words, argv + 1 + words);
         return unknown_command(argc - 1, argv + 1);
 }
 

@@ -6,12 +6,10 @@
  *
  * What belongs to the machine is held by descriptors or unlinked at once, so that nothing is left however this ends.
  */
-#include <ctype.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "base/cleanup.h"
@@ -41,28 +39,6 @@ static double now_us(void) {
         return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
-/* "debian/12" -> "debian-12-3f2a": what a name may hold, and a random end, so that many can run. */
-static int default_name(struct machine_config *c) {
-        const char *base = c->image ?: "machine";
-        unsigned char random[2];
-        char name[64];
-        size_t n = 0;
-
-        for (const char *p = base; *p && n < 40; p++) {
-                if (isalnum((unsigned char)*p))
-                        name[n++] = (char)tolower((unsigned char)*p);
-                else if (n > 0 && name[n - 1] != '-')
-                        name[n++] = '-';
-        }
-        while (n > 0 && name[n - 1] == '-')
-                n--;
-        if (getrandom(random, sizeof(random), 0) != sizeof(random))
-                return -EIO;
-        snprintf(name + n, sizeof(name) - n, "%s%02x%02x", n ? "-" : "m", random[0], random[1]);
-        c->name = strdup(name);
-        return c->name ? 0 : -ENOMEM;
-}
-
 /* Without --net a machine gets user networking, where passt is installed. */
 static int default_net(struct machine_config *c) {
         _cleanup_free_ char *passt = NULL;
@@ -85,7 +61,7 @@ static int complete(struct run *run, struct error *e) {
         int r = 0;
 
         if (!c->name)
-                r = default_name(c);
+                r = cli_default_name(c->image, &c->name);
         if (r == 0 && c->kernel && !c->image && !c->append) {
                 c->append = strdup(DEFAULT_APPEND);
                 r = c->append ? 0 : -ENOMEM;

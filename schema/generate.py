@@ -9,7 +9,7 @@ WHAT is one of
   bash, zsh, fish     shell completions
   man:TEMPLATE        the man page TEMPLATE (roff), with every line `.\\" @options COMMAND@` replaced by a table
   markdown            every object, command and option as Markdown tables
-  openapi             the routes of lodged's API as an OpenAPI 3.1 document (JSON)
+  openapi:VERSION     the routes of lodged's API as an OpenAPI 3.1 document (JSON); openapi-c:VERSION: the same as a C array
 
 A mistake in lodge.yaml (an unknown property, a default outside its range, a name used twice) ends the build with a
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
@@ -20,9 +20,12 @@ import sys
 
 import yaml
 
+sys.dont_write_bytecode = True  # nothing but sources lies beside this file
+import openapi  # noqa: E402
+
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 FIELD_KEYS = {"type", "required", "default", "min", "max", "multiple", "max_items", "max_bytes", "pattern",
-              "charset", "help", "option"}
+              "charset", "help", "option", "count"}
 KINDS = {"bool": "SCHEMA_BOOL", "int": "SCHEMA_INT", "fd": "SCHEMA_FD", "size": "SCHEMA_SIZE",
          "string": "SCHEMA_STRING", "path": "SCHEMA_STRING", "enum": "SCHEMA_ENUM", "object": "SCHEMA_OBJECT",
          "list of int": "SCHEMA_INT_LIST", "list of string": "SCHEMA_STRING_LIST", "list": "SCHEMA_OBJECT_LIST"}
@@ -74,6 +77,7 @@ class Field:
         self.required = raw.get("required", False)
         self.is_list = self.type.startswith("list")
         self.option = raw.get("option")
+        self.count = raw.get("count", False)
         self.max_items = raw.get("max_items", 0)
         need(not self.is_list or self.max_items > 0, f"{where}: a list needs max_items")
         self.pattern = raw.get("pattern")
@@ -172,7 +176,8 @@ class Option:
         self.obj, self.field, self.command = obj, field, command
         raw = field.option or {}
         self.name = argument or raw.get("name")
-        self.optional = False
+        self.optional = self.rest = False  # of an argument
+        self.complete = None               # of an argument: what `lodge complete` lists for it
         self.head = self.head_value = None
         self.sub = []
         if field.type == "list":
@@ -193,8 +198,12 @@ class Option:
 
 
 class Command:
+    KEYS = {"summary", "short", "arguments", "options", "program", "hidden"}
+
     def __init__(self, schema, name, raw):
-        self.name, self.summary = name, raw["summary"]
+        need(set(raw) <= self.KEYS, f"{name}: unknown property {set(raw) - self.KEYS}")
+        self.name, self.summary, self.short = name, raw["summary"], raw.get("short")
+        self.hidden = raw.get("hidden", False)    # for scripts: not listed
         self.program = raw.get("program", False)  # a program of its own, no command of lodge
         self.c_name = "schema_command_" + name.replace(" ", "_").replace("-", "_")
         self.objects, self.arguments, self.options = [], [], []
@@ -202,19 +211,24 @@ class Command:
             obj, field = self.find(schema, argument["field"])
             option = Option(schema, self, obj, field, argument["name"])
             option.optional = argument.get("optional", False)
+            option.rest, option.complete = argument.get("rest", False), argument.get("complete")
+            need(not self.arguments or not self.arguments[-1].field.is_list, f"{name}: a list is the last argument")
             self.arguments.append(option)
+        left_out = {spec[1:] for spec in raw.get("options", []) if spec.startswith("-")}
         for spec in raw.get("options", []):
+            if spec.startswith("-"):
+                continue
             obj_name, _, field_name = spec.partition(".")
             need(obj_name in schema.objects, f"{name}: unknown object in {spec}")
             obj = schema.objects[obj_name]
             fields = [f for f in obj.fields if f.option] if field_name == "*" else [obj.field(field_name)]
-            for field in fields:
+            for field in [f for f in fields if f"{obj_name}.{f.name}" not in left_out]:
                 need(field.option, f"{name}: {spec} has no option")
                 self.use(obj)
                 self.options.append(Option(schema, self, obj, field))
         names = [o.name for o in self.options]
         need(len(names) == len(set(names)), f"{name}: an option's name is used twice")
-        need(len(self.objects) <= 4, f"{name}: more objects than SCHEMA_OBJECTS_MAX")
+        need(len(self.objects) <= 6, f"{name}: more objects than SCHEMA_OBJECTS_MAX")
 
     def use(self, obj):
         if obj not in self.objects:
@@ -227,14 +241,21 @@ class Command:
         return obj, obj.field(field_name)
 
     def usage(self):
-        words = [f"[{a.name}]" if a.optional else a.name for a in self.arguments]
+        words = [a.name + ("..." if a.field.is_list else "") for a in self.arguments]
+        words = [f"[{w}]" if a.optional else w for w, a in zip(words, self.arguments)]
         return " ".join(([] if self.program else ["lodge"]) + [self.name] + words + (["[OPTION]..."] if self.options else []))
+
+    def named(self):
+        """Each name that it goes by: the short one is a command of its own for the shells."""
+        names = [self.name] + ([self.short] if self.short else [])
+        return [(name, self) for name in names]
 
 
 class Route:
     """One request of lodged's API."""
 
-    KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "raw"}
+    KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
+            "if_match", "raw"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -242,16 +263,24 @@ class Route:
         self.name, self.summary, self.role = name, raw["summary"], raw["role"]
         self.method, _, self.path = raw["route"].partition(" ")
         need(self.role in self.ROLES + ["none"], f"api.{name}: unknown role {self.role}")
-        for key in ("query", "body", "answer"):
+        for key in ("query", "body", "answer", "dry_answer"):
             need(raw.get(key) is None or raw[key] in schema.objects, f"api.{name}: unknown object {raw.get(key)}")
             setattr(self, key, schema.objects[raw[key]] if raw.get(key) else None)
         self.patch = raw.get("patch", False)          # the body is a JSON merge patch of the object
         self.operation = raw.get("operation", False)  # answered by 202 and an operation
         self.dry_run = raw.get("dry_run", False)
+        self.if_match = raw.get("if_match", False)
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
         if self.operation:
             self.answer = schema.objects["operation"]
+            need(not self.dry_run or self.dry_answer, f"api.{name}: a dry run needs a dry_answer, for it makes no operation")
+        elif self.dry_run:
+            need(not self.dry_answer, f"api.{name}: dry_answer is for operations")
+            self.dry_answer = self.answer
+        need(not self.dry_run or (self.query and any(f.name == "dry_run" for f in self.query.fields)),
+             f"api.{name}: its query has no dry_run")
+        need(self.raw or self.answer, f"api.{name}: has neither an answer nor raw")
         self.parameters = re.findall(r"\{(\w+)\}", self.path)
 
 
@@ -267,7 +296,8 @@ class Schema:
             self.objects[name] = Object(self, name, raw)
         self.routes = [Route(self, n, r) for n, r in self.raw["api"].items()]
         everything = [Command(self, n, c) for n, c in self.raw["commands"].items()]
-        self.commands = [c for c in everything if not c.program]
+        self.all_commands = [c for c in everything if not c.program]
+        self.commands = [c for c in self.all_commands if not c.hidden]
         self.programs = [c for c in everything if c.program]
 
 
@@ -321,7 +351,7 @@ def write_header(schema, out):
     out("/* X(ID, name) for each of them, so that none is left without a function. */")
     names = [f"X({r.name.upper()}, {r.name})" for r in schema.routes]
     out("#define SCHEMA_ROUTES(X) \\\n        " + " \\\n        ".join(names) + "\n")
-    for command in schema.commands + schema.programs:
+    for command in schema.all_commands + schema.programs:
         objects = ", ".join(f"struct {o.c_name}" for o in command.objects)
         out(f"/* lodge {command.name}; objects: {objects} */\nextern const struct schema_command {command.c_name};")
 
@@ -360,6 +390,8 @@ def write_field(schema, obj, index, field, out):
         out(f"                .n_offset = offsetof(struct {c}, {n_member(field)}), .max_items = {field.max_items},")
     if field.required:
         out("                .required = true,")
+    if field.count:
+        out("                .count = true,")
     if field.optional_number:
         out("                .optional_number = true,")
     if field.max_bytes:
@@ -427,8 +459,9 @@ def write_options(schema, command, options, suffix, out):
             out(f"                .head = {ref(o.head, item)},")
         if o.head_value:
             out(f"                .head_value = {ref(o.head_value, item)},")
-        if o.optional:
-            out("                .optional = true,")
+        for flag in ("optional", "rest"):
+            if getattr(o, flag):
+                out(f"                .{flag} = true,")
         out("        },")
     out("};")
 
@@ -459,27 +492,32 @@ def write_source(schema, out):
             f".path = {c_string(route.path)}, .summary = {c_string(route.summary)},")
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
-        for flag in ("patch", "operation", "dry_run"):
+        out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
+        for flag in ("patch", "operation", "dry_run", "if_match"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")
     out("};\n")
-    for command in schema.commands + schema.programs:
+    for command in schema.all_commands + schema.programs:
         write_options(schema, command, command.arguments, "arguments", out)
         write_options(schema, command, command.options, "options", out)
         objects = ", ".join(f"&{o.c_name}_schema" for o in command.objects)
         out(f"const struct schema_command {command.c_name} = {{")
         out(f"        .name = {c_string(command.name)}, .summary = {c_string(command.summary)}, "
             f".objects = {{ {objects} }},")
+        if command.short:
+            out(f"        .alias = {c_string(command.short)},")
+        if command.hidden:
+            out("        .hidden = true,")
         for what in ("arguments", "options"):
             items = getattr(command, what)
             if items:
                 out(f"        .{what} = {command.c_name}_{what}, .n_{what} = {len(items)},")
         out("};\n")
     out("const struct schema_command *const schema_commands[] = {")
-    for command in schema.commands:
+    for command in schema.all_commands:
         out(f"        &{command.c_name},")
-    out(f"}};\nconst unsigned int schema_n_commands = {len(schema.commands)};")
+    out(f"}};\nconst unsigned int schema_n_commands = {len(schema.all_commands)};")
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -540,7 +578,8 @@ def write_man(schema, template, out):
             elif match.group(1) == "commands":
                 for command in schema.commands:
                     if command.name.startswith(match.group(2)):
-                        out(f".TP\n\\fB{roff(command.usage())}\\fR\n{roff(command.summary)}.")
+                        short = f" Short: \\fBlodge {roff(command.short)}\\fR." if command.short else ""
+                        out(f".TP\n\\fB{roff(command.usage())}\\fR\n{roff(command.summary)}.{short}")
             else:
                 roff_options(schema, commands[match.group(2)], out)
 
@@ -577,6 +616,16 @@ def choices(option):
     return []
 
 
+def named(schema):
+    """Every command by each of its names."""
+    return [pair for command in schema.commands for pair in command.named()]
+
+
+def completed(command):
+    """What its arguments are, for `lodge complete`; the first that has a list is offered everywhere."""
+    return next((a.complete for a in command.arguments if a.complete), None)
+
+
 def groups(schema):
     """(group, number of its words, words that may follow), outer groups first: ("image bitmap", 2, ["list", "add"])."""
     found = {}
@@ -593,26 +642,32 @@ def write_bash(schema, out):
     out("        COMPREPLY=()")
     for group, n, _ in groups(schema):
         out(f'        [[ $COMP_CWORD -gt {n + 1} && $cmd == "{group}" ]] && cmd="$cmd ${{COMP_WORDS[{n + 1}]}}"')
-    firsts = sorted({c.name.split()[0] for c in schema.commands})
+    firsts = sorted({n.split()[0] for n, _ in named(schema)})
     out("        if ((COMP_CWORD == 1)); then")
     out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(firsts)}" -- "$cur")\n                return')
     for group, n, words in groups(schema):
         out(f'        elif ((COMP_CWORD == {n + 1})) && [[ $cmd == "{group}" ]]; then')
         out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(words)}" -- "$cur")\n                return')
     out("        fi\n        case \"$cmd $prev\" in")
-    for command in schema.commands:
+    for name, command in named(schema):
         for o in command.options:
             if choices(o):
-                out(f'        "{command.name} --{o.name}")')
+                out(f'        "{name} --{o.name}")')
                 out(f'                mapfile -t COMPREPLY < <(compgen -W "{" ".join(choices(o))}" -- "$cur")'
                     "\n                return ;;")
             elif completes_files(o):
-                out(f'        "{command.name} --{o.name}")')
+                out(f'        "{name} --{o.name}")')
                 out('                mapfile -t COMPREPLY < <(compgen -f -- "$cur")\n                return ;;')
     out("        esac\n        case $cmd in")
-    for command in schema.commands:
+    for name, command in named(schema):
         words = " ".join(f"--{o.name}" for o in command.options)
-        out(f'        "{command.name}") mapfile -t COMPREPLY < <(compgen -W "{words} --help" -- "$cur") ;;')
+        if completed(command):
+            out(f'        "{name}")\n                if [[ $cur != -* ]]; then')
+            out(f'                        mapfile -t COMPREPLY < <(compgen -W "$(lodge complete {completed(command)} 2>/dev/null)" '
+                '-- "$cur")\n                        return\n                fi')
+            out(f'                mapfile -t COMPREPLY < <(compgen -W "{words} --help" -- "$cur") ;;')
+        else:
+            out(f'        "{name}") mapfile -t COMPREPLY < <(compgen -W "{words} --help" -- "$cur") ;;')
     out("        esac\n}\ncomplete -o bashdefault -F _lodge lodge")
 
 
@@ -624,33 +679,39 @@ def write_zsh(schema, out):
     out(f"#compdef lodge\n# {NOTICE}\n_lodge() {{\n        local cmd=$words[2]")
     for group, n, _ in groups(schema):
         out(f'        [[ $cmd == "{group}" ]] && (( CURRENT > {n + 2} )) && cmd="$cmd $words[{n + 2}]"')
-    firsts = sorted({c.name.split()[0] for c in schema.commands})
+    firsts = sorted({n.split()[0] for n, _ in named(schema)})
     out(f"        if (( CURRENT == 2 )); then\n                compadd {' '.join(firsts)}\n                return")
     for group, n, words in groups(schema):
         out(f'        elif (( CURRENT == {n + 2} )) && [[ $cmd == "{group}" ]]; then')
         out(f"                compadd {' '.join(words)}\n                return")
     out("        fi\n        case $cmd in")
-    for command in schema.commands:
-        out(f"        ('{command.name}')\n                _arguments \\")
+    for name, command in named(schema):
+        out(f"        ('{name}')\n                _arguments \\")
         for o in command.options:
             action = f"({' '.join(choices(o))})" if choices(o) else "_files" if completes_files(o) else ""
             star = "*" if o.field.is_list else ""
             value = f":{zsh_text(o.name)}:{action}" if o.arg else ""
             out(f"                        '{star}--{o.name}[{zsh_text(o.field.help)}]{value}' \\")
-        out("                        '*:argument:_files'\n                ;;")
+        files = f'compadd -- ${{(f)"$(lodge complete {completed(command)} 2>/dev/null)"}}' if completed(command) else "_files"
+        out(f"                        '*:argument:{{{files}}}'\n                ;;")
     out("        esac\n}\n_lodge \"$@\"")
 
 
 def write_fish(schema, out):
     out(f"# {NOTICE}")
-    for command in schema.commands:
-        words = command.name.split()
+    # The command's words come first: what follows may be any word, as a machine that is called list.
+    out("function __lodge_is\n        set -l words (commandline -opc)\n        test (count $words) -gt (count $argv)"
+        "\n        and test \"$words[2..(math (count $argv) + 1)]\" = \"$argv\"\nend")
+    for name, command in named(schema):
+        words = name.split()
         out(f"complete -c lodge -n '__fish_is_nth_token 1' -f -a {words[0]}")
         for n in range(1, len(words)):
             inside = "".join(f"; and __fish_seen_subcommand_from {w}" for w in words[:n])
             text = f" -d {fish_text(command.summary)}" if n + 1 == len(words) else ""
             out(f"complete -c lodge -n '__fish_is_nth_token {n + 1}{inside}' -f -a {words[n]}{text}")
-        seen = "; and ".join(f"__fish_seen_subcommand_from {w}" for w in words)
+        seen = f"__lodge_is {name}"
+        if completed(command):
+            out(f"complete -c lodge -n '{seen}' -f -a '(lodge complete {completed(command)} 2>/dev/null)'")
         for o in command.options:
             value = f" -x -a '{' '.join(choices(o))}'" if choices(o) else " -r -F" if completes_files(o) else \
                 " -x" if o.arg else ""
@@ -674,6 +735,8 @@ def main(argv):
         schema = Schema(argv[1])
         if what == "man":
             write_man(schema, template, lines.append)
+        elif what in ("openapi", "openapi-c"):
+            (openapi.write_json if what == "openapi" else openapi.write_c)(schema, template, lines.append)
         else:
             WRITERS[what](schema, lines.append)
     except Mistake as mistake:

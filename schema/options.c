@@ -19,7 +19,7 @@
 
 #define OPTIONS_MAX 64 /* of a command: one bit each remembers which were given */
 
-static const struct schema_field *find_field(const struct schema_object *o, const char *name) {
+const struct schema_field *schema_field_find(const struct schema_object *o, const char *name) {
         for (unsigned int i = 0; i < o->n_fields; i++)
                 if (streq(o->fields[i].name, name))
                         return &o->fields[i];
@@ -205,7 +205,7 @@ static int parse_pair(const struct schema_object *object, char *pair, void *item
         dot = strchr(pair, '.');
         if (dot) {
                 *dot = '\0';
-                f = find_field(object, pair);
+                f = schema_field_find(object, pair);
                 if (f && f->kind == SCHEMA_OBJECT) {
                         if (equals)
                                 *equals = '=';
@@ -213,7 +213,7 @@ static int parse_pair(const struct schema_object *object, char *pair, void *item
                 }
                 *dot = '.';
         }
-        f = find_field(object, pair);
+        f = schema_field_find(object, pair);
         if (!f)
                 return schema_unknown_key(object, pair, path, e);
         if (f->kind == SCHEMA_OBJECT)
@@ -222,6 +222,13 @@ static int parse_pair(const struct schema_object *object, char *pair, void *item
         if (!equals && f->kind != SCHEMA_BOOL)
                 return schema_fail(e, &at, "option-argument", NULL, "needs a value: %s=...", pair);
         return parse_value(f, equals ? equals + 1 : "on", item, &at, e);
+}
+
+int schema_set_text(const struct schema_object *o, void *value, const char *label, const char *text, struct error *e) {
+        const struct schema_path path = { .name = label, .index = -1 };
+        _cleanup_free_ char *copy = strdup(text);
+
+        return copy ? parse_pair(o, copy, value, &path, e) : schema_fail_oom(e);
 }
 
 /* Is the first pair "key=value" of a known key, rather than the head's own text? */
@@ -234,7 +241,7 @@ static bool names_a_key(const struct schema_option *o, const char *pair) {
                 return false;
         memcpy(key, pair, n);
         key[n] = '\0';
-        f = find_field(o->field->object, key);
+        f = schema_field_find(o->field->object, key);
         return f && (pair[n] == '=' || f->kind == SCHEMA_OBJECT);
 }
 
@@ -324,14 +331,25 @@ static int parse_option(const struct schema_command *cmd, int argc, char *const 
         return option_set(o, label, text, objects, e);
 }
 
+/* The last argument takes every word that is left when it is a list. */
+static const struct schema_option *argument_at(const struct schema_command *cmd, unsigned int n) {
+        const struct schema_option *last = cmd->n_arguments > 0 ? &cmd->arguments[cmd->n_arguments - 1] : NULL;
+
+        if (n < cmd->n_arguments)
+                return &cmd->arguments[n];
+        return last && last->field->kind >= SCHEMA_INT_LIST ? last : NULL;
+}
+
 static int parse_argument(const struct schema_command *cmd, unsigned int n, const char *text, void *const objects[],
                           struct error *e) {
-        if (n >= cmd->n_arguments) {
+        const struct schema_option *argument = argument_at(cmd, n);
+
+        if (!argument) {
                 error_set(e, -EINVAL, "argument-unexpected", NULL, "unexpected argument \"%.64s\"", text);
                 error_set_fix(e, "lodge %s --help shows what the command takes", cmd->name);
                 return -EINVAL;
         }
-        return option_set(&cmd->arguments[n], cmd->arguments[n].name, text, objects, e);
+        return option_set(argument, argument->name, text, objects, e);
 }
 
 int schema_command_parse(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
@@ -344,8 +362,11 @@ int schema_command_parse(const struct schema_command *cmd, int argc, char *const
                 return error_set(e, -EINVAL, "option-unknown", NULL, "too many options in lodge %s", cmd->name);
 
         for (int i = 0; i < argc; i++) {
+                const struct schema_option *argument = argument_at(cmd, n_arguments);
                 int r;
 
+                if (argument && argument->rest && (argv[i][0] != '-' || n_arguments >= cmd->n_arguments))
+                        options = false;
                 if (options && (streq(argv[i], "--help") || streq(argv[i], "-h")))
                         return 1;
                 if (options && streq(argv[i], "--")) {
@@ -371,23 +392,32 @@ int schema_command_parse(const struct schema_command *cmd, int argc, char *const
         return 0;
 }
 
+/* How many of the words are a command's name? 0: they are not. */
+static int name_words(const char *name, int argc, char *const argv[]) {
+        int words = 0;
+
+        while (*name && words < argc) {
+                size_t len = strcspn(name, " ");
+
+                if (strlen(argv[words]) != len || strncmp(argv[words], name, len) != 0)
+                        return 0;
+                name += len + (name[len] == ' ');
+                words++;
+        }
+        return *name ? 0 : words;
+}
+
 const struct schema_command *schema_command_find(int argc, char *const argv[], int *ret_words) {
         const struct schema_command *best = NULL;
         int best_words = 0;
 
         for (unsigned int i = 0; i < schema_n_commands; i++) {
-                const char *rest = schema_commands[i]->name;
-                int words = 0;
+                const char *alias = schema_commands[i]->alias;
+                int words = name_words(schema_commands[i]->name, argc, argv);
 
-                while (*rest && words < argc) {
-                        size_t len = strcspn(rest, " ");
-
-                        if (strlen(argv[words]) != len || strncmp(argv[words], rest, len) != 0)
-                                break;
-                        rest += len + (rest[len] == ' ');
-                        words++;
-                }
-                if (*rest == '\0' && words > best_words) {
+                if (words == 0 && alias)
+                        words = name_words(alias, argc, argv);
+                if (words > best_words) {
                         best = schema_commands[i];
                         best_words = words;
                 }
@@ -408,10 +438,13 @@ static void help_line(FILE *f, const char *left, const struct schema_field *fiel
 void schema_command_help(const struct schema_command *cmd, FILE *f) {
         char left[320];
 
-        fprintf(f, "usage: lodge %s", cmd->name);
+        fprintf(f, "usage: lodge %s", cmd->alias ?: cmd->name);
         for (unsigned int i = 0; i < cmd->n_arguments; i++)
-                fprintf(f, cmd->arguments[i].optional ? " [%s]" : " %s", cmd->arguments[i].name);
+                fprintf(f, cmd->arguments[i].optional ? " [%s%s]" : " %s%s", cmd->arguments[i].name,
+                        cmd->arguments[i].field->kind >= SCHEMA_INT_LIST ? "..." : "");
         fprintf(f, "%s\n%s\n", cmd->n_options > 0 ? " [OPTION]..." : "", cmd->summary);
+        if (cmd->alias)
+                fprintf(f, "also: lodge %s\n", cmd->name);
 
         fputc('\n', f);
         for (unsigned int i = 0; i < cmd->n_arguments; i++)

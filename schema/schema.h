@@ -64,6 +64,7 @@ struct schema_field {
         enum schema_kind kind;
         enum schema_charset charset;
         bool required;
+        bool count;            /* a size that is no bytes */
         bool optional_number;  /* a number that may stay unset, as 0, which is outside min..max */
         unsigned int offset;   /* of the value in its struct */
         unsigned int n_offset; /* of a list's length */
@@ -103,11 +104,14 @@ struct schema_option {
         const struct schema_field *field;
         const struct schema_field *head, *head_value; /* of an object list: see lodge.yaml */
         bool optional;                                /* of an argument */
+        bool rest;                                    /* of an argument: it takes all that follows, options too */
 };
 
-#define SCHEMA_OBJECTS_MAX 4
+#define SCHEMA_OBJECTS_MAX 6
 struct schema_command {
-        const char *name; /* "run", "image build" */
+        const char *name;  /* "run", "image build" */
+        const char *alias; /* another name, or NULL */
+        bool hidden;       /* for scripts: not listed */
         const char *summary;
         const struct schema_object *objects[SCHEMA_OBJECTS_MAX];
         const struct schema_option *arguments, *options;
@@ -129,7 +133,14 @@ struct schema_route {
         bool patch;                                        /* the body is a JSON merge patch (RFC 7396) of @body */
         bool operation;                                    /* the answer is an operation that goes on */
         bool dry_run;                                      /* the query may hold dry_run: check only */
+        const struct schema_object *dry_answer;            /* what a dry run answers, with 200 */
+        bool if_match;                                     /* If-Match is looked at */
+        const char *raw; /* media type of an answer that is no JSON, or "websocket"; NULL: it is @answer */
 };
+
+/* The OpenAPI document (generated), and its ETag, in quotes. */
+extern const char schema_openapi[], schema_openapi_etag[];
+extern const size_t schema_openapi_size;
 
 /* Every command, in lodge.yaml's order (generated). */
 extern const struct schema_command *const schema_commands[];
@@ -187,6 +198,16 @@ const struct schema_command *schema_command_find(int argc, char *const argv[], i
  */
 int schema_command_parse(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
                          struct error *e);
+
+/**
+ * schema_set_text() - set one field of an object from "FIELD=VALUE", as "memory=2G" or "limits.cpu_quota=50"
+ * @label: what errors begin with
+ * Return: 0, or -EINVAL or -ENOMEM with @e.
+ */
+int schema_set_text(const struct schema_object *o, void *value, const char *label, const char *text, struct error *e);
+
+/** schema_field_find() - the field of that name, or NULL. */
+const struct schema_field *schema_field_find(const struct schema_object *o, const char *name);
 
 /** schema_command_help() - write a command's usage, arguments and options, with defaults and ranges. */
 void schema_command_help(const struct schema_command *cmd, FILE *f);

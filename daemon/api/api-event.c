@@ -47,6 +47,7 @@ int api_event_list(struct api_request *q, struct error *e) {
 
         if (event_page_new(&page) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot list the events");
+        page->scope = q->api->o.config->scope;
         l.page = page;
         r = store_event_each(q->api->o.store, query->after, query->project, query->limit, list_one, &l, e);
         if (r == 0 && l.result < 0)

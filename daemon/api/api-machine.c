@@ -17,7 +17,7 @@ static int answer_machine(struct api_request *q, const struct store_machine *row
         if (r < 0)
                 return r;
         api_etag(q, row->generation);
-        return api_answer_as(q, q->dry_run ? 200 : q->route->status, &machine_view_schema, view);
+        return api_answer(q, view);
 }
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
@@ -146,7 +146,11 @@ static void then(struct judge *j, const struct error *e) {
 }
 
 static void on_engine(void *opaque, const struct error *e, struct wire_message *reply) {
-        then(opaque, e);
+        struct judge *j = opaque;
+
+        if (!e)
+                j->q->decision = json_incref(reply->json);
+        then(j, e);
 }
 
 static void on_seed(void *opaque, const struct error *e, struct wire_message *reply) {
@@ -212,13 +216,21 @@ static int judge(struct api_request *q, int (*next)(struct api_request *q, struc
 /* What a dry run of a new machine answers: the machine as it would be. */
 static int answer_dry(struct api_request *q, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL, *other = NULL;
+        _cleanup_(machine_view_freep) struct machine_view *view = NULL;
         const struct machine_definition *d = q->body;
 
         if (store_machine_find(q->api->o.store, q->project, d->base.name, &other, NULL) == 0)
                 return error_set(e, -EEXIST, "machine-exists", "choose another name", "there is a machine %s already",
                                  d->base.name);
         int r = machine_row_new(q->project, d, &row, e);
-        return r < 0 ? r : answer_machine(q, row, e);
+        if (r == 0)
+                r = machine_view_make(q->api->o.machines, row, &view, e);
+        if (r < 0)
+                return r;
+        view->state.engine = copy(json_string_value(json_object_get(q->decision, "engine")));
+        view->state.engine_reason = copy(json_string_value(json_object_get(q->decision, "engine_reason")));
+        view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
+        return api_answer_as(q, 200, &machine_view_schema, view);
 }
 
 static int define_judged(struct api_request *q, struct error *e) {

@@ -132,6 +132,7 @@ int api_operation_list(struct api_request *q, struct error *e) {
 
         if (operation_page_new(&page) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot list the operations");
+        page->scope = q->api->o.config->scope;
         l.page = page;
         r = store_op_each(q->api->o.store, &filter, list_one, &l, e);
         if (r == 0 && l.result < 0)

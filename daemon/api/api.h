@@ -45,6 +45,12 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
 void api_free(struct api *api);
 DEFINE_CLEANUP(api, api_free);
 
+/**
+ * api_idle() - is nobody connected?
+ * @ret_count: connections that there ever were, so that short ones between two questions are noticed
+ */
+bool api_idle(const struct api *api, uint64_t *ret_count);
+
 /** api_event() - tell those who listen for events. */
 void api_event(struct api *api, const struct store_event *event);
 
@@ -75,12 +81,13 @@ struct api_request {
         void (*forget)(struct api_request *q); /* the client has gone before the answer; NULL: nothing to stop */
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;
+        json_t *decision; /* which engine it would be, of a new machine */
 };
 
 struct api {
         struct api_options o;
         SoupServer *server;
-        int silent_fd; /* the other half of what libsoup listens on */
+        int nowhere_fd; /* the other end of the socket that libsoup listens on */
         struct loop_source *accept, *sweep;
         struct api_connection *connections;
         unsigned int n_connections;
@@ -98,11 +105,11 @@ typedef int (*api_handler)(struct api_request *q, struct error *e);
 /** api_handler_of() - the table of routes.c. */
 api_handler api_handler_of(enum schema_route_id id);
 
-/** api_answer() - answer with an object of the route's kind; ends the request. 0, so that it can be returned. */
+/**
+ * api_answer() - answer with an object of the route's kind, in a dry run of its dry_answer's; ends the request
+ * Return: 0, so that it can be returned.
+ */
 int api_answer(struct api_request *q, const void *object);
-
-/** api_answer_as() - answer with an object of another kind: what a dry run of an operation says. */
-int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object);
 
 /** api_answer_text() - any answer. @text is copied. */
 int api_answer_text(struct api_request *q, unsigned int status, const char *type, const char *text, size_t n);

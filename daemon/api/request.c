@@ -48,6 +48,7 @@ static void request_free(struct api_request *q) {
         if (q->route && q->route->body)
                 schema_free(q->route->body, q->body);
         json_decref(q->patch);
+        json_decref(q->decision);
         for (size_t i = 0; i < API_PARAMETERS_MAX; i++)
                 free(q->parameters[i]);
         free(q->idempotency_key);
@@ -73,11 +74,9 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
 }
 
 int api_answer(struct api_request *q, const void *object) {
-        return api_answer_as(q, q->route->status, q->route->answer, object);
-}
-
-int api_answer_as(struct api_request *q, unsigned int status, const struct schema_object *schema, const void *object) {
-        _cleanup_free_ char *text = schema_format(schema, object);
+        /* A dry run has made nothing, and started nothing. */
+        const unsigned int status = q->dry_run ? SOUP_STATUS_OK : q->route->status;
+        _cleanup_free_ char *text = schema_format(q->dry_run ? q->route->dry_answer : q->route->answer, object);
         _cleanup_error_ struct error e = ERROR_INIT;
 
         if (!text) {
@@ -341,6 +340,8 @@ static int prepare(struct api_request *q, const char *query, struct error *e) {
                 q->project = *(char **)schema_at(q->query, field->offset);
         field = query_field(q, "dry_run");
         q->dry_run = field && *(bool *)schema_at(q->query, field->offset);
+        if (q->dry_run && !q->route->dry_run) /* never do what was not to be done */
+                return error_set(e, -EINVAL, "dry-run", "leave dry_run out", "%s has no dry run", q->route->name);
         if (!q->api->ready && q->route->role > SCHEMA_ROLE_VIEWER)
                 return error_set(e, -EAGAIN, "daemon-starting", "try again in a moment",
                                  "the daemon is still finding out which machines run");

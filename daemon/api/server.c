@@ -173,6 +173,8 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
         struct api_connection *c = connection_of(api, message);
         SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
 
+        /* libsoup would cut the answer into parts, as many as are asked for. */
+        soup_message_headers_remove(headers, "Range");
         if (c) {
                 c->reading = true;
                 c->since = clock_ns();
@@ -248,21 +250,18 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
         request_take(api, message);
 }
 
-/*
- * libsoup ends a connection after one answer when its server listens nowhere. Connections are accepted here, so it gets a socket to listen
- * on that nobody can connect to: half of a pair whose other half stays silent.
- */
+/* libsoup keeps a connection for the next request only while it listens somewhere itself: it gets a socket that nobody connects to. */
 static int listen_nowhere(struct api *api) {
+        int pair[2];
         GSocket *socket;
-        gboolean ok;
-        int fds[2];
+        bool ok;
 
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
                 return -errno;
-        api->silent_fd = fds[1];
-        socket = g_socket_new_from_fd(fds[0], NULL);
+        api->nowhere_fd = pair[1];
+        socket = g_socket_new_from_fd(pair[0], NULL);
         if (!socket) {
-                close(fds[0]);
+                close(pair[0]);
                 return -EIO;
         }
         ok = soup_server_listen_socket(api->server, socket, 0, NULL);
@@ -276,8 +275,7 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
 
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
-        api->o = *options;
-        api->silent_fd = -EBADF;
+        *api = (struct api){ .o = *options, .nowhere_fd = -1 };
         api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, NULL);
         soup_server_add_handler(api->server, NULL, on_request, api, NULL);
         g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
@@ -304,9 +302,14 @@ void api_free(struct api *api) {
                 soup_server_disconnect(api->server);
                 g_object_unref(api->server);
         }
-        if (api->silent_fd >= 0)
-                close(api->silent_fd);
+        if (api->nowhere_fd >= 0)
+                close(api->nowhere_fd);
         free(api);
+}
+
+bool api_idle(const struct api *api, uint64_t *ret_count) {
+        *ret_count = api->last_connection;
+        return api->n_connections == 0;
 }
 
 void api_ready(struct api *api) {

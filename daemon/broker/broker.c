@@ -251,6 +251,7 @@ static char *worker_config_text(const struct broker *b, int wire_fd) {
                 .broker_pid = (uint32_t)getpid(),
                 .started = (char *)b->started,
                 .ended = (uint32_t)b->worker_status,
+                .idle_exit = b->options->idle_exit,
                 .debug = b->options->debug,
         };
 

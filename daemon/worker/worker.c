@@ -19,7 +19,8 @@
 #include "daemon/store/store.h"
 #include "daemon/worker/sandbox.h"
 
-#define CONFIG_MAX 65536
+#define CONFIG_MAX   65536
+#define IDLE_TICK_US 1000000
 
 struct worker {
         struct worker_config *config;
@@ -29,6 +30,9 @@ struct worker {
         struct broker_client *broker;
         struct machines *machines;
         struct api *api;
+        struct loop_source *idle_timer;
+        uint64_t idle_connections; /* how many there had been when it was idle last */
+        unsigned int idle_s;
         int status;
 };
 
@@ -90,6 +94,32 @@ static void on_recovered(void *opaque, int result) {
         log_info("ready: %u machines run", machines_running(w->machines));
 }
 
+/* --idle-exit: a status of 0 is the broker's end, too. A client that comes just now starts another daemon. */
+static void on_idle_tick(void *opaque) {
+        struct worker *w = opaque;
+        uint64_t connections;
+        bool idle = api_idle(w->api, &connections) && machines_running(w->machines) == 0 &&
+                    operations_count(machines_operations(w->machines)) == 0;
+
+        w->idle_s = idle && connections == w->idle_connections ? w->idle_s + 1 : 0;
+        w->idle_connections = connections;
+        if (w->idle_s >= w->config->idle_exit) {
+                log_info("nobody has needed this daemon for %u s: it ends", w->idle_s);
+                stop(w, 0);
+                return;
+        }
+        loop_timer_set(w->idle_timer, IDLE_TICK_US);
+}
+
+static int watch_idle(struct worker *w) {
+        int r;
+
+        if (w->config->idle_exit == 0)
+                return 0;
+        r = loop_add_timer(w->loop, on_idle_tick, w, &w->idle_timer);
+        return r < 0 ? r : loop_timer_set(w->idle_timer, IDLE_TICK_US);
+}
+
 static int become(const struct worker_config *c, struct error *e) {
         if (!c->become)
                 return 0;
@@ -142,11 +172,14 @@ static int start(struct worker *w, struct error *e) {
         options = (struct api_options){ w->config, w->loop, w->store, w->machines, w->broker };
         r = api_new(&options, &w->api, e);
         if (r == 0)
+                r = watch_idle(w);
+        if (r == 0)
                 r = machines_recover(w->machines, on_recovered, w);
         return r < 0 ? error_set(e, r, "recover", NULL, "cannot find out which machines run") : 0;
 }
 
 static void finish(struct worker *w) {
+        loop_source_free(w->idle_timer);
         api_free(w->api);
         machines_free(w->machines);
         broker_client_free(w->broker);

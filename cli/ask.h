@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * ask: what the commands that ask the daemon share
+ *
+ * A command is a line in the table of commands (daemon-commands.c): the schema's command and a function. cli_ask() parses the words into the command's objects,
+ * reaches the daemon, calls the function, and prints its error. So a command's function holds only what is its own.
+ *
+ *      lodge stop web     POST /v1/machines/web/stop -> 202 and an operation -> follow.c shows how it goes -> "web: stopped"
+ */
+#pragma once
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/render.h"
+
+struct ask {
+        const struct schema_command *command;
+        void *objects[SCHEMA_OBJECTS_MAX];
+        struct client_options *options;
+        struct view_options *view; /* NULL: the command has none; so below */
+        struct request_options *request;
+        struct client *client;
+        int status; /* the exit status of a good end */
+};
+
+/** cli_ask() - run a command of the daemon's; returns the exit status. */
+int cli_ask(const struct cli_command *command, int argc, char **argv);
+
+/** ask_object() - the command's object of that schema, or NULL. */
+void *ask_object(const struct ask *a, const struct schema_object *object);
+
+/** ask_send() - client_call() with the command's dry_run in the query and, if @body, that object of the command as the body. */
+int ask_send(struct ask *a, enum schema_route_id route, const char *name, const struct schema_object *body,
+             json_t **ret_json, struct error *e);
+
+/**
+ * ask_list() - every page of a list, joined in the first one's JSON
+ * @query: as client_query_add() makes it, may be NULL
+ */
+int ask_list(struct ask *a, enum schema_route_id route, const char *query, json_t **ret_page, struct error *e);
+
+/**
+ * ask_print_list(), ask_print_object() - in the format that was asked for
+ * @what:    "machines": a line on stderr says whose they are, unless JSON or YAML says so itself; NULL: no line
+ * @columns: unless others were asked for
+ */
+int ask_print_list(struct ask *a, json_t *page, const char *what, const struct schema_object *item, const char *columns,
+                   struct error *e);
+int ask_print_object(struct ask *a, json_t *object, const struct schema_object *schema, const char *columns,
+                     struct error *e);
+
+/** ask_is_people() - is the output for people (a table)? */
+bool ask_is_people(const struct ask *a);
+
+/** ask_yes() - ask a person on the terminal; false without one. */
+bool ask_yes(const char *question);
+
+/* ---- follow.c -------------------------------------------------------------------------------------------------------- */
+
+/**
+ * follow() - wait for the end of an operation, and show on a terminal how it goes
+ * @operation: as the daemon answered it
+ *
+ * Warnings are printed. Return: 0 when it is done, with *@ret_end its last state; -ECANCELED with @e "interrupted" on Ctrl-C (the operation goes
+ * on); else the operation's own error in @e.
+ */
+int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
+
+/** follow_say() - "web: stopped", of an operation that is done. */
+void follow_say(const json_t *operation);
+
+/** follow_interrupt_fd() - Ctrl-C as a descriptor from now on; -errno. */
+int follow_interrupt_fd(void);
+
+/* ---- the commands ---------------------------------------------------------------------------------------------------- */
+
+int ask_machine_launch(struct ask *a, struct error *e);
+int ask_machine_define(struct ask *a, struct error *e);
+int ask_machine_list(struct ask *a, struct error *e);
+int ask_machine_show(struct ask *a, struct error *e);
+int ask_machine_start(struct ask *a, struct error *e);
+int ask_machine_stop(struct ask *a, struct error *e);
+int ask_machine_kill(struct ask *a, struct error *e);
+int ask_machine_pause(struct ask *a, struct error *e);
+int ask_machine_resume(struct ask *a, struct error *e);
+int ask_machine_reset(struct ask *a, struct error *e);
+int ask_machine_delete(struct ask *a, struct error *e);
+int ask_machine_rename(struct ask *a, struct error *e);
+int ask_machine_set(struct ask *a, struct error *e);
+int ask_machine_edit(struct ask *a, struct error *e);
+int ask_machine_wait(struct ask *a, struct error *e);
+int ask_machine_exec(struct ask *a, struct error *e);
+int ask_operation_list(struct ask *a, struct error *e);
+int ask_operation_show(struct ask *a, struct error *e);
+int ask_operation_wait(struct ask *a, struct error *e);
+int ask_operation_cancel(struct ask *a, struct error *e);
+int ask_event_list(struct ask *a, struct error *e);
+int ask_daemon_show(struct ask *a, struct error *e);

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * client: lodged, as the commands see it
+ *
+ * Which daemon: --socket or $LODGE_SOCKET; else the system daemon's, /run/lodge/lodged.sock; else the user's own, in $XDG_RUNTIME_DIR/lodge or
+ * /tmp/lodge-UID, where everything must belong to the user; and when that does not run, it is started (start.c) and said so, once, on stderr.
+ *
+ * A system daemon that refuses the caller is an error with the cure, not a reason to ask another daemon: the machines would be others.
+ *
+ * An answer that is an error becomes a struct error with the daemon's id, message and fix. What the daemon cannot do yet because it is still
+ * starting is asked again for a while.
+ *
+ * Threads: one.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "cli/http.h"
+#include "schema/lodge-schema.h"
+
+#define CLIENT_SYSTEM_SOCKET "/run/lodge/lodged.sock"
+
+struct client {
+        const struct client_options *options; /* borrowed */
+        const char *project;                  /* NULL: the daemon's default */
+        char *path;                           /* of its socket */
+        struct http http;
+        bool used;   /* the connection */
+        int stop_fd; /* becomes readable when waiting should end; -EBADF: none */
+        char etag[64];
+        char request[72]; /* the last answer's request id */
+};
+
+/** client_open() - find and reach the daemon; @start: start one if none runs. Return: 0, -ENOTCONN or -errno with @e. */
+int client_open(const struct client_options *options, bool start, struct client **ret_client, struct error *e);
+void client_free(struct client *client);
+DEFINE_CLEANUP(client, client_free);
+
+/* One request. All but route may be left out. */
+struct client_call {
+        enum schema_route_id route;
+        const char *parameter; /* what stands for {name} or {id} in the path */
+        const char *query;     /* as client_query_add() makes it */
+        const char *body;
+        const char *if_match;
+        int timeout_s; /* how long the daemon may be silent; 0: a minute */
+};
+
+/**
+ * client_call() - ask, and wait for the answer
+ * @ret_json: the answer; owned. Return: 0; -ECANCELED when stop_fd became readable; -errno with @e.
+ */
+int client_call(struct client *client, const struct client_call *call, json_t **ret_json, struct error *e);
+
+/**
+ * client_query_add() - append KEY=VALUE, encoded, to an allocated query
+ * @query: NULL at first; the project is in it already if there is one. Return: 0, -ENOMEM.
+ */
+int client_query_add(char **query, const char *key, const char *value);
+
+/** client_code() - the errno, negative, of a name as "EBUSY"; @fallback when there is none. */
+int client_code(const char *name, int fallback);
+
+/** client_query_object() - append every field that is set of an object of the schema that a route takes as its query. */
+int client_query_object(char **query, const struct schema_object *object, const void *value);
+
+/* ---- for start.c and tests ----------------------------------------------------------------------------------------- */
+
+/** client_session_socket() - the path of the user's own daemon's socket; allocated. */
+int client_session_socket(char **ret_path);
+
+/** client_start_session() - start the user's own daemon and connect to it. Return: a connected socket, or -errno with @e. */
+int client_start_session(const char *socket_path, struct error *e);
+
+/** client_connect() - connect to a socket; -errno. */
+int client_connect(const char *path);
+
+/** client_refused() - the error for a socket that the caller may not use: "socket-group", "socket-login" or "socket-access". */
+int client_refused(const char *path, struct error *e);

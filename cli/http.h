@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * http: one connection to lodged: a request, then its answer, then the next one (HTTP/1.1, RFC 9112)
+ *
+ * Only what lodged speaks over its unix socket: bodies with Content-Length or chunked, connections that stay. An answer is bounded: 64 KiB of
+ * headers, HTTP_BODY_MAX of body. Why not libsoup, which the daemon uses: doc/adr/0015-a-small-http-client.md.
+ *
+ * A wait for an answer ends early when a descriptor that the caller names becomes readable (a signalfd: Ctrl-C).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+
+#define HTTP_BODY_MAX (256u << 20)
+
+struct http {
+        int fd;
+        int stop_fd; /* -EBADF: none */
+        char *buf;   /* what has come and was not used yet */
+        size_t len, room;
+};
+
+#define HTTP_INIT ((struct http){ .fd = -EBADF, .stop_fd = -EBADF })
+
+struct http_request {
+        const char *method, *target; /* the target is encoded already: "/v1/machines?limit=2" */
+        const char *headers;         /* whole lines, each with its CRLF; NULL: none */
+        const char *body;            /* JSON; NULL: none */
+        int timeout_ms;              /* for each pause of the other side */
+};
+
+struct http_answer {
+        unsigned int status;
+        char *body; /* with a NUL behind its len bytes; owned */
+        size_t len;
+        char etag[64];    /* "" when there was none */
+        char request[72]; /* X-Request-Id */
+};
+
+/**
+ * http_ask() - send a request and wait for its answer
+ * @ret_answer: filled on success; end it by http_answer_clear()
+ *
+ * Return: 0; -ECANCELED when stop_fd became readable; -ECONNRESET when the other side went away before a byte of the answer; -ETIMEDOUT; -EBADMSG
+ * when what came is no answer or is too large; -errno. After a failure the connection is of no use.
+ */
+int http_ask(struct http *h, const struct http_request *request, struct http_answer *ret_answer);
+
+void http_answer_clear(struct http_answer *answer);
+
+/** http_close() - with what was read ahead. */
+void http_close(struct http *h);

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * machine-define: lodge launch and lodge define
+ *
+ * Files are named relative to where the person is; the daemon is elsewhere, so they are made absolute here.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "cli/ask.h"
+
+#define PLAN_COLUMNS                                                                                                   \
+        "name,state.engine,state.engine_reason,config.cpus,config.memory,config.image,config.kernel,config.pool,"      \
+        "config.disk_size,config.disks,config.nets"
+
+int cli_default_name(const char *image, char **ret_name) {
+        const char *base = image ?: "machine";
+        unsigned char random[2];
+        char name[64];
+        size_t n = 0;
+
+        for (const char *p = base; *p && n < 40; p++) {
+                if (isalnum((unsigned char)*p))
+                        name[n++] = (char)tolower((unsigned char)*p);
+                else if (n > 0 && name[n - 1] != '-')
+                        name[n++] = '-';
+        }
+        while (n > 0 && name[n - 1] == '-')
+                n--;
+        if (getrandom(random, sizeof(random), 0) != sizeof(random))
+                return -EIO;
+        snprintf(name + n, sizeof(name) - n, "%s%02x%02x", n ? "-" : "m", random[0], random[1]);
+        *ret_name = strdup(name);
+        return *ret_name ? 0 : -ENOMEM;
+}
+
+static int make_absolute(char **path) {
+        _cleanup_free_ char *here = NULL;
+        char *absolute;
+
+        if (!*path || **path == '/' || **path == '\0')
+                return 0;
+        here = getcwd(NULL, 0);
+        if (!here || asprintf(&absolute, "%s/%s", here, *path) < 0)
+                return -ENOMEM;
+        free(*path);
+        *path = absolute;
+        return 0;
+}
+
+static int complete(struct machine_config *c, struct error *e) {
+        int r = 0;
+
+        /* With a kernel, `lodge launch --kernel FILE web` names the machine. */
+        if (c->kernel && c->image && !c->name) {
+                c->name = TAKE_PTR(c->image);
+        }
+        if (!c->name)
+                r = cli_default_name(c->image, &c->name);
+        if (r == 0)
+                r = make_absolute(&c->kernel);
+        if (r == 0)
+                r = make_absolute(&c->initrd);
+        for (size_t i = 0; i < c->n_disks && r == 0; i++)
+                r = make_absolute(&c->disks[i].path);
+        return r < 0 ? error_set(e, r, "memory", NULL, "cannot prepare the machine") : 0;
+}
+
+/* What --dry-run and --explain show: the machine as it would be. */
+static int show_plan(struct ask *a, enum schema_route_id route, struct error *e) {
+        bool dry_run = a->request->dry_run;
+        json_auto_t *machine = NULL;
+        int r;
+
+        a->request->dry_run = true;
+        r = ask_send(a, route, NULL, &machine_definition_schema, &machine, e);
+        a->request->dry_run = dry_run;
+        if (r < 0)
+                return r;
+        if (dry_run)
+                return ask_print_object(a, machine, &machine_view_schema, PLAN_COLUMNS, e);
+        const struct render to_stderr = { .file = stderr, .object = &machine_view_schema, .columns = PLAN_COLUMNS };
+        return render_object(&to_stderr, machine, e);
+}
+
+static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer, struct error *e) {
+        struct machine_definition *d = ask_object(a, &machine_definition_schema);
+        int r = complete(&d->base, e);
+
+        if (r == 0 && (a->request->dry_run || a->request->explain))
+                r = show_plan(a, route, e);
+        if (r < 0 || a->request->dry_run)
+                return r;
+        r = ask_send(a, route, NULL, &machine_definition_schema, ret_answer, e);
+        return r;
+}
+
+int ask_machine_define(struct ask *a, struct error *e) {
+        json_auto_t *machine = NULL;
+        int r = begin(a, ROUTE_MACHINE_DEFINE, &machine, e);
+
+        if (r < 0 || !machine)
+                return r;
+        if (!ask_is_people(a))
+                return ask_print_object(a, machine, &machine_view_schema, PLAN_COLUMNS, e);
+        printf("%s: defined; lodge start %s\n", json_string_value(json_object_get(machine, "name")),
+               json_string_value(json_object_get(machine, "name")));
+        return 0;
+}
+
+int ask_machine_launch(struct ask *a, struct error *e) {
+        json_auto_t *operation = NULL, *end = NULL;
+        int r = begin(a, ROUTE_MACHINE_LAUNCH, &operation, e);
+
+        if (r < 0 || !operation)
+                return r;
+        if (!a->request->detach) {
+                r = follow(a, operation, &end, e);
+                if (r < 0)
+                        return r;
+        }
+        if (!ask_is_people(a))
+                return ask_print_object(a, end ?: operation, &operation_view_schema, "all", e);
+        if (end)
+                follow_say(end);
+        else
+                printf("%s: goes on as operation %s\n", json_string_value(json_object_get(operation, "target")) ?: "?",
+                       json_string_value(json_object_get(operation, "id")) ?: "?");
+        return 0;
+}
