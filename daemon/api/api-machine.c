@@ -230,7 +230,7 @@ static int answer_dry(struct api_request *q, struct error *e) {
         view->state.engine = copy(json_string_value(json_object_get(q->decision, "engine")));
         view->state.engine_reason = copy(json_string_value(json_object_get(q->decision, "engine_reason")));
         view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
-        return api_answer_as(q, 200, &machine_view_schema, view);
+        return api_answer(q, view);
 }
 
 static int define_judged(struct api_request *q, struct error *e) {

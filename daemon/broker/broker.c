@@ -250,8 +250,8 @@ static char *worker_config_text(const struct broker *b, int wire_fd) {
                 .group = b->group,
                 .broker_pid = (uint32_t)getpid(),
                 .started = (char *)b->started,
-                .ended = (uint32_t)b->worker_status,
                 .idle_exit = b->options->idle_exit,
+                .ended = (uint32_t)b->worker_status,
                 .debug = b->options->debug,
         };
 
