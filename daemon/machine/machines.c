@@ -135,7 +135,7 @@ int machine_define(struct machines *ms, const char *project, const struct machin
                 r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
-        r = write_row(ms, "define", row, 0, store_add, e);
+        r = store_machine_add(ms->store, row, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;
