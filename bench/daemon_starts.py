@@ -32,7 +32,7 @@ _start: cli
 
 
 def make_kernel(path):
-    subprocess.run(["cc", "-x", "assembler", "-", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none", "-o", path],
+    subprocess.run(["cc", "-x", "assembler", "-", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x200000,--build-id=none", "-o", path],
                    input=HALT.encode(), check=True)
 
 

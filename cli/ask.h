@@ -29,7 +29,10 @@ int cli_ask(const struct cli_command *command, int argc, char **argv);
 /** ask_object() - the command's object of that schema, or NULL. */
 void *ask_object(const struct ask *a, const struct schema_object *object);
 
-/** ask_send() - client_call() with the command's dry_run in the query and, if @body, that object of the command as the body. */
+/**
+ * ask_send() - client_call() with what the command was given: its dry_run and the route's query object, if it has one, in the query; and @body,
+ *              an object of the command's, as the body
+ */
 int ask_send(struct ask *a, enum schema_route_id route, const char *name, const struct schema_object *body,
              json_t **ret_json, struct error *e);
 
@@ -66,6 +69,9 @@ bool ask_yes(const char *question);
  */
 int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
 
+/** follow_print() - follow(), or not with --detach, and print how it went in the format that was asked for. */
+int follow_print(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
+
 /** follow_say() - "web: stopped", of an operation that is done. */
 void follow_say(const json_t *operation);
 
@@ -89,10 +95,15 @@ int ask_machine_rename(struct ask *a, struct error *e);
 int ask_machine_set(struct ask *a, struct error *e);
 int ask_machine_edit(struct ask *a, struct error *e);
 int ask_machine_wait(struct ask *a, struct error *e);
+int ask_machine_console(struct ask *a, struct error *e);
 int ask_machine_exec(struct ask *a, struct error *e);
 int ask_operation_list(struct ask *a, struct error *e);
 int ask_operation_show(struct ask *a, struct error *e);
 int ask_operation_wait(struct ask *a, struct error *e);
 int ask_operation_cancel(struct ask *a, struct error *e);
 int ask_event_list(struct ask *a, struct error *e);
+int ask_machine_clone(struct ask *a, struct error *e);
+int ask_network_list(struct ask *a, struct error *e);
+int ask_network_show(struct ask *a, struct error *e);
+int ask_pool_show(struct ask *a, struct error *e);
 int ask_daemon_show(struct ask *a, struct error *e);

@@ -323,6 +323,24 @@ static int ask_once(struct client *client, const struct http_request *request, s
         return http_ask(&client->http, request, ret_answer);
 }
 
+int client_refusal(const struct http_answer *answer, struct error *e) {
+        json_auto_t *json = json_loadb(answer->body ?: "", answer->len, 0, NULL);
+
+        return answer_error(answer, json, e);
+}
+
+int client_console_target(const struct client *client, const char *name, uint64_t history, char **ret_target) {
+        _cleanup_free_ char *encoded = encode(name), *query = NULL;
+
+        if (!encoded || asprintf(&query, "history=%llu", (unsigned long long)history) < 0) {
+                query = NULL;
+                return -ENOMEM;
+        }
+        if (client->project && client_query_add(&query, "project", client->project) < 0)
+                return -ENOMEM;
+        return asprintf(ret_target, "/v1/machines/%s/console?%s", encoded, query) < 0 ? -ENOMEM : 0;
+}
+
 static bool still_starting(const json_t *json) {
         const char *id = json_string_value(json_object_get(json_object_get(json, "error"), "id"));
 

@@ -60,6 +60,12 @@ int client_call(struct client *client, const struct client_call *call, json_t **
  */
 int client_query_add(char **query, const char *key, const char *value);
 
+/** client_console_target() - the encoded target of a machine's console, for websocket_open(); allocated. */
+int client_console_target(const struct client *client, const char *name, uint64_t history, char **ret_target);
+
+/** client_refusal() - the error that an answer tells of. */
+int client_refusal(const struct http_answer *answer, struct error *e);
+
 /** client_code() - the errno, negative, of a name as "EBUSY"; @fallback when there is none. */
 int client_code(const char *name, int fallback);
 

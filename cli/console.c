@@ -56,9 +56,11 @@ static void show_menu(struct console *c) {
 static void show_help(struct console *c) {
         console_message(c, "p  press the power button: the guest shuts down if it listens (ACPI)");
         console_message(c, "r  reset, as by the button: what the guest has not written is lost");
-        console_message(c, "k  end the machine at once; exit status 2");
+        console_message(c, "k  end the machine at once, as by pulling its plug");
         console_message(c, "c  or any other key: go on");
-        console_message(c, "d  detach: needs the daemon, which this version does not have");
+        console_message(c, c->options.detachable
+                                   ? "d  detach: leave the console, the machine runs on"
+                                   : "d  detach: for machines that the daemon keeps: lodge launch, lodge console");
 }
 
 /* ---- from the machine -------------------------------------------------------------------------------------------- */
@@ -174,8 +176,11 @@ static void on_menu_key(struct console *c, enum terminal_key key) {
                 show_help(c);
                 return;
         case TERMINAL_DETACH:
-                console_message(c, "detaching needs the daemon, which this version does not have: start lodge run "
-                                   "inside tmux or screen instead");
+                if (c->options.detachable)
+                        c->ops->on_key(c->opaque, key);
+                else
+                        console_message(c, "only a machine that the daemon keeps can be left: lodge launch, then lodge "
+                                           "console");
                 return;
         case TERMINAL_NONE:
         case TERMINAL_CONTINUE:

@@ -18,11 +18,12 @@
 struct console_options {
         int fd;                    /* the serial port; borrowed */
         bool interactive;          /* stdin goes to the machine; if it is a terminal, raw with a menu */
+        bool detachable;           /* somebody else keeps the machine: d leaves it */
         bool to_stdout, to_stderr; /* where the output goes; neither: only into the tail */
 };
 
 struct console_ops {
-        void (*on_key)(void *opaque, enum terminal_key key); /* POWER, RESET, KILL */
+        void (*on_key)(void *opaque, enum terminal_key key); /* POWER, RESET, KILL; DETACH if it can be done */
         void (*on_gone)(void *opaque);                       /* terminal or stdout went away */
         void (*on_first_output)(void *opaque);
 };

@@ -9,6 +9,7 @@
 #define OPERATION_COLUMNS "id,kind,target,status,step,created,requester"
 #define OPERATION_SHOW    "id,kind,project,target,status,step,progress,created,changed,requester,request,error,warnings"
 #define EVENT_COLUMNS     "seq,time,kind,target,message"
+#define NETWORK_COLUMNS   "all"
 #define DAEMON_COLUMNS    "version,scope,pid,started,machines,running,kvm,kvm_evidence,kvm_cure,user,role"
 
 int ask_operation_list(struct ask *a, struct error *e) {
@@ -32,14 +33,7 @@ int ask_operation_wait(struct ask *a, struct error *e) {
         json_auto_t *operation = NULL, *end = NULL;
         int r = ask_send(a, ROUTE_OPERATION_SHOW, a->request->id, NULL, &operation, e);
 
-        if (r == 0)
-                r = follow(a, operation, &end, e);
-        if (r < 0)
-                return r;
-        if (!ask_is_people(a))
-                return ask_print_object(a, end, &operation_view_schema, "all", e);
-        follow_say(end);
-        return 0;
+        return r < 0 ? r : follow_print(a, operation, &end, e);
 }
 
 int ask_operation_cancel(struct ask *a, struct error *e) {
@@ -97,6 +91,33 @@ int ask_event_list(struct ask *a, struct error *e) {
                         nanosleep(&(struct timespec){ .tv_nsec = 500000000 }, NULL);
         } while (r == 0 && a->request->follow && !ferror(stdout));
         return r;
+}
+
+int ask_network_list(struct ask *a, struct error *e) {
+        json_auto_t *page = NULL;
+        int r = ask_list(a, ROUTE_NETWORK_LIST, NULL, &page, e);
+
+        return r < 0 ? r : ask_print_list(a, page, NULL, &network_config_schema, NETWORK_COLUMNS, e);
+}
+
+int ask_network_show(struct ask *a, struct error *e) {
+        json_auto_t *network = NULL;
+        int r = ask_send(a, ROUTE_NETWORK_SHOW, a->request->name, NULL, &network, e);
+
+        return r < 0 ? r : ask_print_object(a, network, &network_view_schema, "state,problems,warnings,leases", e);
+}
+
+int ask_pool_show(struct ask *a, struct error *e) {
+        json_auto_t *pool = NULL;
+        int r = ask_send(a, ROUTE_POOL_SHOW, a->request->name, NULL, &pool, e);
+
+        if (r < 0 || !ask_is_people(a))
+                return r < 0 ? r : ask_print_object(a, pool, &pool_view_schema, "all", e);
+        r = ask_print_object(a, pool, &pool_view_schema, "name,path,capacity,available,allocated", e);
+        if (r < 0 || json_array_size(json_object_get(pool, "items")) == 0)
+                return r;
+        putchar('\n');
+        return ask_print_list(a, pool, NULL, &volume_view_schema, "all", e);
 }
 
 int ask_daemon_show(struct ask *a, struct error *e) {

@@ -123,10 +123,8 @@ void follow_say(const json_t *operation) {
         static const struct {
                 const char *kind, *text;
         } texts[] = {
-                { "machine-launch", "launched" },
-                { "machine-start", "started" },
-                { "machine-stop", "stopped" },
-                { "machine-delete", "deleted" },
+                { "machine-launch", "launched" }, { "machine-start", "started" }, { "machine-stop", "stopped" },
+                { "machine-delete", "deleted" },  { "machine-clone", "cloned" },
         };
         const char *kind = text_of(operation, "kind") ?: "", *text = "done";
 
@@ -135,4 +133,22 @@ void follow_say(const json_t *operation) {
                         text = texts[i].text;
         render_text(stdout, text_of(operation, "target") ?: kind);
         printf(": %s\n", text);
+}
+
+int follow_print(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e) {
+        int r = 0;
+
+        if (!a->request->detach)
+                r = follow(a, operation, ret_end, e);
+        if (r < 0)
+                return r;
+        if (!ask_is_people(a))
+                return ask_print_object(a, *ret_end ?: (json_t *)operation, &operation_view_schema, "all", e);
+        if (*ret_end) {
+                follow_say(*ret_end);
+                return 0;
+        }
+        render_text(stdout, text_of(operation, "target") ?: "?");
+        printf(": goes on as operation %s\n", text_of(operation, "id") ?: "?");
+        return 0;
 }

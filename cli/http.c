@@ -56,8 +56,7 @@ static int send_all(const struct http *h, const char *text, size_t n, int timeou
         return 0;
 }
 
-/* Reads more into the buffer. Return: bytes, 0 at the end, -errno. */
-static ssize_t more(struct http *h, int timeout_ms) {
+ssize_t http_more(struct http *h, int timeout_ms) {
         ssize_t n;
         int r = wait_for(h, POLLIN, timeout_ms);
 
@@ -91,7 +90,7 @@ static void used(struct http *h, size_t n) {
 /* Until @n bytes are there. */
 static int need(struct http *h, size_t n, int timeout_ms) {
         while (h->len < n) {
-                ssize_t r = more(h, timeout_ms);
+                ssize_t r = http_more(h, timeout_ms);
 
                 if (r <= 0)
                         return r == 0 ? -EBADMSG : (int)r;
@@ -114,7 +113,7 @@ static int need_mark(struct http *h, const char *mark, size_t max, int timeout_m
                 if (h->len > max)
                         return -EBADMSG;
                 from = h->len > len ? h->len - len : 0;
-                r = more(h, timeout_ms);
+                r = http_more(h, timeout_ms);
                 if (r <= 0)
                         return r < 0 ? (int)r : h->len == 0 ? -ECONNRESET : -EBADMSG;
         }
@@ -226,7 +225,7 @@ static int read_chunks(struct http *h, struct http_answer *answer, int timeout_m
         }
 }
 
-static int read_answer(struct http *h, struct http_answer *answer, int timeout_ms) {
+static int read_answer(struct http *h, struct http_answer *answer, bool upgrade, int timeout_ms) {
         size_t n, length = 0;
         int r;
 
@@ -237,7 +236,9 @@ static int read_answer(struct http *h, struct http_answer *answer, int timeout_m
                 if (r < 0)
                         return r;
                 used(h, n);
-        } while (answer->status < 200);
+        } while (answer->status < 200 && !(upgrade && answer->status == 101));
+        if (answer->status == 101)
+                return 0;
         if (answer->status == 204 || answer->status == 304)
                 return take(h, answer, 0);
         if (length == SIZE_MAX) {
@@ -271,7 +272,7 @@ int http_ask(struct http *h, const struct http_request *q, struct http_answer *r
                 r = send_all(h, q->body, n, q->timeout_ms);
         /* A server that refuses a request early has answered before it closed. */
         if (r == 0 || r == -ECONNRESET)
-                r = read_answer(h, &answer, q->timeout_ms);
+                r = read_answer(h, &answer, q->upgrade, q->timeout_ms);
         if (r < 0)
                 return r;
         *ret_answer = answer;

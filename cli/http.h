@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -23,6 +24,7 @@ struct http {
         int stop_fd; /* -EBADF: none */
         char *buf;   /* what has come and was not used yet */
         size_t len, room;
+        size_t used; /* by websocket.c: bytes at its beginning that were handed out */
 };
 
 #define HTTP_INIT ((struct http){ .fd = -EBADF, .stop_fd = -EBADF })
@@ -32,6 +34,7 @@ struct http_request {
         const char *headers;         /* whole lines, each with its CRLF; NULL: none */
         const char *body;            /* JSON; NULL: none */
         int timeout_ms;              /* for each pause of the other side */
+        bool upgrade;                /* 101 is an answer, too: what follows is no HTTP */
 };
 
 struct http_answer {
@@ -52,6 +55,9 @@ struct http_answer {
 int http_ask(struct http *h, const struct http_request *request, struct http_answer *ret_answer);
 
 void http_answer_clear(struct http_answer *answer);
+
+/** http_more() - read more into the buffer. Return: bytes, 0 at the end, -ETIMEDOUT, -ECANCELED, -EBADMSG when it holds too much, -errno. */
+ssize_t http_more(struct http *h, int timeout_ms);
 
 /** http_close() - with what was read ahead. */
 void http_close(struct http *h);

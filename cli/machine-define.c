@@ -6,12 +6,16 @@
  */
 #include <ctype.h>
 #include <errno.h>
-#include <limits.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/io.h"
 #include "cli/ask.h"
+#include "daemon/seed/seed.h"
+
+#define FILE_MAX (256u << 10) /* of user-data, and of keys */
 
 #define PLAN_COLUMNS                                                                                                   \
         "name,state.engine,state.engine_reason,config.cpus,config.memory,config.image,config.kernel,config.pool,"      \
@@ -50,6 +54,72 @@ static int make_absolute(char **path) {
         free(*path);
         *path = absolute;
         return 0;
+}
+
+/* A file's text, for the daemon, which may not read it. */
+static int read_file(const char *path, char **ret_text, struct error *e) {
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        size_t n;
+        int r = fd < 0 ? -errno : io_read_all(fd, FILE_MAX, ret_text, &n);
+
+        if (r < 0)
+                return error_set(e, r, "file-read", NULL, "cannot read %s", path);
+        if (strlen(*ret_text) != n) {
+                free(TAKE_PTR(*ret_text));
+                return error_set(e, -EINVAL, "file-read", "give a text", "%s is no text: it holds NUL bytes", path);
+        }
+        return 0;
+}
+
+static int add_key(struct cloud_config *cloud, const char *line, struct error *e) {
+        char **grown = reallocarray(cloud->ssh_keys, cloud->n_ssh_keys + 1, sizeof(*grown));
+
+        if (!grown)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        cloud->ssh_keys = grown;
+        grown[cloud->n_ssh_keys] = strdup(line);
+        if (!grown[cloud->n_ssh_keys])
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        cloud->n_ssh_keys++;
+        return 0;
+}
+
+/* The keys in a file, one a line; comments as in authorized_keys. */
+static int add_key_file(struct cloud_config *cloud, const char *path, struct error *e) {
+        _cleanup_free_ char *text = NULL;
+        char *rest, *line;
+        int r = read_file(path, &text, e);
+
+        rest = r < 0 ? NULL : text;
+        while (r == 0 && (line = strsep(&rest, "\n"))) {
+                line[strcspn(line, "\r")] = '\0';
+                if (*line && *line != '#')
+                        r = add_key(cloud, line, e);
+        }
+        return r;
+}
+
+/* Keys that were not named are the caller's own: who makes a machine wants to get in. */
+static int add_access(const struct access_options *access, struct cloud_config *cloud, struct error *e) {
+        char **keys;
+        size_t n;
+        int r = 0;
+
+        if (access->user) {
+                free(cloud->user);
+                cloud->user = strdup(access->user);
+                r = cloud->user ? 0 : -ENOMEM;
+        }
+        for (size_t i = 0; i < access->n_ssh_keys && r == 0; i++)
+                r = add_key_file(cloud, access->ssh_keys[i], e);
+        if (r == 0 && access->user_data)
+                r = read_file(access->user_data, &cloud->user_data, e);
+        if (r < 0 || access->n_ssh_keys > 0 || ssh_keys_find(NULL, &keys, &n) < 0)
+                return r;
+        for (size_t i = 0; i < n && r == 0; i++)
+                r = add_key(cloud, keys[i], e);
+        ssh_keys_free(keys, n);
+        return r;
 }
 
 static int complete(struct machine_config *c, struct error *e) {
@@ -91,6 +161,8 @@ static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer,
         struct machine_definition *d = ask_object(a, &machine_definition_schema);
         int r = complete(&d->base, e);
 
+        if (r == 0)
+                r = add_access(ask_object(a, &access_options_schema), &d->cloud, e);
         if (r == 0 && (a->request->dry_run || a->request->explain))
                 r = show_plan(a, route, e);
         if (r < 0 || a->request->dry_run)
@@ -118,17 +190,5 @@ int ask_machine_launch(struct ask *a, struct error *e) {
 
         if (r < 0 || !operation)
                 return r;
-        if (!a->request->detach) {
-                r = follow(a, operation, &end, e);
-                if (r < 0)
-                        return r;
-        }
-        if (!ask_is_people(a))
-                return ask_print_object(a, end ?: operation, &operation_view_schema, "all", e);
-        if (end)
-                follow_say(end);
-        else
-                printf("%s: goes on as operation %s\n", json_string_value(json_object_get(operation, "target")) ?: "?",
-                       json_string_value(json_object_get(operation, "id")) ?: "?");
-        return 0;
+        return follow_print(a, operation, &end, e);
 }

@@ -236,6 +236,13 @@ int ask_machine_rename(struct ask *a, struct error *e) {
         return 0;
 }
 
+int ask_machine_clone(struct ask *a, struct error *e) {
+        json_auto_t *operation = NULL, *end = NULL;
+        int r = ask_send(a, ROUTE_MACHINE_CLONE, a->request->name, &machine_rename_request_schema, &operation, e);
+
+        return r < 0 ? r : follow_print(a, operation, &end, e);
+}
+
 /* ---- waiting --------------------------------------------------------------------------------------------------------- */
 
 static bool is_there(const json_t *machine, enum wait_condition condition) {

@@ -31,7 +31,7 @@ Errors are `{"error": {"id", "message", "fix", "code", "request"}}`; `id` is sta
 `X-Request-Id`: the log has it, too; a client may choose it.
 
 What takes time answers 202 with an operation: `GET /v1/operations/{id}?wait=60` waits for its next change.
-A `POST` with an `Idempotency-Key` that was answered is answered the same way again, for a day.
+A `POST` with an `Idempotency-Key` that succeeded is answered the same way again, for a day, and done once.
 Each request needs a role, `x-lodge-role`; an operator may what a viewer may, and an admin everything."""
 ERRORS = {
     400: "Malformed: the body, the query or the path is not as this document says.",
@@ -101,7 +101,7 @@ class Document:
             return self.number(field)
         if field.type == "size":
             number = self.number(field)
-            if form == OUTPUT:
+            if form == OUTPUT or field.count:
                 return number
             text = {"type": "string", "pattern": SIZE_PATTERN, "maxLength": 32, "examples": ["512M"],
                     "description": "bytes, or with a unit of 1024: K, M, G, T"}

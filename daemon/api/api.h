@@ -23,6 +23,7 @@
 #include <libsoup/soup.h>
 #include <stdbool.h>
 
+#include "daemon/api/uri.h"
 #include "daemon/machine/machine.h"
 #include "daemon/store/store.h"
 #include "daemon/wire/client.h"
@@ -59,8 +60,7 @@ void api_ready(struct api *api);
 
 /* ---- for the files of this folder ---------------------------------------------------------------------------------- */
 
-#define API_BODY_MAX       (1u << 20)
-#define API_PARAMETERS_MAX 2
+#define API_BODY_MAX (1u << 20)
 
 /* One request, from its last byte to its answer. */
 struct api_request {
@@ -68,7 +68,7 @@ struct api_request {
         struct api *api;
         SoupServerMessage *message;
         const struct schema_route *route;
-        char *parameters[API_PARAMETERS_MAX]; /* {name}, decoded */
+        char *parameters[URI_PARAMETERS_MAX]; /* {name}, decoded */
         void *query;                          /* the route's objects, parsed, or NULL */
         void *body;
         json_t *patch; /* of a route with `patch`: the body as it came */
@@ -80,15 +80,18 @@ struct api_request {
         bool dry_run, paused, gone;
         void (*forget)(struct api_request *q); /* the client has gone before the answer; NULL: nothing to stop */
         void *state;                           /* the handler's, freed with free() */
-        char *idempotency_key;
+        char *idempotency_key;                 /* to be remembered with the answer; NULL: none */
+        uint8_t idempotency_digest[STORE_DIGEST_SIZE];
         json_t *decision; /* which engine it would be, of a new machine */
 };
 
 struct api {
         struct api_options o;
         SoupServer *server;
-        int nowhere_fd; /* the other end of the socket that libsoup listens on */
+        int nowhere_fd;        /* the other end of the socket that libsoup listens on */
+        GSocketAddress *local; /* what libsoup takes for ours */
         struct loop_source *accept, *sweep;
+        unsigned int sweeps;
         struct api_connection *connections;
         unsigned int n_connections;
         uint64_t last_connection;

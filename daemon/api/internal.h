@@ -4,27 +4,52 @@
 
 #include "daemon/api/api.h"
 
+/* Whom a connection waits for. */
+enum api_phase {
+        API_FRESH,   /* the client: for the head of its first request, of which libsoup does not tell when it begins */
+        API_IDLE,    /* the client: for its next request */
+        API_READING, /* the client: for the rest of a request */
+        API_WORKING, /* us */
+        API_WRITING, /* the client: to take the answer */
+};
+
 /* One client's connection. */
 struct api_connection {
         struct api_connection *next;
         GSocketConnection *stream;
         GSocketAddress *address; /* what libsoup knows it by */
         uid_t uid;
-        bool in_group;     /* of those who may use the daemon */
-        uint64_t since;    /* when it began to wait for its next request, or for the rest of one (monotonic ns) */
-        unsigned int busy; /* requests that are being answered */
-        bool reading;      /* a request's head has come, and not yet all of it */
+        bool in_group; /* of those who may use the daemon */
+        enum api_phase phase;
+        uint64_t since;    /* when its phase began, or when a part of the answer was taken last (monotonic ns) */
+        uint64_t received; /* bytes of the body */
+        bool known;        /* it has sent a head */
         bool lasting;      /* a WebSocket: it may be silent */
 };
 
 /** request_take() - all of a request has come: find out what it wants, and call its handler. */
 void request_take(struct api *api, SoupServerMessage *message);
 
+/** request_refuse() - an answer to a request that is not looked at; @status 0: the answer in case libsoup refuses it by itself. */
+void request_refuse(SoupServerMessage *message, unsigned int status, const char *id, const char *fix, const char *text);
+
 /** request_peer() - who is at the other end: role and name. */
 void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, size_t n, enum schema_role *ret_role);
 
 /** connection_of() - NULL if it is closed by now. */
 struct api_connection *connection_of(struct api *api, SoupServerMessage *message);
+
+/** connection_answers() - the answer is there: the client has to take it, in time. */
+void connection_answers(struct api *api, SoupServerMessage *message);
+
+/** idempotency_begin() - 0: to be done; 1: it was done before and has been answered; -errno. */
+int idempotency_begin(struct api_request *q, struct error *e);
+
+/** idempotency_end() - remember the answer, if it is to be. */
+void idempotency_end(struct api_request *q, unsigned int status, const char *text, size_t n);
+
+/** idempotency_expire() - forget what is too old. */
+void idempotency_expire(struct api *api);
 
 /** api_stream_wanted() - does a request want a WebSocket of ours? */
 bool api_stream_wanted(SoupServerMessage *message, const char *path);
@@ -37,3 +62,6 @@ void api_stream_connection_gone(struct api *api, const struct api_connection *c)
 
 /** api_event_fill() - an event as clients see it. */
 void api_event_fill(struct event_view *v, const struct store_event *event);
+
+/** api_audit() - write down who changed what, when a request that changes something is answered. */
+void api_audit(struct api_request *q, unsigned int status);

@@ -10,10 +10,10 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/api/internal.h"
+#include "daemon/api/uri.h"
 
-#define GROUPS_MAX     256
-#define QUERY_KEYS_MAX 32
-#define PART_MAX       512 /* bytes of a parameter in a path */
+#define ALLOWED_SIZE    64
+#define REQUEST_ID_SIZE 17 /* of one that we make */
 
 /* ---- who ------------------------------------------------------------------------------------------------------------ */
 
@@ -49,7 +49,7 @@ static void request_free(struct api_request *q) {
                 schema_free(q->route->body, q->body);
         json_decref(q->patch);
         json_decref(q->decision);
-        for (size_t i = 0; i < API_PARAMETERS_MAX; i++)
+        for (size_t i = 0; i < URI_PARAMETERS_MAX; i++)
                 free(q->parameters[i]);
         free(q->idempotency_key);
         free(q->state);
@@ -66,6 +66,10 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
                 soup_message_headers_replace(headers, "X-Content-Type-Options", "nosniff");
                 soup_server_message_set_response(q->message, type, SOUP_MEMORY_COPY, text, n);
         }
+        if (q->route)
+                api_audit(q, status);
+        connection_answers(q->api, q->message);
+        idempotency_end(q, status, text, n);
         q->api->counts[status / 100 < 6 ? status / 100 : 0]++;
         log_debug("request %s: %s %s by %s: %u", q->id, q->route ? q->route->method : "?",
                   q->route ? q->route->name : "?", q->who, status);
@@ -106,14 +110,24 @@ static unsigned int status_of(int code) {
         return 500;
 }
 
+static char *utf8_text(const char *text) {
+        char *valid = text ? g_utf8_make_valid(text, -1) : NULL, *own = valid ? strdup(valid) : NULL;
+
+        g_free(valid);
+        return own;
+}
+
 static void answer_error(struct api_request *q, unsigned int status, const struct error *e) {
+        /* A message may hold what a client sent, cut off in the middle of a character. */
+        _cleanup_free_ char *message = utf8_text(e->message), *fix = utf8_text(e->fix);
         json_t *error =
-                json_pack("{s:s, s:s, s:s*, s:s*, s:s}", "id", e->id ?: "unknown", "message", e->message ?: "it failed",
-                          "fix", e->fix, "code", strerrorname_np(-e->code), "request", q->id);
+                json_pack("{s:s, s:s, s:s*, s:s*, s:s}", "id", e->id ?: "unknown", "message", message ?: "it failed",
+                          "fix", fix, "code", strerrorname_np(-e->code), "request", q->id);
         json_t *answer = error ? json_pack("{s:o}", "error", error) : NULL;
         _cleanup_free_ char *text = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
         SoupMessageHeaders *headers = soup_server_message_get_response_headers(q->message);
-        const char *fallback = "{\"error\":{\"id\":\"text\",\"message\":\"the error's text is no UTF-8\"}}";
+        const char *fallback =
+                "{\"error\":{\"id\":\"memory\",\"message\":\"there is no memory for the error's text\"}}";
 
         json_decref(answer);
         if (status == 503 && !q->gone)
@@ -122,6 +136,37 @@ static void answer_error(struct api_request *q, unsigned int status, const struc
                 log_warning("request %s: %s %s by %s: %s [%s]", q->id, q->route ? q->route->method : "?",
                             q->route ? q->route->name : "?", q->who, e->message ?: "", e->id ?: "");
         api_answer_text(q, status, "application/json", text ?: fallback, strlen(text ?: fallback));
+}
+
+static void random_id(char ret_id[static REQUEST_ID_SIZE]) {
+        unsigned char random[REQUEST_ID_SIZE / 2 - 1];
+
+        if (getrandom(random, sizeof(random), 0) != sizeof(random))
+                memset(random, 0, sizeof(random));
+        for (size_t i = 0; i < sizeof(random); i++)
+                snprintf(ret_id + 2 * i, 3, "%02x", random[i]);
+}
+
+void request_refuse(SoupServerMessage *message, unsigned int status, const char *id, const char *fix,
+                    const char *text) {
+        SoupMessageHeaders *headers = soup_server_message_get_response_headers(message);
+        char request[REQUEST_ID_SIZE];
+        _cleanup_free_ char *body = NULL;
+
+        random_id(request);
+        /* The texts are ours and hold nothing that JSON would have to escape. */
+        if (asprintf(&body, "{\"error\":{\"id\":\"%s\",\"message\":\"%s\",\"fix\":\"%s\",\"request\":\"%s\"}}", id,
+                     text, fix, request) < 0)
+                body = NULL;
+        if (status)
+                soup_server_message_set_status(message, status, NULL);
+        soup_message_headers_replace(headers, "X-Request-Id", request);
+        soup_message_headers_replace(headers, "Cache-Control", "no-store");
+        soup_message_headers_replace(headers, "X-Content-Type-Options", "nosniff");
+        soup_message_body_truncate(
+                soup_server_message_get_response_body(message)); /* a response that is set is added */
+        soup_server_message_set_response(message, "application/json", SOUP_MEMORY_COPY, body ?: "",
+                                         body ? strlen(body) : 0);
 }
 
 void api_answer_error(struct api_request *q, const struct error *e) {
@@ -163,105 +208,30 @@ int api_if_match(struct api_request *q, uint64_t *ret_generation, struct error *
 
 /* ---- what ------------------------------------------------------------------------------------------------------------ */
 
-/* Does a path fit a route's? Its parameters are decoded into @q. */
-static bool path_fits(const char *pattern, const char *path, char **parameters) {
-        size_t n_parameters = 0;
+/* The route, with its parameters in @q; else 0 and the methods that the path takes, "" for an unknown path, or -errno. */
+static int route_find(struct api_request *q, const char *method, const char *path,
+                      char ret_allowed[static ALLOWED_SIZE]) {
+        size_t n = 0;
 
-        while (*pattern && *path) {
-                if (*pattern == '{') {
-                        size_t n = strcspn(path, "/");
+        ret_allowed[0] = 0;
+        for (size_t i = 0; i < ROUTE_COUNT; i++) {
+                char *parameters[URI_PARAMETERS_MAX] = { NULL };
+                int r = uri_path_match(schema_routes[i].path, path, parameters);
 
-                        if (n == 0 || n > PART_MAX || n_parameters == API_PARAMETERS_MAX)
-                                break;
-                        free(parameters[n_parameters]);
-                        parameters[n_parameters++] = strndup(path, n);
-                        path += n;
-                        pattern += strcspn(pattern, "}");
-                        pattern += *pattern == '}';
-                } else if (*pattern++ != *path++)
-                        return false;
-        }
-        return !*pattern && !*path;
-}
-
-static bool parameters_decode(struct api_request *q) {
-        for (size_t i = 0; i < API_PARAMETERS_MAX && q->parameters[i]; i++) {
-                char *plain = g_uri_unescape_string(q->parameters[i], "/");
-
-                if (!plain || !g_utf8_validate(plain, -1, NULL)) {
-                        g_free(plain);
-                        return false;
+                if (r > 0 && streq(schema_routes[i].method, method)) {
+                        memcpy(q->parameters, parameters, sizeof(parameters));
+                        q->route = &schema_routes[i];
+                        return 1;
                 }
-                free(q->parameters[i]);
-                q->parameters[i] = strdup(plain);
-                g_free(plain);
+                for (size_t k = 0; k < URI_PARAMETERS_MAX; k++)
+                        free(parameters[k]);
+                if (r < 0)
+                        return r;
+                if (r > 0 && n < ALLOWED_SIZE)
+                        n += (size_t)snprintf(ret_allowed + n, ALLOWED_SIZE - n, "%s%s", n > 0 ? ", " : "",
+                                              schema_routes[i].method);
         }
-        return true;
-}
-
-/* @ret_allowed: the path is known, for other methods. */
-static const struct schema_route *route_find(struct api_request *q, const char *method, const char *path,
-                                             bool *ret_known) {
-        const struct schema_route *found = NULL;
-
-        *ret_known = false;
-        for (size_t i = 0; i < ROUTE_COUNT && !found; i++) {
-                if (!path_fits(schema_routes[i].path, path, q->parameters))
-                        continue;
-                *ret_known = true;
-                if (streq(schema_routes[i].method, method))
-                        found = &schema_routes[i];
-        }
-        return found;
-}
-
-/* A query's text as the JSON that its field wants. */
-static json_t *query_value(const struct schema_field *f, const char *text) {
-        uint64_t number;
-
-        switch (f->kind) {
-        case SCHEMA_BOOL:
-                return streq(text, "true") || streq(text, "1") || !*text ? json_true()
-                       : streq(text, "false") || streq(text, "0")        ? json_false()
-                                                                         : json_string(text);
-        case SCHEMA_INT:
-                return text_parse_uint(text, INT64_MAX, &number) == 0 ? json_integer((json_int_t)number)
-                                                                      : json_string(text);
-        default:
-                return json_string(text);
-        }
-}
-
-static int query_parse(struct api_request *q, const char *query, struct error *e) {
-        GHashTable *pairs = query && *query ? soup_form_decode(query) : NULL;
-        json_auto_t *object = json_object();
-        _cleanup_free_ char *text = NULL;
-        GHashTableIter iter;
-        gpointer key, value;
-        int r = 0;
-
-        if (pairs && g_hash_table_size(pairs) > QUERY_KEYS_MAX)
-                r = error_set(e, -EINVAL, "query", NULL, "the query has too many keys");
-        if (pairs && r == 0) {
-                g_hash_table_iter_init(&iter, pairs);
-                while (r == 0 && g_hash_table_iter_next(&iter, &key, &value)) {
-                        const struct schema_field *field = NULL;
-
-                        for (unsigned int i = 0; q->route->query && i < q->route->query->n_fields && !field; i++)
-                                if (streq(q->route->query->fields[i].name, (char *)key))
-                                        field = &q->route->query->fields[i];
-                        if (!field || json_object_set_new(object, key, query_value(field, value)) < 0)
-                                r = error_set(e, -EINVAL, "query",
-                                              "the OpenAPI document lists what there is: GET /v1/openapi.json",
-                                              "the query has a key, or a value, that %s does not take", q->route->name);
-                }
-        }
-        if (pairs)
-                g_hash_table_unref(pairs);
-        if (r < 0 || !q->route->query)
-                return r;
-        text = json_dumps(object, JSON_COMPACT);
-        return text ? schema_parse(q->route->query, text, strlen(text), &q->query, e) : -ENOMEM;
+        return 0;
 }
 
 static const struct schema_field *query_field(const struct api_request *q, const char *name) {
@@ -269,6 +239,30 @@ static const struct schema_field *query_field(const struct api_request *q, const
                 if (streq(q->route->query->fields[i].name, name))
                         return &q->route->query->fields[i];
         return NULL;
+}
+
+/* A null for a key that there is not would change nothing, and leave a typing mistake unnoticed. Lists are replaced as a whole. */
+static int patch_check(const struct schema_object *o, const json_t *patch, const struct schema_path *path,
+                       struct error *e) {
+        const char *key;
+        json_t *value;
+
+        json_object_foreach((json_t *)patch, key, value) {
+                const struct schema_path at = { .up = path, .name = key, .index = -1 };
+                const struct schema_field *field = NULL;
+                int r = 0;
+
+                for (unsigned int i = 0; i < o->n_fields && !field; i++)
+                        if (streq(o->fields[i].name, key))
+                                field = &o->fields[i];
+                if (!field)
+                        return schema_unknown_key(o, key, path, e);
+                if (field->kind == SCHEMA_OBJECT && json_is_object(value))
+                        r = patch_check(field->object, value, &at, e);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
 }
 
 static int body_parse(struct api_request *q, struct error *e) {
@@ -284,6 +278,11 @@ static int body_parse(struct api_request *q, struct error *e) {
         } else if (q->route->patch) {
                 /* Of the right form and not too deep is what matters here: the merged object is parsed by the schema. */
                 r = schema_parse_json(data ?: "", n, &q->patch, e);
+                if (r == 0) {
+                        const struct schema_path root = { .name = q->route->body->name, .index = -1 };
+
+                        r = patch_check(q->route->body, q->patch, &root, e);
+                }
         } else
                 r = schema_parse(q->route->body, n ? data : "{}", n ? n : 2, &q->body, e);
         g_bytes_unref(bytes);
@@ -293,12 +292,9 @@ static int body_parse(struct api_request *q, struct error *e) {
 static void make_id(struct api_request *q) {
         const char *theirs =
                 soup_message_headers_get_one(soup_server_message_get_request_headers(q->message), "X-Request-Id");
-        unsigned char random[8];
-        size_t n = theirs ? strlen(theirs) : 0;
+        size_t n = theirs ? strlen(theirs) : 0, good = 0;
 
         if (n > 0 && n < sizeof(q->id)) {
-                size_t good = 0;
-
                 while (isalnum((unsigned char)theirs[good]) || (theirs[good] && strchr("-_.", theirs[good])))
                         good++;
                 if (good == n) {
@@ -306,10 +302,7 @@ static void make_id(struct api_request *q) {
                         return;
                 }
         }
-        if (getrandom(random, sizeof(random), 0) != sizeof(random))
-                memset(random, 0, sizeof(random));
-        for (size_t i = 0; i < sizeof(random); i++)
-                snprintf(q->id + 2 * i, 3, "%02x", random[i]);
+        random_id(q->id);
 }
 
 static int allowed(const struct api_request *q, struct error *e) {
@@ -326,10 +319,8 @@ static int prepare(struct api_request *q, const char *query, struct error *e) {
         const struct schema_field *field;
         int r = allowed(q, e);
 
-        if (r == 0 && !parameters_decode(q))
-                r = error_set(e, -EINVAL, "path", NULL, "the path holds what is no UTF-8 text");
         if (r == 0)
-                r = query_parse(q, query, e);
+                r = uri_query_parse(q->route->query, query, &q->query, e);
         if (r == 0)
                 r = body_parse(q, e);
         if (r < 0)
@@ -348,11 +339,28 @@ static int prepare(struct api_request *q, const char *query, struct error *e) {
         return 0;
 }
 
+static void answer_no_route(struct api_request *q, int code, const char *allow) {
+        static const char *const look = "the OpenAPI document lists what there is: GET /v1/openapi.json";
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        if (code < 0) {
+                error_set(&e, code, "path", look, "the path holds what is no UTF-8 text, or a name that is too long");
+                api_answer_error(q, &e);
+        } else if (*allow) {
+                soup_message_headers_replace(soup_server_message_get_response_headers(q->message), "Allow", allow);
+                error_set(&e, -ENOTSUP, "method", look, "this path takes %s only", allow);
+                answer_error(q, SOUP_STATUS_METHOD_NOT_ALLOWED, &e);
+        } else {
+                error_set(&e, -ENOENT, "path", look, "there is no such path");
+                api_answer_error(q, &e);
+        }
+}
+
 void request_take(struct api *api, SoupServerMessage *message) {
         _cleanup_error_ struct error e = ERROR_INIT;
         GUri *uri = soup_server_message_get_uri(message);
         struct api_request *q = calloc(1, sizeof(*q));
-        bool known;
+        char allow[ALLOWED_SIZE];
         int r;
 
         if (!q) {
@@ -364,15 +372,16 @@ void request_take(struct api *api, SoupServerMessage *message) {
         make_id(q);
         request_peer(api, message, q->who, sizeof(q->who), &q->role);
         q->caller = (struct machine_caller){ q->who, q->id };
-        q->route = route_find(q, soup_server_message_get_method(message), g_uri_get_path(uri), &known);
-        if (!q->route) {
-                error_set(&e, known ? -ENOTSUP : -ENOENT, known ? "method" : "path",
-                          "the OpenAPI document lists what there is: GET /v1/openapi.json",
-                          known ? "this path does not take that method" : "there is no such path");
-                answer_error(q, known ? 405 : 404, &e);
+        r = route_find(q, soup_server_message_get_method(message), g_uri_get_path(uri), allow);
+        if (r <= 0) {
+                answer_no_route(q, r, allow);
                 return;
         }
         r = prepare(q, g_uri_get_query(uri), &e);
+        if (r == 0)
+                r = idempotency_begin(q, &e);
+        if (r > 0)
+                return; /* answered: it was asked before */
         if (r == 0)
                 r = api_handler_of((enum schema_route_id)(q->route - schema_routes))(q, &e);
         if (r < 0) {

@@ -2,12 +2,13 @@
 /*
  * server: connections: accepted here and handed to libsoup, counted, and closed when they are too many, too slow or idle
  *
- * libsoup has no limits of its own, so this file keeps a list: who it is, and since when it is waited for. A sweep every 5 s closes what
- * has been silent for too long. When there are too many connections the one that is idle for longest makes room; a client that keeps all of
- * its share busy waits in the kernel's queue.
+ * libsoup has few limits of its own (a request's head may have 64 KiB), so this file keeps a list: who it is, whom it waits for, and since when. A
+ * sweep every 5 s closes what has been silent for too long, within a request, while it is to take an answer, or between requests. When
+ * there are too many connections the one that is idle for longest makes room; a user whose connections are all busy gets no more than a share.
  */
 #include <errno.h>
 #include <gio/gunixsocketaddress.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +21,15 @@
 #include "daemon/api/internal.h"
 
 #define CONNECTIONS_MAX 1800u
+#define USER_MAX        1500u           /* of one user's, other than root */
 #define IDLE_NS         600000000000ull /* between requests */
-#define SLOW_NS         20000000000ull  /* within one */
+#define SLOW_NS         20000000000ull  /* for all of a request to come, or any of an answer to be taken */
 #define SWEEP_US        5000000
+#define EXPIRE_SWEEPS   720u /* an hour */
 #define ACCEPTS_AT_ONCE 64
 #define GROUPS_MAX      256
+#define DRAIN_MAX                                                                                                      \
+        (16u << 20) /* bytes of a body that is too large and read all the same, so that the client sees the answer */
 
 static void on_connection_gone(gpointer opaque, GObject *was);
 
@@ -36,6 +41,8 @@ static void connection_unlink(struct api *api, struct api_connection *c) {
         if (*at) {
                 *at = c->next;
                 api->n_connections--;
+                if (api->accept)
+                        loop_source_set_events(api->accept, EPOLLIN);
         }
         g_object_unref(c->address);
         free(c);
@@ -68,28 +75,76 @@ struct api_connection *connection_of(struct api *api, SoupServerMessage *message
         return NULL;
 }
 
+static void phase_set(struct api_connection *c, enum api_phase phase) {
+        c->phase = phase;
+        c->since = clock_ns();
+}
+
+void connection_answers(struct api *api, SoupServerMessage *message) {
+        struct api_connection *c = connection_of(api, message);
+
+        if (c)
+                phase_set(c, API_WRITING);
+}
+
+/* libsoup does not look at a connection while a request is being worked on. Once it tries to answer it learns that nobody is there. */
+static void give_up_if_gone(struct api *api, struct api_connection *c) {
+        struct pollfd fd = { .fd = g_socket_get_fd(g_socket_connection_get_socket(c->stream)) };
+
+        if (poll(&fd, 1, 0) <= 0 || !(fd.revents & (POLLHUP | POLLERR)))
+                return;
+        for (struct api_request *q = api->waiting; q; q = q->next) {
+                if (!q->paused || q->gone || connection_of(api, q->message) != c)
+                        continue;
+                q->paused = false;
+                soup_server_message_unpause(q->message);
+                return;
+        }
+}
+
 static void on_sweep(void *opaque) {
         struct api *api = opaque;
         uint64_t now = clock_ns();
 
-        for (struct api_connection *c = api->connections; c; c = c->next)
-                if (!c->busy && !c->lasting && now - c->since > (c->reading ? SLOW_NS : IDLE_NS))
+        for (struct api_connection *c = api->connections, *next; c; c = next) {
+                next = c->next;
+                if (c->lasting)
+                        continue;
+                if (c->phase == API_WORKING)
+                        give_up_if_gone(api, c);
+                else if (now - c->since > (c->phase == API_IDLE ? IDLE_NS : SLOW_NS))
                         connection_close(c);
+        }
+        if (++api->sweeps % EXPIRE_SWEEPS == 0)
+                idempotency_expire(api);
+        loop_source_set_events(api->accept, EPOLLIN);
         loop_timer_set(api->sweep, SWEEP_US);
 }
 
-static void make_room(struct api *api) {
+/* Close the connection that waits for a request for longest; @uid NULL: anybody's. */
+static bool close_idle(struct api *api, const uid_t *uid) {
         struct api_connection *oldest = NULL;
 
-        if (api->n_connections < CONNECTIONS_MAX)
-                return;
         for (struct api_connection *c = api->connections; c; c = c->next)
-                if (!c->busy && !c->lasting && (!oldest || c->since < oldest->since))
+                if (c->phase <= API_IDLE && !c->lasting && (!uid || c->uid == *uid) &&
+                    (!oldest || c->since < oldest->since))
                         oldest = c;
-        if (oldest) {
-                oldest->since = UINT64_MAX; /* not twice */
-                connection_close(oldest);
-        }
+        if (!oldest || oldest->since == UINT64_MAX)
+                return false;
+        oldest->since = UINT64_MAX; /* not twice */
+        connection_close(oldest);
+        return true;
+}
+
+/* One user cannot take all connections from the others. */
+static bool is_over_share(struct api *api, uid_t uid) {
+        unsigned int n = 0;
+
+        if (uid == 0)
+                return false;
+        for (struct api_connection *c = api->connections; c; c = c->next)
+                n += c->uid == uid && c->since != UINT64_MAX;
+        return n >= USER_MAX && !close_idle(api, &uid);
 }
 
 static bool in_group(int fd, gid_t group, gid_t primary) {
@@ -115,10 +170,10 @@ static void take_connection(struct api *api, int fd) {
         struct ucred peer;
         socklen_t n = sizeof(peer);
         char name[32];
-        GSocketAddress *local;
         GError *error = NULL;
 
-        if (!c || !gone || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0) {
+        if (!c || !gone || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 ||
+            is_over_share(api, peer.uid)) {
                 free(c);
                 free(gone);
                 if (socket)
@@ -136,16 +191,14 @@ static void take_connection(struct api *api, int fd) {
         /* libsoup knows a connection by its address only, and clients of a unix socket have none: each gets a name. */
         snprintf(name, sizeof(name), "client-%llu", (unsigned long long)++api->last_connection);
         c->address = g_unix_socket_address_new(name);
-        local = g_socket_get_local_address(socket, NULL);
         g_object_unref(socket);
         api->connections = c;
         api->n_connections++;
         g_object_weak_ref(G_OBJECT(c->stream), on_connection_gone, gone);
-        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), local, c->address, &error)) {
+        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), api->local, c->address, &error)) {
                 log_warning("cannot serve a connection: %s", error->message);
                 g_error_free(error);
         }
-        g_clear_object(&local);
         g_object_unref(c->stream); /* the server's now */
 }
 
@@ -153,60 +206,83 @@ static void on_accept(void *opaque, int listen_fd, uint32_t events) {
         struct api *api = opaque;
 
         for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-                int fd;
+                int fd = -1;
 
-                make_room(api);
-                if (api->n_connections >= CONNECTIONS_MAX + ACCEPTS_AT_ONCE)
+                if (api->n_connections >= CONNECTIONS_MAX)
+                        close_idle(api, NULL);
+                if (api->n_connections < CONNECTIONS_MAX + ACCEPTS_AT_ONCE) {
+                        fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+                        if (fd < 0 && errno == EAGAIN)
+                                return;
+                }
+                if (fd < 0) { /* who comes now waits in the kernel's queue, until one goes or the next sweep */
+                        close_idle(api, NULL);
+                        loop_source_set_events(api->accept, 0);
                         return;
-                fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-                if (fd < 0)
-                        return;
+                }
                 take_connection(api, fd);
         }
 }
 
 /* ---- one message's life --------------------------------------------------------------------------------------------- */
 
-/* The body is counted while it comes: what is too large is refused before it is kept. */
+static void refuse_large(SoupServerMessage *message) {
+        SoupMessageBody *body = soup_server_message_get_request_body(message);
+
+        soup_message_body_truncate(body);
+        soup_message_body_set_accumulate(body, FALSE);
+        request_refuse(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, "body-too-large", "send less",
+                       "a body has at most 1 MiB");
+        soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
+}
+
+/* What is too large is refused before it is kept. libsoup answers only when all has come: more than a little is not waited for. */
 static void on_headers(SoupServerMessage *message, gpointer opaque) {
         struct api *api = opaque;
-        struct api_connection *c = connection_of(api, message);
         SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
+        struct api_connection *c = connection_of(api, message);
 
+        soup_message_body_truncate(soup_server_message_get_response_body(message)); /* libsoup has understood it */
         /* libsoup would cut the answer into parts, as many as are asked for. */
         soup_message_headers_remove(headers, "Range");
         if (c) {
-                c->reading = true;
-                c->since = clock_ns();
+                c->known = true;
+                phase_set(c, API_READING);
         }
-        if (soup_message_headers_get_encoding(headers) == SOUP_ENCODING_CONTENT_LENGTH &&
-            soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX) {
-                soup_server_message_set_status(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, NULL);
-                soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
-        }
+        if (soup_message_headers_get_encoding(headers) != SOUP_ENCODING_CONTENT_LENGTH)
+                return;
+        if (soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX)
+                refuse_large(message);
+        if (c && soup_message_headers_get_content_length(headers) > (goffset)DRAIN_MAX &&
+            !(soup_message_headers_get_expectations(headers) & SOUP_EXPECTATION_CONTINUE))
+                connection_close(c);
 }
 
+/* The body is counted while it comes. */
 static void on_chunk(SoupServerMessage *message, GBytes *chunk, gpointer opaque) {
-        struct api *api = opaque;
-        SoupMessageBody *body = soup_server_message_get_request_body(message);
-        struct api_connection *c;
+        struct api_connection *c = connection_of(opaque, message);
 
-        if (body->length <= (goffset)API_BODY_MAX)
+        if (!c)
                 return;
-        soup_message_body_truncate(body);
-        soup_message_body_set_accumulate(body, FALSE);
-        c = connection_of(api, message);
-        if (c)
-                connection_close(c); /* it goes on and on: no answer could reach it before its end */
+        c->received += g_bytes_get_size(chunk);
+        if (c->received > API_BODY_MAX && soup_server_message_get_status(message) == SOUP_STATUS_NONE)
+                refuse_large(message);
+        if (c->received > DRAIN_MAX)
+                connection_close(c); /* it goes on and on */
 }
 
 static void on_body(SoupServerMessage *message, gpointer opaque) {
         struct api_connection *c = connection_of(opaque, message);
 
-        if (c) {
-                c->reading = false;
-                c->busy++;
-        }
+        if (c) /* what was refused is answered now */
+                phase_set(c, soup_server_message_get_status(message) == SOUP_STATUS_NONE ? API_WORKING : API_WRITING);
+}
+
+static void on_wrote(SoupServerMessage *message, guint n, gpointer opaque) {
+        struct api_connection *c = connection_of(opaque, message);
+
+        if (c && c->since != UINT64_MAX)
+                c->since = clock_ns();
 }
 
 static void on_finished(SoupServerMessage *message, gpointer opaque) {
@@ -214,9 +290,8 @@ static void on_finished(SoupServerMessage *message, gpointer opaque) {
         struct api_connection *c = connection_of(api, message);
 
         if (c) {
-                c->reading = false;
-                c->busy -= c->busy > 0;
-                c->since = clock_ns();
+                c->known = true;
+                phase_set(c, API_IDLE);
         }
         for (struct api_request *q = api->waiting; q; q = q->next) {
                 if (q->message != message || q->gone)
@@ -231,9 +306,18 @@ static void on_finished(SoupServerMessage *message, gpointer opaque) {
 }
 
 static void on_started(SoupServer *server, SoupServerMessage *message, gpointer opaque) {
+        struct api_connection *c = connection_of(opaque, message);
+
+        if (c) {
+                phase_set(c, c->known ? API_READING : API_FRESH);
+                c->received = 0;
+        }
+        request_refuse(message, SOUP_STATUS_NONE, "http", "send HTTP/1.1; percent-encode what is not a plain character",
+                       "this is no HTTP request that can be understood");
         g_signal_connect(message, "got-headers", G_CALLBACK(on_headers), opaque);
         g_signal_connect(message, "got-chunk", G_CALLBACK(on_chunk), opaque);
         g_signal_connect(message, "got-body", G_CALLBACK(on_body), opaque);
+        g_signal_connect(message, "wrote-body-data", G_CALLBACK(on_wrote), opaque);
         g_signal_connect(message, "finished", G_CALLBACK(on_finished), opaque);
 }
 
@@ -276,7 +360,10 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
         *api = (struct api){ .o = *options, .nowhere_fd = -1 };
-        api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, NULL);
+        /* An address of the kind that libsoup expects to serve HTTP/1.0 without a Host at. */
+        api->local = g_inet_socket_address_new_from_string("127.0.0.1", 0);
+        /* Paths are decoded by us, once, after they were taken apart. */
+        api->server = soup_server_new("server-header", "lodged/" LODGE_VERSION, "raw-paths", TRUE, NULL);
         soup_server_add_handler(api->server, NULL, on_request, api, NULL);
         g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
         operations_watch(machines_operations(options->machines), api_operation_changed, api);
@@ -296,12 +383,13 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
 void api_free(struct api *api) {
         if (!api)
                 return;
-        loop_source_free(api->accept);
+        loop_source_free(TAKE_PTR(api->accept));
         loop_source_free(api->sweep);
         if (api->server) {
                 soup_server_disconnect(api->server);
                 g_object_unref(api->server);
         }
+        g_clear_object(&api->local);
         if (api->nowhere_fd >= 0)
                 close(api->nowhere_fd);
         free(api);

@@ -20,6 +20,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/spawn.h"
+#include "daemon/broker/cgroup.h"
 #include "daemon/image/image.h"
 #include "daemon/network/network.h"
 
@@ -424,6 +425,8 @@ static int start(struct broker *b, struct error *e) {
                 r = image_store_open(b->options->state_dir || b->scope == API_SCOPE_SYSTEM ? b->paths.images : NULL,
                                      NULL, &b->images, e);
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
+                r = cgroup_base(&b->cgroups);
+        if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
                 r = network_ctx_new(b->paths.networks, &b->networks, e);
         if (r == 0)
                 r = socket_make(b, e);
@@ -452,6 +455,7 @@ static void finish(struct broker *b) {
                 free(child);
         }
         image_store_free(b->images);
+        free(b->cgroups);
         network_ctx_free(b->networks);
         safe_close(b->listen_fd);
         loop_free(b->loop);

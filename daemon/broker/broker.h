@@ -71,6 +71,7 @@ struct broker {
         struct broker_call *calls; /* those that have not been answered */
         struct broker_child *children;
         struct image_store *images;
+        char *cgroups;                /* where machines' control groups are made; NULL: nowhere */
         struct network_ctx *networks; /* of a system daemon, else NULL */
         struct probe probe;
         struct fault fault;

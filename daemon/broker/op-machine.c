@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/spawn.h"
 #include "daemon/broker/broker.h"
+#include "daemon/broker/cgroup.h"
 #include "daemon/engine/boot-image.h"
 #include "daemon/engine/engine.h"
 #include "daemon/image/image.h"
@@ -167,6 +168,20 @@ static int add_roots(const struct broker *b, struct keeper_config *k) {
         return r;
 }
 
+static int set_cgroup(const struct broker *b, const struct broker_start_args *a, struct keeper_config *k,
+                      struct error *e) {
+        _cleanup_free_ char *path = NULL;
+        int r = cgroup_make(b->cgroups, a->uuid, &a->limits, &path, e);
+
+        if (r < 0 || !path)
+                return r;
+        k->cgroups = calloc(1, sizeof(*k->cgroups));
+        if (!k->cgroups)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        k->cgroups[k->n_cgroups++] = TAKE_PTR(path);
+        return 0;
+}
+
 static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct start *s,
                    struct error *e) {
         _cleanup_(image_freep) struct image *image = NULL;
@@ -198,6 +213,9 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
         if (mkdir(k->run_dir, 0700) < 0 && errno != EEXIST)
                 return error_set(e, -errno, "run-dir", NULL, "cannot make %s", k->run_dir);
+        r = set_cgroup(b, a, k, e);
+        if (r < 0)
+                return r;
         return broker_networks_attach(b, &k->machine, a->networks, a->n_networks,
                                       b->scope == API_SCOPE_SYSTEM ? k->uid : geteuid(), s->addresses, e);
 }
@@ -362,6 +380,9 @@ static int machine_forget(struct broker_call *call, void *args, struct error *e)
         if (keeper_exit_read(dir, &ended, NULL) == 0)
                 call->result = exit_json(ended);
         unlink(path);
+        if (call->result && cgroup_oom_kills(call->broker->cgroups, a->uuid) > 0)
+                json_object_set_new(call->result, "oom", json_true());
+        cgroup_remove(call->broker->cgroups, a->uuid);
         broker_networks_detach(call->broker, a->name, a->networks, a->n_networks, false);
         return 0;
 }

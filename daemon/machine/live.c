@@ -95,7 +95,7 @@ int machine_exec(struct machines *ms, const struct store_machine *row, const cha
         unsigned int n = 0;
 
         if (!live) {
-                error_set(e, -EINVAL, "machine-stopped", NULL, "%s does not run", row->name);
+                error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
                 error_set_fix(e, "lodge start %s", row->name);
                 return -EINVAL;
         }
@@ -513,7 +513,7 @@ int machine_command(struct machines *ms, const struct store_machine *row, const 
         struct command *c;
 
         if (!live) {
-                error_set(e, -EINVAL, "machine-stopped", NULL, "%s does not run", row->name);
+                error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
                 error_set_fix(e, "lodge start %s", row->name);
                 return -EINVAL;
         }

@@ -37,11 +37,35 @@ static void on_progress(void *opaque, const char *text) {
 
 int operation_ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e) {
         struct machines *ms = op->context;
+        int r = operation_note(op, e);
 
+        if (r < 0) {
+                json_decref(args);
+                return r;
+        }
         if (!args || broker_call(ms->broker, what, args, on_progress, fn, op, &op->call) < 0)
                 return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
                                  "the daemon's broker does not answer");
         return 1;
+}
+
+/* What a step changes in the store, with the journal's word that the step has begun: one transaction. */
+static int update_noted(struct operation *op, struct store_machine *row, struct error *e) {
+        struct machines *ms = op->context;
+        int r = store_begin(ms->store, e);
+
+        if (r < 0)
+                return r;
+        r = operation_note(op, e);
+        if (r == 0)
+                r = store_machine_update(ms->store, row, 0, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                return r;
+        }
+        r = store_commit(ms->store, e);
+        op->stalls = r < 0;
+        return r;
 }
 
 void operation_cancel_call(struct operation *op) {
@@ -122,7 +146,6 @@ static int disk_undo(struct operation *op, struct error *e) {
 }
 
 static int record_run(struct operation *op, struct error *e) {
-        struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         const char *volume = operation_arg(op, "volume");
         json_auto_t *facts = NULL;
@@ -137,7 +160,7 @@ static int record_run(struct operation *op, struct error *e) {
         json_object_set_new(facts, "volume", json_string(volume));
         if (row_set_facts(row, facts) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot keep the disk's name");
-        return store_machine_update(ms->store, row, 0, e);
+        return update_noted(op, row, e);
 }
 
 /* Only launch takes the disk back: a machine that was there before keeps it. */
@@ -271,7 +294,7 @@ static int watch_run(struct operation *op, struct error *e) {
         row->running = strdup(row->config);
         if (!row->running || row_set_facts(row, facts) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot start the machine");
-        r = store_machine_update(ms->store, row, 0, e);
+        r = update_noted(op, row, e);
         if (r == 0)
                 r = live_attach(ms, row, on_watched, op, e);
         return r < 0 ? r : 1;
@@ -414,16 +437,23 @@ static void ended(struct operation *op) {
 }
 
 static const struct operation_step launch_steps[] = {
-        { "define", NULL, define_undo },    { "network", networks_run, networks_undo },
-        { "disk", disk_run, disk_undo },    { "record", record_run, record_undo },
-        { "seed", seed_run, seed_undo },    { "spawn", spawn_run, spawn_undo },
-        { "watch", watch_run, watch_undo }, { "boot", boot_run, NULL },
+        { "define", NULL, define_undo },
+        { "network", networks_run, networks_undo },
+        { "disk", disk_run, disk_undo, .late = true },
+        { "record", record_run, record_undo, .late = true },
+        { "seed", seed_run, seed_undo, .late = true },
+        { "spawn", spawn_run, spawn_undo },
+        { "watch", watch_run, watch_undo, .late = true },
+        { "boot", boot_run, NULL },
 };
 
 static const struct operation_step start_steps[] = {
-        { "network", networks_run, networks_undo }, { "disk", disk_run, disk_undo },
-        { "record", record_run, record_undo },      { "seed", seed_run, NULL },
-        { "spawn", spawn_run, spawn_undo },         { "watch", watch_run, watch_undo },
+        { "network", networks_run, networks_undo },
+        { "disk", disk_run, disk_undo, .late = true },
+        { "record", record_run, record_undo, .late = true },
+        { "seed", seed_run, NULL, .late = true },
+        { "spawn", spawn_run, spawn_undo },
+        { "watch", watch_run, watch_undo, .late = true },
 };
 
 const struct operation_kind launch_kind = { .name = "machine-launch",

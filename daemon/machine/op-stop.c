@@ -117,6 +117,7 @@ static void on_volume(void *opaque, const struct error *e, struct wire_message *
 static int disks_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         const char *volume = operation_arg(op, "volume");
+        int r;
 
         if (!volume)
                 return 0;
@@ -124,6 +125,9 @@ static int disks_run(struct operation *op, struct error *e) {
                 operation_warn(op, "its disk is kept: volume %s of pool %s", volume, operation_arg(op, "pool"));
                 return 0;
         }
+        r = operation_note(op, e);
+        if (r < 0)
+                return r;
         if (broker_call(ms->broker, "volume-delete",
                         json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", volume), NULL, on_volume, op,
                         &op->call) < 0)
@@ -148,15 +152,25 @@ static int purge_run(struct operation *op, struct error *e) {
         return 1;
 }
 
-/* The row goes last: as long as there is one, the rest can be found. */
+/* The row goes last, with the journal's word for it: as long as there is one, the rest can be found. */
 static int forget_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
-        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
+        int r = store_begin(ms->store, e);
 
-        if (r == -ENOENT) {
+        if (r < 0)
+                return r;
+        r = operation_note(op, e);
+        if (r == 0)
+                r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
+        if (r < 0) {
+                store_rollback(ms->store);
+                if (r != -ENOENT)
+                        return r;
                 error_clear(e);
                 return 0;
         }
+        r = store_commit(ms->store, e);
+        op->stalls = r < 0;
         return r;
 }
 
@@ -171,9 +185,9 @@ static void delete_ended(struct operation *op) {
 static const struct operation_step stop_steps[] = { { "ask", ask_run, NULL } };
 static const struct operation_step delete_steps[] = {
         { "end", end_run, NULL },
-        { "disks", disks_run, NULL },
+        { "disks", disks_run, NULL, .late = true },
         { "purge", purge_run, NULL },
-        { "forget", forget_run, NULL },
+        { "forget", forget_run, NULL, .late = true },
 };
 
 const struct operation_kind stop_kind = { .name = "machine-stop",

@@ -140,6 +140,15 @@ static int write_row(struct operation *op, struct error *e) {
         return r;
 }
 
+int operation_note(struct operation *op, struct error *e) {
+        int r = op->unnoted ? write_row(op, e) : 0;
+
+        op->stalls = r < 0;
+        if (r == 0)
+                op->unnoted = false;
+        return r;
+}
+
 /* The end: the row and what ended() changes are one transaction. */
 static int write_end(struct operation *op, struct error *e) {
         int r = store_begin(op->all->store, e);
@@ -227,7 +236,9 @@ static bool step_forward(struct operation *op) {
                 return false;
         }
         step = &op->kind->steps[op->row->step];
-        if (write_row(op, &e) < 0) {
+        op->unnoted = step->late && !op->written;
+        op->written &= !step->late;
+        if (!step->late && write_row(op, &e) < 0) {
                 stalled(op, &e);
                 return false;
         }
@@ -239,6 +250,11 @@ static bool step_forward(struct operation *op) {
         if (r > 0)
                 return false;
         op->busy = false;
+        if (r < 0 && op->stalls) {
+                op->stalls = false;
+                stalled(op, &e);
+                return false;
+        }
         if (r < 0) {
                 error_set(&e, r, "operation", NULL, "step %s failed", step->name);
                 undo_from_here(op, &e);
@@ -253,6 +269,7 @@ static bool step_back(struct operation *op) {
         const struct operation_step *step = &op->kind->steps[op->row->step];
         int r;
 
+        op->unnoted = false;
         if (write_row(op, &e) < 0) {
                 stalled(op, &e);
                 return false;

@@ -12,7 +12,8 @@
  * every run() and every undo() can be repeated, and undo() can undo what was done in part or not at all.
  *
  * A step either ends at once, or says that it goes on (1) and calls operation_step_done() later. What the steps need is in op->args, which is in the journal; what
- * they find out for later steps goes to op->args as well, and is written with the next step's number.
+ * they find out for later steps goes to op->args as well, and is written with the next step's number. A step that often has nothing to do is
+ * late: its number is written when it finds out that it has. If the process ends before, it had changed nothing.
  *
  * An operation can be watched (operations_watch()), and cancelled while it runs, where its kind allows.
  */
@@ -35,6 +36,7 @@ struct operation_step {
         /* Return: 0 done, 1 goes on, -errno with @e. NULL: nothing to do. */
         int (*run)(struct operation *op, struct error *e);
         int (*undo)(struct operation *op, struct error *e);
+        bool late; /* run() calls operation_note() before it changes anything: having nothing to do costs no write */
 };
 
 struct operation_kind {
@@ -63,6 +65,8 @@ struct operation {
         bool busy; /* a step goes on */
         bool queued, abandoned;
         bool written;  /* the journal holds this state and step */
+        bool unnoted;  /* it does not yet: a late step has begun */
+        bool stalls;   /* operation_note() failed */
         uint64_t call; /* for the steps: an open call to the broker, or 0 */
         void *state;   /* for the steps: gone with the process */
         void *context; /* as given to operations_new() */
@@ -100,6 +104,13 @@ struct fault *operations_fault(struct operations *all);
 
 /** operation_abandon() - the transaction in which it began was not committed: it never was. */
 void operation_abandon(struct operation *op);
+
+/**
+ * operation_note() - write the number of a late step to the journal, if that has not been done
+ *
+ * On failure run() returns what this returned, with nothing changed: the step is run again when the journal can be written.
+ */
+int operation_note(struct operation *op, struct error *e);
 
 /** operation_step_done() - the step that went on has ended: well (@e NULL or no error), or not. */
 void operation_step_done(struct operation *op, const struct error *e);

@@ -308,7 +308,7 @@ static void test_run_refusals(void **state) {
                   "--net.interface: only a tap has an interface, not type user" },
                 { "tiny --net tap=abcdefghijklmnop", "schema-too-long",
                   "--net.interface: 16 bytes are too long, at most 15 are allowed" },
-                { "tiny --net brige", "schema-enum", "--net.type: \"brige\" is none of none, user, tap" },
+                { "tiny --net brige", "schema-enum", "--net.type: \"brige\" is none of none, user, tap, network" },
                 { "tiny --explain=perhaps", "schema-type", "--explain: \"perhaps\" is neither on nor off" },
                 { "tiny --numa 3-1,memory=1G", "schema-range", "--numa.cpus: 3-1 runs backwards" },
                 { "tiny other", "argument-unexpected", "unexpected argument \"other\"" },
@@ -325,6 +325,63 @@ static void test_run_refusals(void **state) {
                 assert_int_equal(run_parse(m, run, &e, refusals[i].json), -EINVAL);
                 assert_string_equal(e.message, refusals[i].message);
                 assert_string_equal(e.id, refusals[i].id);
+        }
+}
+
+/* A short form must be the long one; several names must all be kept; a guest's command keeps its own options. */
+static void test_short_forms_and_lists(void **state) {
+        char *list[] = { (char *)"machine", (char *)"start" },
+             *names[] = { (char *)"a", (char *)"--paused", (char *)"b" };
+        char *exec[] = { (char *)"--timeout", (char *)"5", (char *)"web", (char *)"ls", (char *)"--all", (char *)"-l" };
+        _cleanup_(request_options_freep) struct request_options *request = NULL, *request2 = NULL;
+        _cleanup_(machine_start_request_freep) struct machine_start_request *start = NULL;
+        _cleanup_(machine_exec_request_freep) struct machine_exec_request *how = NULL;
+        _cleanup_(client_options_freep) struct client_options *client = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int words = 0;
+
+        assert_ptr_equal(schema_command_find(2, list, &words), &schema_command_machine_start);
+        assert_int_equal(words, 2);
+        assert_ptr_equal(schema_command_find(1, list + 1, &words), &schema_command_machine_start);
+        assert_int_equal(words, 1);
+        assert_int_equal(request_options_new(&request), 0);
+        assert_int_equal(request_options_new(&request2), 0);
+        assert_int_equal(machine_start_request_new(&start), 0);
+        assert_int_equal(machine_exec_request_new(&how), 0);
+        assert_int_equal(client_options_new(&client), 0);
+        assert_int_equal(
+                schema_command_parse(&schema_command_machine_start, 3, names, (void *[]){ request, start, client }, &e),
+                0);
+        assert_int_equal(request->n_names, 2);
+        assert_string_equal(request->names[1], "b");
+        assert_true(start->paused);
+        assert_int_equal(
+                schema_command_parse(&schema_command_machine_exec, 6, exec, (void *[]){ request2, how, client }, &e),
+                0);
+        assert_int_equal(how->timeout, 5);
+        assert_int_equal(request2->n_words, 3);
+        assert_string_equal(request2->words[1], "--all");
+        assert_int_equal(schema_command_parse(&schema_command_machine_exec, 1, exec + 2,
+                                              (void *[]){ request2, how, client }, &e),
+                         -EINVAL);
+}
+
+/* One field from FIELD=VALUE, nested ones too, with the checks of every other way in. */
+static void test_set_text(void **state) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        static const char *const wrong[] = { "memory",     "memry=1G", "cpus=0", "limits=x",
+                                             "limits.x=1", "name.x=1", "=",      "" };
+
+        assert_int_equal(machine_definition_new(&d), 0);
+        assert_int_equal(schema_set_text(&machine_definition_schema, d, "machine", "memory=2G", NULL), 0);
+        assert_int_equal(schema_set_text(&machine_definition_schema, d, "machine", "limits.cpus=1-2", NULL), 0);
+        assert_int_equal(d->base.memory, 2ull << 30);
+        assert_int_equal(d->limits.n_cpus, 2);
+        for (size_t i = 0; i < ELEMENTSOF(wrong); i++) {
+                _cleanup_error_ struct error e = ERROR_INIT;
+
+                assert_int_equal(schema_set_text(&machine_definition_schema, d, "machine", wrong[i], &e), -EINVAL);
+                assert_non_null(e.message);
         }
 }
 
@@ -468,6 +525,8 @@ int main(void) {
                 cmocka_unit_test(test_run_options),
                 cmocka_unit_test(test_run_refusals),
                 cmocka_unit_test(test_commands),
+                cmocka_unit_test(test_short_forms_and_lists),
+                cmocka_unit_test(test_set_text),
                 cmocka_unit_test(test_not_utf8),
                 cmocka_unit_test(test_check_by_hand),
                 cmocka_unit_test(test_raw_files_have_no_qcow2_options),
