@@ -416,6 +416,7 @@ static int end_task(void *opaque, const struct image_progress *progress, json_t 
                 return error_set(e, r, "machine-end", NULL, "cannot look at %s", end->dir);
         if (r == 0)
                 unlinkat(lock_fd, PLACE_EXIT, 0);
+        cgroup_remove(end->call->broker->cgroups, end->args->uuid);
         broker_networks_detach(end->call->broker, end->args->name, end->args->networks, end->args->n_networks, false);
         return 0;
 }
@@ -462,6 +463,7 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         unlink(path);
         snprintf(path, sizeof(path), "%s/%s", call->broker->paths.seeds, a->uuid);
         rmdir(path);
+        cgroup_remove(call->broker->cgroups, a->uuid); /* if a helper outlived the machine for a moment */
         broker_networks_detach(call->broker, a->name, a->networks, a->n_networks, true);
         return 0;
 }

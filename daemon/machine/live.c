@@ -275,7 +275,7 @@ static const char *end_reason(const struct reap *reap, bool wanted) {
                 return "it powered off";
         if (reap->host)
                 return "its host was restarted";
-        if (!wanted)
+        if (!wanted && (reap->status > 128 || reap->status < 0))
                 return "its plug was pulled";
         if (reap->status == -1)
                 return "its keeper was killed";

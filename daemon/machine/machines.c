@@ -111,10 +111,6 @@ void machines_event(struct machines *ms, const char *kind, const char *project, 
 
 /* ---- definitions --------------------------------------------------------------------------------------------------- */
 
-static int store_add(struct store *s, struct store_machine *row, uint64_t generation, struct error *e) {
-        return store_machine_add(s, row, e);
-}
-
 /* A change that is one transaction. */
 static int write_row(struct machines *ms, const char *what, struct store_machine *row, uint64_t generation,
                      int (*fn)(struct store *s, struct store_machine *row, uint64_t generation, struct error *e),
@@ -143,14 +139,16 @@ int machine_define(struct machines *ms, const char *project, const struct machin
                 r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
-        r = write_row(ms, "define", row, 0, store_add, e);
+        r = store_machine_add(ms->store, row, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;
         }
         event.target = row->name;
         event_keep(ms, message, &event);
+        fault_point(operations_fault(ms->operations), "define", "journal");
         r = store_commit(ms->store, e);
+        fault_point(operations_fault(ms->operations), "define", "journaled");
         if (r == 0) {
                 event_tell(ms, message, &event);
                 *ret_row = TAKE_PTR(row);

@@ -76,7 +76,7 @@ static const char *const statements[STMT_MAX] = {
                            " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         [STMT_EVENT_EXPIRE] = "DELETE FROM events WHERE seq <= ?1",
         [STMT_EVENT_EACH] = EVENT_WHOLE " ORDER BY seq LIMIT ?2",
-        [STMT_EVENT_EACH_PROJECT] = EVENT_WHOLE " AND project = ?3 ORDER BY seq LIMIT ?2",
+        [STMT_EVENT_EACH_PROJECT] = EVENT_WHOLE " AND (project = ?3 OR project IS NULL) ORDER BY seq LIMIT ?2",
         [STMT_EVENT_RANGE] = "SELECT coalesce((SELECT min(seq) FROM events), 0),"
                              " coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)",
 

@@ -236,7 +236,7 @@ int store_event_add(struct store *s, const char *kind, const char *project, cons
 
 /**
  * store_event_each() - events with a number above @after_seq, in order
- * @project: NULL: of all, and those that belong to none
+ * @project: those of it, and those that belong to none, which are the daemon's; NULL: of all
  * @limit:   0: no limit
  */
 int store_event_each(struct store *s, uint64_t after_seq, const char *project, uint32_t limit,

@@ -341,11 +341,11 @@ class Daemon:
             time.sleep(0.05)
 
 
-def own_network(script):
-    """as root: start again in a network namespace of its own"""
+def own_namespaces(script, *more):
+    """as root: start again in a network namespace of its own, and @more"""
     if os.geteuid() == 0 and os.environ.get("LODGE_TEST_NETNS") != "1":
         os.environ["LODGE_TEST_NETNS"] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--", sys.executable, script, *sys.argv[1:]])
+        os.execvp("unshare", ["unshare", "--net", *more, "--", sys.executable, script, *sys.argv[1:]])
     if os.environ.get("LODGE_TEST_NETNS") == "1":
         subprocess.run(["ip", "link", "set", "lo", "up"], check=False)
 
