@@ -32,7 +32,7 @@
 #define LISTEN_BACKLOG   1024
 #define WORKER_CALLS_MAX 256
 
-static const struct broker_op *const tables[] = { broker_host_ops, broker_image_ops, broker_machine_ops,
+static const struct broker_op *const tables[] = { broker_host_ops,    broker_image_ops, broker_machine_ops,
                                                   broker_network_ops, broker_usage_ops, broker_volume_ops };
 
 static int spawn_worker(struct broker *b, struct error *e);

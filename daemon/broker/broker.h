@@ -133,8 +133,8 @@ typedef int (*broker_task_fn)(void *opaque, const struct image_progress *progres
 int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struct error *e);
 
 /* The tables of operations: one for each of the files op-*.c. Each ends with an empty entry. */
-extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_network_ops[], broker_usage_ops[],
-        broker_volume_ops[];
+extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_network_ops[],
+        broker_usage_ops[], broker_volume_ops[];
 
 /** broker_probe() - what KVM is worth here; found out once. */
 const struct probe *broker_probe(struct broker *b);

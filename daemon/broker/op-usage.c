@@ -26,7 +26,8 @@ static uint64_t cpu_us(uint32_t pid) {
         fclose(f);
         text[n] = 0;
         fields = strrchr(text, ')');
-        if (!fields || sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
+        if (!fields ||
+            sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
                 return 0;
         return (user + system) * 1000000ull / (uint64_t)sysconf(_SC_CLK_TCK);
 }

@@ -341,7 +341,6 @@ static void boot_done(struct boot *b) {
 }
 
 static void on_cloud_init(void *opaque, const struct error *e, const struct agent_result *result) {
-        _cleanup_error_ struct error ignored = ERROR_INIT;
         struct boot *b = opaque;
         struct seed_result found = { 0 };
 

@@ -26,7 +26,9 @@ static void add(struct machines *ms, const json_t *item, uint64_t seconds) {
 
         if (!live)
                 return;
-        u = (struct store_usage){ .project = live->project, .machine = live->uuid, .memory_mib_s = (memory >> 20) * seconds };
+        u = (struct store_usage){ .project = live->project,
+                                  .machine = live->uuid,
+                                  .memory_mib_s = (memory >> 20) * seconds };
         if (live->sampled_pid == pid && cpu >= live->sampled_cpu_us)
                 u.cpu_us = cpu - live->sampled_cpu_us;
         else
@@ -39,7 +41,8 @@ static void add(struct machines *ms, const json_t *item, uint64_t seconds) {
 static void on_sample(void *opaque, const struct error *e, struct wire_message *reply) {
         _cleanup_error_ struct error own = ERROR_INIT;
         struct machines *ms = opaque;
-        uint64_t now = clock_ns(), seconds = ms->sampled_ns ? (now - ms->sampled_ns) / 1000000000u : SAMPLE_US / 1000000;
+        uint64_t now = clock_ns(),
+                 seconds = ms->sampled_ns ? (now - ms->sampled_ns) / 1000000000u : SAMPLE_US / 1000000;
         json_t *item;
         size_t i;
 
