@@ -38,7 +38,7 @@ const NEVER = ['machine_exec', 'machine_pause', 'machine_resume', 'machine_reset
 const EXPLAINED = ['daemon-starting', 'too-many-operations'];
 const PLAIN = /^[A-Za-z0-9._-]{1,39}$/;
 
-const agent = new http.Agent({ keepAlive: true, maxSockets: 16 });
+const agent = new http.Agent({ maxSockets: 16 });
 const counts = {}, succeeded = {}, ids = {};
 
 const ajv = new Ajv({ strict: false, allErrors: false, formats: { int64: true } });
