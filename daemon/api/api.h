@@ -88,7 +88,6 @@ struct api_request {
 struct api {
         struct api_options o;
         SoupServer *server;
-        int nowhere_fd;        /* the other end of the socket that libsoup listens on */
         GSocketAddress *local; /* what libsoup takes for ours */
         struct loop_source *accept, *sweep;
         unsigned int sweeps;

@@ -6,8 +6,7 @@
 
 /* Whom a connection waits for. */
 enum api_phase {
-        API_FRESH,   /* the client: for the head of its first request, of which libsoup does not tell when it begins */
-        API_IDLE,    /* the client: for its next request */
+        API_FRESH,   /* the client: for the head of its request, of which libsoup does not tell when it begins */
         API_READING, /* the client: for the rest of a request */
         API_WORKING, /* us */
         API_WRITING, /* the client: to take the answer */
@@ -23,7 +22,6 @@ struct api_connection {
         enum api_phase phase;
         uint64_t since;    /* when its phase began, or when a part of the answer was taken last (monotonic ns) */
         uint64_t received; /* bytes of the body */
-        bool known;        /* it has sent a head */
         bool lasting;      /* a WebSocket: it may be silent */
 };
 

@@ -61,6 +61,7 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
 
         if (!q->gone) {
                 soup_server_message_set_status(q->message, status, NULL);
+                soup_message_headers_replace(headers, "Connection", "close");
                 soup_message_headers_replace(headers, "X-Request-Id", q->id);
                 soup_message_headers_replace(headers, "Cache-Control", "no-store");
                 soup_message_headers_replace(headers, "X-Content-Type-Options", "nosniff");
@@ -160,6 +161,7 @@ void request_refuse(SoupServerMessage *message, unsigned int status, const char 
                 body = NULL;
         if (status)
                 soup_server_message_set_status(message, status, NULL);
+        soup_message_headers_replace(headers, "Connection", "close");
         soup_message_headers_replace(headers, "X-Request-Id", request);
         soup_message_headers_replace(headers, "Cache-Control", "no-store");
         soup_message_headers_replace(headers, "X-Content-Type-Options", "nosniff");

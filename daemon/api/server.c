@@ -3,8 +3,10 @@
  * server: connections: accepted here and handed to libsoup, counted, and closed when they are too many, too slow or idle
  *
  * libsoup has few limits of its own (a request's head may have 64 KiB), so this file keeps a list: who it is, whom it waits for, and since when. A
- * sweep every 5 s closes what has been silent for too long, within a request, while it is to take an answer, or between requests. When
- * there are too many connections the one that is idle for longest makes room; a user whose connections are all busy gets no more than a share.
+ * sweep every 5 s closes what has been silent for too long: before or within its request, or while it is to take the answer. When there
+ * are too many connections the one that has waited for longest with its request makes room; one user gets no more than a share.
+ *
+ * A connection serves one request: libsoup 3.2 never closes one that its client leaves between two, and connecting to a unix socket is cheap.
  */
 #include <errno.h>
 #include <gio/gunixsocketaddress.h>
@@ -21,9 +23,8 @@
 #include "daemon/api/internal.h"
 
 #define CONNECTIONS_MAX 1800u
-#define USER_MAX        1500u           /* of one user's, other than root */
-#define IDLE_NS         600000000000ull /* between requests */
-#define SLOW_NS         20000000000ull  /* for all of a request to come, or any of an answer to be taken */
+#define USER_MAX        1500u          /* of one user's, other than root */
+#define SLOW_NS         20000000000ull /* for all of a request to come, or any of an answer to be taken */
 #define SWEEP_US        5000000
 #define EXPIRE_SWEEPS   720u /* an hour */
 #define ACCEPTS_AT_ONCE 64
@@ -112,7 +113,7 @@ static void on_sweep(void *opaque) {
                         continue;
                 if (c->phase == API_WORKING)
                         give_up_if_gone(api, c);
-                else if (now - c->since > (c->phase == API_IDLE ? IDLE_NS : SLOW_NS))
+                else if (now - c->since > SLOW_NS)
                         connection_close(c);
         }
         if (++api->sweeps % EXPIRE_SWEEPS == 0)
@@ -126,7 +127,7 @@ static bool close_idle(struct api *api, const uid_t *uid) {
         struct api_connection *oldest = NULL;
 
         for (struct api_connection *c = api->connections; c; c = c->next)
-                if (c->phase <= API_IDLE && !c->lasting && (!uid || c->uid == *uid) &&
+                if (c->phase == API_FRESH && !c->lasting && (!uid || c->uid == *uid) &&
                     (!oldest || c->since < oldest->since))
                         oldest = c;
         if (!oldest || oldest->since == UINT64_MAX)
@@ -233,7 +234,6 @@ static void refuse_large(SoupServerMessage *message) {
         soup_message_body_set_accumulate(body, FALSE);
         request_refuse(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, "body-too-large", "send less",
                        "a body has at most 1 MiB");
-        soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
 }
 
 /* What is too large is refused before it is kept. libsoup answers only when all has come: more than a little is not waited for. */
@@ -245,10 +245,8 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
         soup_message_body_truncate(soup_server_message_get_response_body(message)); /* libsoup has understood it */
         /* libsoup would cut the answer into parts, as many as are asked for. */
         soup_message_headers_remove(headers, "Range");
-        if (c) {
-                c->known = true;
+        if (c)
                 phase_set(c, API_READING);
-        }
         if (soup_message_headers_get_encoding(headers) != SOUP_ENCODING_CONTENT_LENGTH)
                 return;
         if (soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX)
@@ -287,12 +285,7 @@ static void on_wrote(SoupServerMessage *message, guint n, gpointer opaque) {
 
 static void on_finished(SoupServerMessage *message, gpointer opaque) {
         struct api *api = opaque;
-        struct api_connection *c = connection_of(api, message);
 
-        if (c) {
-                c->known = true;
-                phase_set(c, API_IDLE);
-        }
         for (struct api_request *q = api->waiting; q; q = q->next) {
                 if (q->message != message || q->gone)
                         continue;
@@ -309,7 +302,7 @@ static void on_started(SoupServer *server, SoupServerMessage *message, gpointer 
         struct api_connection *c = connection_of(opaque, message);
 
         if (c) {
-                phase_set(c, c->known ? API_READING : API_FRESH);
+                phase_set(c, API_FRESH);
                 c->received = 0;
         }
         request_refuse(message, SOUP_STATUS_NONE, "http", "send HTTP/1.1; percent-encode what is not a plain character",
@@ -334,32 +327,13 @@ static void on_request(SoupServer *server, SoupServerMessage *message, const cha
         request_take(api, message);
 }
 
-/* libsoup keeps a connection for the next request only while it listens somewhere itself: it gets a socket that nobody connects to. */
-static int listen_nowhere(struct api *api) {
-        int pair[2];
-        GSocket *socket;
-        bool ok;
-
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
-                return -errno;
-        api->nowhere_fd = pair[1];
-        socket = g_socket_new_from_fd(pair[0], NULL);
-        if (!socket) {
-                close(pair[0]);
-                return -EIO;
-        }
-        ok = soup_server_listen_socket(api->server, socket, 0, NULL);
-        g_object_unref(socket);
-        return ok ? 0 : -EIO;
-}
-
 int api_new(const struct api_options *options, struct api **ret_api, struct error *e) {
         _cleanup_(api_freep) struct api *api = calloc(1, sizeof(*api));
         int r;
 
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
-        *api = (struct api){ .o = *options, .nowhere_fd = -1 };
+        api->o = *options;
         /* An address of the kind that libsoup expects to serve HTTP/1.0 without a Host at. */
         api->local = g_inet_socket_address_new_from_string("127.0.0.1", 0);
         /* Paths are decoded by us, once, after they were taken apart. */
@@ -367,9 +341,7 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         soup_server_add_handler(api->server, NULL, on_request, api, NULL);
         g_signal_connect(api->server, "request-started", G_CALLBACK(on_started), api);
         operations_watch(machines_operations(options->machines), api_operation_changed, api);
-        r = listen_nowhere(api);
-        if (r == 0)
-                r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
+        r = loop_add_timer(options->loop, on_sweep, api, &api->sweep);
         if (r == 0)
                 r = loop_timer_set(api->sweep, SWEEP_US);
         if (r == 0)
@@ -390,8 +362,6 @@ void api_free(struct api *api) {
                 g_object_unref(api->server);
         }
         g_clear_object(&api->local);
-        if (api->nowhere_fd >= 0)
-                close(api->nowhere_fd);
         free(api);
 }
 

@@ -57,6 +57,19 @@ scene() { # WHAT NAME
 
 quiet() { ! grep -E 'CRITICAL|WARNING|ERROR|runtime error|<[0-3]>' "$work/log"; }
 
+descriptors() { find "/proc/$first/fd" -mindepth 1 | wc -l; }
+
+closed() { # whoever has gone is let go, and so is who takes nothing
+        local now i
+        for ((i = 0; i < 60; i++)); do
+                now=$(descriptors)
+                if ((now <= open_before)); then return 0; fi
+                sleep 0.5
+        done
+        echo "it had $open_before descriptors, it has $now"
+        return 1
+}
+
 sane() { # LIMIT: in KiB
         local now
         now=$(memory "$first")
@@ -67,7 +80,7 @@ sane() { # LIMIT: in KiB
 check "lodged starts" start
 first=$(worker)
 client dry # the first requests take memory that stays
-before=$(memory "$first")
+before=$(memory "$first") open_before=$(descriptors)
 scene crowd "1,000 idle and 200 busy clients, and another one is served"
 scene flood "2,500 connections: the newest is served"
 scene slow "clients that send or take slowly are cut, others are served"
@@ -81,6 +94,7 @@ scene match "an ETag that is stale or none"
 scene race "50 clients define one name"
 scene again "a request with an Idempotency-Key is done once"
 check "the worker is still the same process" test "$(worker)" = "$first"
+check "no connection is left over" closed
 echo "# the worker's memory: $before KiB before, $(memory "$first") KiB after"
 [ -n "${LODGE_SANITIZED:-}" ] || check "it has given its memory back" sane $((before + 65536))
 check "nothing was logged as a warning of a library's" quiet
