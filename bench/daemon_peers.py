@@ -120,11 +120,10 @@ class Lodge(Peer):
         self.spawn([f"{TOP}/build/lodged", "--session", "--state-dir", f"{self.directory}/state", "--run-dir", f"{self.directory}/run",
                     "--allow-path", "/"], self.socket, os.environ)
         self.env = {**os.environ, "LODGE_SOCKET": self.socket}
-        self.connection = socket.socket(socket.AF_UNIX)
         deadline = time.monotonic() + self.limit
         while True:
             try:
-                self.connection.connect(self.socket)
+                self.connect()
                 break
             except OSError as e:
                 if time.monotonic() > deadline:
@@ -134,9 +133,15 @@ class Lodge(Peer):
             time.sleep(0.05)
         return "-"
 
+    def connect(self):
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(self.socket)
+
     def ask(self, method, path, body=None):
-        """One request on the connection that lasts; the answer's object."""
+        """One request, on a connection of its own, as lodged has it; the answer's object."""
         text = json.dumps(body).encode() if body is not None else b""
+        self.connection.close()
+        self.connect()
         self.connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: lodge\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
         data = b""
         while b"\r\n\r\n" not in data:

@@ -52,7 +52,7 @@ struct http_answer {
  * Return: 0; -ECANCELED when stop_fd became readable; -ECONNRESET when the other side went away before a byte of the answer; -ETIMEDOUT; -EBADMSG
  * when what came is no answer or is too large; -errno. After a failure the connection is of no use.
  */
-int http_ask(struct http *h, const struct http_request *request, struct http_answer *ret_answer);
+int http_ask(struct http *h, const struct http_request *q, struct http_answer *ret_answer);
 
 void http_answer_clear(struct http_answer *answer);
 

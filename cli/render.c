@@ -51,7 +51,7 @@ static int add_column(struct columns *c, const char *path, const struct schema_f
 
         if (c->n == COLUMNS_MAX || strlen(path) >= sizeof(column->path))
                 return error_set(e, -EINVAL, "column-unknown", NULL, "--columns: too many columns, or too long a name");
-        strcpy(column->path, path);
+        memcpy(column->path, path, strlen(path) + 1);
         dot = strrchr(column->path, '.');
         column->label = dot ? dot + 1 : column->path;
         column->bytes = f->kind == SCHEMA_SIZE && !f->count;

@@ -104,6 +104,8 @@ static const struct schema_field *field_find(const struct schema_object *o, cons
 static json_t *value_json(const struct schema_field *f, const char *text) {
         uint64_t number;
 
+        if (!text)
+                return NULL;
         switch (f->kind) {
         case SCHEMA_BOOL:
                 return streq(text, "true") || streq(text, "1") || !*text ? json_true()

@@ -353,7 +353,7 @@ static int socket_make(struct broker *b, struct error *e) {
                 if (strlen(b->paths.socket) >= sizeof(address.sun_path))
                         return error_set(e, -ENAMETOOLONG, "socket", "choose a shorter one: --run-dir DIR",
                                          "the socket's name is too long: %s", b->paths.socket);
-                strcpy(address.sun_path, b->paths.socket);
+                memcpy(address.sun_path, b->paths.socket, strlen(b->paths.socket) + 1);
                 unlink(b->paths.socket); /* the lock is ours, so its owner is dead */
                 if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, LISTEN_BACKLOG) < 0)
                         return error_set(e, -errno, "socket", NULL, "cannot listen on %s", b->paths.socket);

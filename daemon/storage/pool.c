@@ -176,7 +176,7 @@ int volume_clone(struct pool *pool, const char *source, const struct volume_requ
                 r = work_of(request, false, &work, e);
         if (r < 0)
                 return r;
-        if (streq(source, work.name))
+        if (work.name && streq(source, work.name))
                 return error_set(e, -EINVAL, "volume-name", "choose another name", "volume %s can't be its own clone",
                                  source);
         return pool->ops->clone(pool, source, &work, e);

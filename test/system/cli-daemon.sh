@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# where: both
+# where: host
 # seconds: 300
 #
 # cli-daemon.sh: the command line as a client of lodged: a daemon that is started when it is needed, every command, the forms of the

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# where: both
+# where: host
 # seconds: 1000
 #
 # seed.sh: a Debian guest applies a seed of ours: user, keys, password, hostname, network, and the person's own user-data beside

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# where: both
-# seconds: 60
+# where: host
+# seconds: 120
 #
 # taken-over.sh: a worker that somebody has taken over gets no file of its choice from the broker, and can't harm it
 #
@@ -29,7 +29,16 @@ touch -a -d "2001-01-01" "$work/elsewhere/secret"
 
 FORBIDDEN=$work/elsewhere/secret timeout 120 "$build/test/broker/taken-over" --session --state-dir "$work/state" --run-dir "$work/run" 2>"$work/out"
 status=$?
-count_of() { [ "$(grep -c "$1" "$work/out")" "$2" "$3" ]; }
+# count_of PATTERN -eq|-ge NUMBER: of lines
+count_of() {
+        local n
+        n=$(grep -c "$1" "$work/out")
+        case $2 in
+        -eq) ((n == $3)) ;;
+        -ge) ((n >= $3)) ;;
+        *) return 2 ;;
+        esac
+}
 none_refused() { ! grep "^not ok" "$work/out"; }
 unread() { [ "$(stat -c %X "$work/elsewhere/secret")" = "$(date -d 2001-01-01 +%s)" ]; }
 empty() { ! find "$work/state/pools" "$work/state/seeds" "$work/state/images" -type f ! -name "*lock*" 2>/dev/null | grep .; }
@@ -37,7 +46,7 @@ no_machine() { [ -z "$(find "$work/run/machines" -name keeper.sock)" ]; }
 
 check "every call for a file, and every wrong one, is refused" none_refused
 check "there were some: at least 250" count_of '^ok' -ge 250
-check "each of six breaches ends the worker, and the broker starts the next" count_of 'the broker has started the next worker' = 7
+check "each of six breaches ends the worker, and the broker starts the next" count_of 'the broker has started the next worker' -eq 7
 check "the broker ends well in the end" test "$status" = 0
 check "the file was never read" unread
 check "nothing was made in the pools, seeds and images" empty

@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# where: lab
+# seconds: 300
+#
+# daemon-lab.sh: the system's daemon on a host with real KVM: machines under lodge-vmm, in a network, in control groups, through the daemon's death
+#
+# usage: daemon-lab.sh
+
+set -uo pipefail
+
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+build=${LODGE_BUILD:-$top/build}
+work=$(mktemp -d "${TMPDIR:-/tmp}/daemon-lab.XXXXXX") || exit 1
+chmod 755 "$work"
+daemon=""
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
+export LODGE_SOCKET=$work/run/lodged.sock
+
+cleanup() {
+        lodge delete web db --force --disks --yes >/dev/null 2>&1
+        [ -z "$daemon" ] || kill "$daemon" 2>/dev/null
+        [ ! -f "$work/state/networks/default/dnsmasq.pid" ] || kill "$(<"$work/state/networks/default/dnsmasq.pid")" 2>/dev/null
+        rm -rf -- "$work"
+}
+trap cleanup EXIT
+
+lodge() { timeout 120 "$build/lodge" "$@"; }
+
+begin() {
+        "$build/lodged" --state-dir "$work/state" --run-dir "$work/run" --debug 2>>"$work/log" </dev/null &
+        daemon=$!
+        local i
+        for ((i = 0; i < 100; i++)); do
+                lodge daemon show >/dev/null 2>&1 && return
+                sleep 0.2
+        done
+        return 1
+}
+
+state() { lodge info "$1" --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["state"].get(sys.argv[1]))' "$2"; }
+is() { [ "$(state "$1" "$2")" = "$3" ]; }
+group_says() { # UUID FILE TEXT
+        local f
+        f=$(find /sys/fs/cgroup -path "*/machines/$1/$2" 2>/dev/null | head -n 1)
+        [ -n "$f" ] && [ "$(<"$f")" = "$3" ]
+}
+none_left() { ! ip -br link | grep -q '^lt' && ! pgrep -x lodge-vmm >/dev/null && [ -z "$(ls "$work/run/machines")" ]; }
+apart() { [ "$(stat -c %u "/proc/$(state web pid)")" != "$(stat -c %u "/proc/$(state db pid)")" ] && [ "$(stat -c %u "/proc/$(state web pid)")" != 0 ]; }
+
+store=$("$build/lodge" image show tiny --format json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["dir"])' 2>/dev/null)
+[ -d "${store:-}" ] || store=$HOME/.local/share/lodge/images/tiny
+[ -d "$store" ] || { echo "1..0 # SKIP the image tiny is not built"; exit 0; }
+mkdir -p "$work/state/images"
+cp -r "$store" "$work/state/images/tiny"
+
+check "the system's daemon starts" begin
+check "a machine is launched and its guest answers" lodge launch tiny web --publish 18080:80 --label tier=front
+check "another one" lodge launch tiny db
+check "lodge-vmm runs it: real KVM is there" is web engine native
+check "each has a user of its own, and none is root" apart
+check "they find each other by name" lodge exec web 'ping -c 1 -W 5 db'
+check "limits that are asked for hold" bash -c "'$build/lodge' stop db --way force && '$build/lodge' set db limits.cpu_quota=50 limits.memory_max=1G && '$build/lodge' start db"
+uuid=$(lodge info db --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["uuid"])')
+check "the CPU quota is in its control group" group_says "$uuid" cpu.max "50000 100000"
+check "and the memory ceiling" group_says "$uuid" memory.max 1073741824
+pid=$(state web pid)
+kill -9 "$daemon"
+wait "$daemon" 2>/dev/null
+check "the daemon starts again after kill -9" begin
+check "and finds the machine as it was" is web pid "$pid"
+check "and its guest" lodge exec web true
+check "a machine that is killed by hand has failed" bash -c "kill -9 $pid; sleep 2; '$build/lodge' info web --format json | grep -q '\"failed\"'"
+check "all is deleted" lodge delete web db --force --disks --yes
+check "and nothing of them is left on the host" none_left
+[ "${failed:-0}" = 0 ] || tail -n 30 "$work/log" >&2
+tap_end
