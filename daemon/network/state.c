@@ -192,7 +192,7 @@ int state_config_save(struct network_ctx *ctx, const struct network_config *c, s
         _cleanup_free_ char *text = network_config_format(c), *have = NULL;
         int r = fd < 0 ? fd : !text ? -ENOMEM : 0;
 
-        if (r == 0 && state_read(fd, "config.json", &have) == 0 && text && streq(have, text))
+        if (r == 0 && state_read(fd, "config.json", &have) == 0 && have && text && streq(have, text))
                 return 0;
         if (r == 0)
                 r = state_write(fd, "config.json", text, 0600);
@@ -282,7 +282,7 @@ int state_port_save(struct network_ctx *ctx, const char *network, const struct n
                 ports_fd = openat(fd, "ports", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
                 r = ports_fd < 0 ? -errno : 0;
         }
-        if (r == 0 && state_read(ports_fd, port->machine, &have) == 0 && text && streq(have, text))
+        if (r == 0 && state_read(ports_fd, port->machine, &have) == 0 && have && text && streq(have, text))
                 return 0;
         if (r == 0)
                 r = state_write(ports_fd, port->machine, text, 0600);
