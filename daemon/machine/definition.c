@@ -62,6 +62,13 @@ int machine_definition_patch(const struct store_machine *row, const json_t *patc
 
         if (!json_is_object(config))
                 return error_set(e, -EUCLEAN, "store-content", NULL, "the definition of %s cannot be read", row->name);
+        /* The topology was filled in for the old number of CPUs; whoever names only a new number leaves it to us again. */
+        if (json_object_get(patch, "cpus") && !json_object_get(patch, "sockets") && !json_object_get(patch, "cores") &&
+            !json_object_get(patch, "threads")) {
+                json_object_del(config, "sockets");
+                json_object_del(config, "cores");
+                json_object_del(config, "threads");
+        }
         r = merge(config, patch);
         text = r < 0 ? NULL : json_dumps(config, JSON_COMPACT);
         if (!text)
@@ -176,7 +183,7 @@ json_t *machine_seed_args(const struct store_machine *row, bool check) {
 
 /* Of no concern to the process that runs. */
 static bool is_for_daemon(const char *key) {
-        static const char *const keys[] = { "notes", "labels", "restart", "autostart", "template", "name", "pool" };
+        static const char *const keys[] = { "notes", "labels", "restart", "autostart", "name", "pool" };
 
         for (size_t i = 0; i < ELEMENTSOF(keys); i++)
                 if (streq(keys[i], key))

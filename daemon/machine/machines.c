@@ -179,11 +179,17 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
         return 0;
 }
 
+static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
+        if (e)
+                log_warning("what belonged to a machine's old name is not taken away: %s", e->message ?: "?");
+}
+
 int machine_rename(struct machines *ms, struct store_machine *row, const char *name, uint64_t generation,
                    const struct machine_caller *caller, struct error *e) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_free_ char *old = strdup(row->name);
         struct machine_live *live = live_find(ms, row->uuid);
+        json_auto_t *old_args = NULL;
         int r;
 
         if (operation_of_target(ms->operations, row->uuid))
@@ -195,6 +201,7 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
         r = machine_definition_load(row, &d, e);
         if (r < 0)
                 return r;
+        old_args = machine_end_args(ms, row);
         free(d->base.name);
         d->base.name = strdup(name);
         free(row->name);
@@ -206,6 +213,8 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 r = write_row(ms, "rename", row, generation, store_machine_update, e);
         if (r < 0)
                 return r;
+        /* Its addresses in networks, and its seed, which holds the name: the next start makes both anew. */
+        broker_call(ms->broker, "machine-purge", json_incref(old_args), NULL, on_purged, NULL, NULL);
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
                        caller->who);
         return 0;
