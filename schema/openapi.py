@@ -240,7 +240,8 @@ class Document:
         responses["Problem"] = {"description": "Any other error."} | problem
         return {
             "parameters": {
-                "RequestId": {"name": "X-Request-Id", "in": "header", "schema": identifier,
+                "RequestId": {"name": "X-Request-Id", "in": "header",
+                              "schema": {"type": "string", "maxLength": 39, "pattern": "^[A-Za-z0-9._-]*$"},
                               "description": "Name of the request; without it, one is made. What is no plain word is ignored."},
                 "IfMatch": {"name": "If-Match", "in": "header",
                             "schema": {"type": "string", "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'},

@@ -88,7 +88,7 @@ first=$(worker)
 check "it serves the document that the build made" served
 check "two validators that are not ours find nothing in it" node "$top/test/api/validate.js" "$document"
 check "the examples of doc/api.md do what they say" examples
-check "random requests are answered as it says, with no unexplained 5xx" exercised "${1:-1}" "${2:-3000}"
+check "random requests are answered as it says, with no unexplained 5xx" exercised "${1:-1}" "${2:-9000}"
 grep '^#' "$work/exercise" | tail -n 2
 check "the worker is still the same process" test "$(worker)" = "$first"
 check "nothing was logged as a warning or worse" quiet
