@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/sys.h"
@@ -97,6 +98,20 @@ int io_read_all(int fd, size_t max, char **ret_buf, size_t *ret_len) {
         *ret_buf = TAKE_PTR(buf);
         *ret_len = len;
         return 0;
+}
+
+int io_make_dirs(const char *path, mode_t above, mode_t mode) {
+        _cleanup_free_ char *p = strdup(path);
+
+        if (!p)
+                return -ENOMEM;
+        for (char *slash = p + 1; (slash = strchr(slash, '/')); slash++) {
+                *slash = '\0';
+                if (mkdir(p, above) < 0 && errno != EEXIST)
+                        return -errno;
+                *slash = '/';
+        }
+        return mkdir(p, mode) < 0 && errno != EEXIST ? -errno : 0;
 }
 
 static int change_flag(int fd, int get, int set, int flag, int on) {

@@ -27,6 +27,9 @@ int io_write_all(int fd, const void *buf, size_t n);
  */
 int io_read_all(int fd, size_t max, char **ret_buf, size_t *ret_len);
 
+/** io_make_dirs() - make a directory with @mode, and those above it that are missing with @above; what is there stays as it is; -errno. */
+int io_make_dirs(const char *path, mode_t above, mode_t mode);
+
 /** io_set_nonblock() - set or clear O_NONBLOCK; -errno. */
 int io_set_nonblock(int fd, int on);
 

@@ -8,7 +8,7 @@
 #include "base/spawn.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
+#include <limits.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sched.h>
@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 
@@ -107,20 +108,15 @@ static int cgroups_open(const struct spawn_jail *jail, struct cgroups *c, struct
 
 /* The calls themselves: libc's would reach for locks to tell other threads, and there are none in this child. */
 static int become(const struct spawn_jail *jail) {
-        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-        struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+        int r;
 
-        for (int cap = 0; cap <= 63; cap++)
-                if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-                        break;
-        (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        capability_bound();
         if (syscall(SYS_setgroups, jail->n_groups, jail->groups) < 0 ||
             syscall(SYS_setresgid, jail->gid, jail->gid, jail->gid) < 0 ||
             syscall(SYS_setresuid, jail->uid, jail->uid, jail->uid) < 0)
                 return -errno;
-        if (syscall(SYS_capset, &header, none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-                return -errno;
-        return 0;
+        r = capability_keep(0);
+        return r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : r;
 }
 
 static int enter_jail(const struct spawn_jail *jail, const struct cgroups *cgroups) {
@@ -164,6 +160,27 @@ static int child_prepare(const struct spawn *s, const struct cgroups *cgroups, c
 
 static int compare_int(const void *a, const void *b) {
         return *(const int *)a - *(const int *)b;
+}
+
+int spawn_find_beside(const char *name, const char *const *places, char **ret_path) {
+        char self[PATH_MAX], path[PATH_MAX + 64];
+        ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+        char *slash;
+
+        if (n <= 0)
+                return -ENOENT;
+        self[n] = '\0';
+        slash = strrchr(self, '/');
+        if (slash)
+                *slash = '\0';
+        for (; *places; places++) {
+                snprintf(path, sizeof(path), "%s/%s/%s", self, *places, name);
+                if (access(path, X_OK) < 0)
+                        continue;
+                *ret_path = strdup(path);
+                return *ret_path ? 0 : -ENOMEM;
+        }
+        return -ENOENT;
 }
 
 int spawn_find(const char *name, char **ret_path) {

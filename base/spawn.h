@@ -68,6 +68,13 @@ int spawn_wait(pid_t pid, int pidfd, int timeout_ms, int *ret_status);
 int spawn_end(pid_t pid, int pidfd, int grace_ms);
 
 /**
+ * spawn_find_beside() - where is a program that came with ours?
+ * @places:   directories relative to that of our own executable, the first ones first; NULL-terminated
+ * @ret_path: allocated. Return: 0, -ENOENT, -ENOMEM.
+ */
+int spawn_find_beside(const char *name, const char *const *places, char **ret_path);
+
+/**
  * spawn_find() - where is a program? @name with a slash is taken as it is, else PATH and the sbin directories are searched
  * @ret_path: allocated. Return: 0, -ENOENT, -ENOMEM.
  */

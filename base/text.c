@@ -14,6 +14,10 @@
 
 static const char units[] = "BKMGTPE";
 
+char *text_copy(const char *text) {
+        return text ? strdup(text) : NULL;
+}
+
 int text_parse_uint(const char *text, uint64_t max, uint64_t *ret_value) {
         bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
         const char *digits = hex ? text + 2 : text;

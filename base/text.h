@@ -8,6 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/** text_copy() - strdup() that takes NULL, and gives it back. */
+char *text_copy(const char *text);
+
 /** text_parse_uint() - decimal or 0x-hexadecimal, whole string, no sign or space; -EINVAL, -ERANGE beyond @max. */
 int text_parse_uint(const char *text, uint64_t max, uint64_t *ret_value);
 

@@ -25,25 +25,10 @@
 #define LOG_MAX   65536
 
 static int daemon_path(char **ret_path) {
-        static const char *const places[] = { ".", "../sbin" };
-        char self[PATH_MAX], path[PATH_MAX + 32];
-        ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-        char *slash;
+        static const char *const places[] = { ".", "../sbin", NULL };
+        int r = spawn_find_beside("lodged", places, ret_path);
 
-        if (n > 0) {
-                self[n] = '\0';
-                slash = strrchr(self, '/');
-                if (slash)
-                        *slash = '\0';
-                for (size_t i = 0; i < ELEMENTSOF(places); i++) {
-                        snprintf(path, sizeof(path), "%s/%s/lodged", self, places[i]);
-                        if (access(path, X_OK) < 0)
-                                continue;
-                        *ret_path = strdup(path);
-                        return *ret_path ? 0 : -ENOMEM;
-                }
-        }
-        return spawn_find("lodged", ret_path);
+        return r == -ENOENT ? spawn_find("lodged", ret_path) : r;
 }
 
 static int open_log(const char *socket_path, char **ret_path, struct error *e) {

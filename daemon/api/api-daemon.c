@@ -4,11 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "daemon/api/internal.h"
-
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
 
 static void on_facts(void *opaque, const struct error *e, struct wire_message *reply) {
         static const char *const roles[] = { "none", "viewer", "operator", "admin" };
@@ -20,18 +17,18 @@ static void on_facts(void *opaque, const struct error *e, struct wire_message *r
                 api_answer_error(q, e);
                 return;
         }
-        v->version = copy(LODGE_VERSION);
+        v->version = text_copy(LODGE_VERSION);
         v->api = 1;
         v->scope = c->scope;
         v->pid = c->broker_pid;
-        v->started = copy(c->started);
+        v->started = text_copy(c->started);
         v->running = machines_running(q->api->o.machines);
         store_machine_count(q->api->o.store, NULL, &v->machines, NULL);
-        v->kvm = copy(json_string_value(json_object_get(reply->json, "kvm")));
-        v->kvm_evidence = copy(json_string_value(json_object_get(reply->json, "kvm_evidence")));
-        v->kvm_cure = copy(json_string_value(json_object_get(reply->json, "kvm_cure")));
-        v->user = copy(q->who);
-        v->role = copy(roles[q->role]);
+        v->kvm = text_copy(json_string_value(json_object_get(reply->json, "kvm")));
+        v->kvm_evidence = text_copy(json_string_value(json_object_get(reply->json, "kvm_evidence")));
+        v->kvm_cure = text_copy(json_string_value(json_object_get(reply->json, "kvm_cure")));
+        v->user = text_copy(q->who);
+        v->role = text_copy(roles[q->role]);
         api_answer(q, v);
 }
 

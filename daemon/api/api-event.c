@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "daemon/api/internal.h"
 
 struct list {
@@ -11,20 +12,16 @@ struct list {
         int result;
 };
 
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 void api_event_fill(struct event_view *v, const struct store_event *event) {
         json_auto_t *data = event->data ? json_loads(event->data, 0, NULL) : NULL;
 
         v->seq = event->seq;
         v->time = time_text(event->time);
-        v->kind = copy(event->kind);
-        v->project = copy(event->project);
-        v->target = copy(event->target);
-        v->request = copy(event->request_id);
-        v->message = copy(json_string_value(json_object_get(data, "message")));
+        v->kind = text_copy(event->kind);
+        v->project = text_copy(event->project);
+        v->target = text_copy(event->target);
+        v->request = text_copy(event->request_id);
+        v->message = text_copy(json_string_value(json_object_get(data, "message")));
 }
 
 static int list_one(void *opaque, const struct store_event *event) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "daemon/api/api.h"
 
 int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e) {
@@ -31,10 +32,6 @@ struct list {
         int result;
 };
 
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 static int add_labels(struct machine_summary *s, const char *labels) {
         json_auto_t *list = labels && strcmp(labels, "[]") != 0 ? json_loads(labels, 0, NULL) : NULL;
         size_t n = json_array_size(list);
@@ -58,22 +55,22 @@ static int list_one(void *opaque, const struct store_machine *row) {
         if (!l->any_status && status != l->status)
                 return 0;
         if (l->page->n_items == l->query->limit) { /* there is more */
-                l->page->next = copy(l->page->items[l->page->n_items - 1].name);
+                l->page->next = text_copy(l->page->items[l->page->n_items - 1].name);
                 return 1;
         }
         l->result = machine_page_add_items(l->page, &s);
         if (l->result < 0)
                 return l->result;
-        s->name = copy(row->name);
-        s->uuid = copy(row->uuid);
-        s->project = copy(row->project);
+        s->name = text_copy(row->name);
+        s->uuid = text_copy(row->uuid);
+        s->project = text_copy(row->project);
         s->generation = row->generation;
         s->status = status;
         s->wanted = row->wanted ? MACHINE_STATUS_RUNNING : MACHINE_STATUS_STOPPED;
-        s->engine = copy(engine);
+        s->engine = text_copy(engine);
         s->cpus = row->cpus;
         s->memory = row->memory;
-        s->image = copy(row->image);
+        s->image = text_copy(row->image);
         l->result = add_labels(s, row->labels);
         return l->result;
 }
@@ -227,8 +224,8 @@ static int answer_dry(struct api_request *q, struct error *e) {
                 r = machine_view_make(q->api->o.machines, row, &view, e);
         if (r < 0)
                 return r;
-        view->state.engine = copy(json_string_value(json_object_get(q->decision, "engine")));
-        view->state.engine_reason = copy(json_string_value(json_object_get(q->decision, "engine_reason")));
+        view->state.engine = text_copy(json_string_value(json_object_get(q->decision, "engine")));
+        view->state.engine_reason = text_copy(json_string_value(json_object_get(q->decision, "engine_reason")));
         view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
         return api_answer(q, view);
 }
@@ -314,60 +311,63 @@ int api_machine_rename(struct api_request *q, struct error *e) {
 
 /* ---- operations ----------------------------------------------------------------------------------------------------- */
 
-int api_machine_delete(struct api_request *q, struct error *e) {
+/* @generation: that the client has seen, 0 for any */
+typedef int (*operation_begin_fn)(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                                  struct error *e);
+
+/* Begin an operation on the machine that the path names, or, in a dry run, show that machine. */
+static int operate(struct api_request *q, operation_begin_fn begin, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         uint64_t generation = 0;
         char *id;
         int r = api_machine(q, &row, e);
 
-        if (r == 0)
+        if (r == 0 && q->route->if_match)
                 r = api_if_match(q, &generation, e);
         if (r < 0)
                 return r;
         if (q->dry_run)
                 return answer_machine(q, row, e);
-        r = machine_delete(q->api->o.machines, row, q->query, generation, &q->caller, &id, e);
+        r = begin(q, row, generation, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
+}
+
+static int begin_delete(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                        struct error *e) {
+        return machine_delete(q->api->o.machines, row, q->query, generation, &q->caller, ret_id, e);
+}
+
+static int begin_start(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                       struct error *e) {
+        return machine_start(q->api->o.machines, row, q->body, &q->caller, ret_id, e);
+}
+
+static int begin_stop(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                      struct error *e) {
+        return machine_stop(q->api->o.machines, row, q->body, &q->caller, ret_id, e);
+}
+
+static int begin_clone(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                       struct error *e) {
+        const struct machine_rename_request *how = q->body;
+
+        return machine_clone(q->api->o.machines, row, how->name, &q->caller, ret_id, e);
+}
+
+int api_machine_delete(struct api_request *q, struct error *e) {
+        return operate(q, begin_delete, e);
 }
 
 int api_machine_start(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        char *id;
-        int r = api_machine(q, &row, e);
-
-        if (r < 0)
-                return r;
-        if (q->dry_run)
-                return answer_machine(q, row, e);
-        r = machine_start(q->api->o.machines, row, q->body, &q->caller, &id, e);
-        return r < 0 ? r : api_answer_operation(q, id, e);
+        return operate(q, begin_start, e);
 }
 
 int api_machine_stop(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        char *id;
-        int r = api_machine(q, &row, e);
-
-        if (r < 0)
-                return r;
-        if (q->dry_run)
-                return answer_machine(q, row, e);
-        r = machine_stop(q->api->o.machines, row, q->body, &q->caller, &id, e);
-        return r < 0 ? r : api_answer_operation(q, id, e);
+        return operate(q, begin_stop, e);
 }
 
 int api_machine_clone(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        const struct machine_rename_request *how = q->body;
-        char *id;
-        int r = api_machine(q, &row, e);
-
-        if (r < 0)
-                return r;
-        if (q->dry_run)
-                return answer_machine(q, row, e);
-        r = machine_clone(q->api->o.machines, row, how->name, &q->caller, &id, e);
-        return r < 0 ? r : api_answer_operation(q, id, e);
+        return operate(q, begin_clone, e);
 }
 
 /* ---- commands -------------------------------------------------------------------------------------------------------- */

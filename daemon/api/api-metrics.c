@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/api/internal.h"
 
 int api_health_show(struct api_request *q, struct error *e) {
@@ -134,10 +135,6 @@ int api_metrics_show(struct api_request *q, struct error *e) {
 
 /* ---- audit ------------------------------------------------------------------------------------------------------------ */
 
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 static int list_audit(void *opaque, const struct store_audit *a) {
         struct audit_page *page = opaque;
         struct audit_view *v;
@@ -146,12 +143,12 @@ static int list_audit(void *opaque, const struct store_audit *a) {
                 return -ENOMEM;
         v->seq = a->seq;
         v->time = time_text(a->time);
-        v->who = copy(a->principal);
-        v->action = copy(a->action);
-        v->project = copy(a->project);
-        v->target = copy(a->target);
+        v->who = text_copy(a->principal);
+        v->action = text_copy(a->action);
+        v->project = text_copy(a->project);
+        v->target = text_copy(a->target);
         v->status = (uint32_t)a->status;
-        v->request = copy(a->request_id);
+        v->request = text_copy(a->request_id);
         return 0;
 }
 
@@ -189,8 +186,8 @@ static int list_usage(void *opaque, const struct store_usage *u) {
 
         if (usage_page_add_items(page, &v) < 0)
                 return -ENOMEM;
-        v->project = copy(u->project);
-        v->machine = copy(u->machine);
+        v->project = text_copy(u->project);
+        v->machine = text_copy(u->machine);
         v->month = u->month;
         v->cpu_seconds = u->cpu_us / 1000000;
         v->memory_mib_hours = u->memory_mib_s / 3600;

@@ -4,11 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "daemon/api/internal.h"
-
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
 
 static int add_error(struct operation_view *v, const char *text) {
         json_auto_t *error = text ? json_loads(text, 0, NULL) : NULL;
@@ -18,10 +15,10 @@ static int add_error(struct operation_view *v, const char *text) {
                 return 0;
         if (operation_view_add_error(v, &p) < 0)
                 return -ENOMEM;
-        p->id = copy(json_string_value(json_object_get(error, "id")) ?: "unknown");
-        p->message = copy(json_string_value(json_object_get(error, "message")) ?: "it failed");
-        p->fix = copy(json_string_value(json_object_get(error, "fix")));
-        p->code = copy(strerrorname_np((int)json_integer_value(json_object_get(error, "errno"))));
+        p->id = text_copy(json_string_value(json_object_get(error, "id")) ?: "unknown");
+        p->message = text_copy(json_string_value(json_object_get(error, "message")) ?: "it failed");
+        p->fix = text_copy(json_string_value(json_object_get(error, "fix")));
+        p->code = text_copy(strerrorname_np((int)json_integer_value(json_object_get(error, "errno"))));
         return 0;
 }
 
@@ -50,21 +47,21 @@ int operation_view_make(const struct store_op *row, const struct operation *op, 
 
         if (operation_view_new(&v) < 0)
                 return -ENOMEM;
-        v->id = copy(row->id);
-        v->kind = copy(row->kind);
-        v->project = copy(row->project);
-        v->target = copy(row->target);
+        v->id = text_copy(row->id);
+        v->kind = text_copy(row->kind);
+        v->project = text_copy(row->project);
+        v->target = text_copy(row->target);
         v->status = states[row->state];
         v->steps = row->n_steps;
         v->step_number = row->step < row->n_steps ? row->step + 1 : row->n_steps;
         v->created = time_text(row->created);
         v->changed = time_text(row->changed);
-        v->requester = copy(row->requester);
-        v->request = copy(row->request_id);
+        v->requester = text_copy(row->requester);
+        v->request = text_copy(row->request_id);
         if (op && row->step < op->kind->n_steps)
-                v->step = copy(op->kind->steps[row->step].name);
+                v->step = text_copy(op->kind->steps[row->step].name);
         if (op && op->progress[0])
-                v->progress = copy(op->progress);
+                v->progress = text_copy(op->progress);
         r = add_error(v, row->error);
         if (r == 0)
                 r = add_warnings(v, op && op->warnings ? op->warnings : warnings);
@@ -106,7 +103,7 @@ static int list_one(void *opaque, const struct store_op *row) {
         struct operation_view *item;
 
         if (l->page->n_items == l->query->limit) {
-                l->page->next = copy(l->page->items[l->page->n_items - 1].id);
+                l->page->next = text_copy(l->page->items[l->page->n_items - 1].id);
                 return 1;
         }
         l->result =

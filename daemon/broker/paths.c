@@ -7,24 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/io.h"
 #include "daemon/broker/broker.h"
-
-/* Make a directory with its parents; those that are there stay as they are. */
-static int make_dirs(const char *path, mode_t mode) {
-        _cleanup_free_ char *copy = strdup(path);
-
-        if (!copy)
-                return -ENOMEM;
-        for (char *p = copy + 1; *p; p++) {
-                if (*p != '/')
-                        continue;
-                *p = 0;
-                if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-                        return -errno;
-                *p = '/';
-        }
-        return mkdir(copy, mode) < 0 && errno != EEXIST ? -errno : 0;
-}
 
 /* A directory of ours: not a link, not somebody else's, not writable by others. */
 static int check_dir(const char *path, uid_t owner, struct error *e) {
@@ -43,7 +27,7 @@ static int check_dir(const char *path, uid_t owner, struct error *e) {
 }
 
 static int dir(const char *path, mode_t mode, uid_t owner, struct error *e) {
-        int r = make_dirs(path, mode);
+        int r = io_make_dirs(path, 0755, mode);
 
         if (r < 0)
                 return error_set(e, r, "state-dir", "choose another one: --state-dir DIR, --run-dir DIR",

@@ -19,27 +19,16 @@
 #endif
 
 int engine_program_path(const char *name, char **ret_path) {
-        /* Relative to the directory of our own executable: the build tree's, then an installation's. */
-        static const char *const places[] = { ".", "../..", "../libexec/lodge" };
-        char self[PATH_MAX], path[PATH_MAX + 64];
-        ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-        char *slash;
+        /* The build tree's directories, then an installation's. */
+        static const char *const places[] = { ".", "../..", "../libexec/lodge", NULL };
+        char path[PATH_MAX];
+        int r = spawn_find_beside(name, places, ret_path);
 
-        if (n > 0) {
-                self[n] = '\0';
-                slash = strrchr(self, '/');
-                if (slash)
-                        *slash = '\0';
-                for (size_t i = 0; i < ELEMENTSOF(places); i++) {
-                        snprintf(path, sizeof(path), "%s/%s/%s", self, places[i], name);
-                        if (access(path, X_OK) == 0)
-                                goto found;
-                }
-        }
+        if (r != -ENOENT)
+                return r;
         snprintf(path, sizeof(path), LODGE_LIBEXECDIR "/%s", name);
         if (access(path, X_OK) < 0)
                 return -ENOENT;
-found:
         *ret_path = strdup(path);
         return *ret_path ? 0 : -ENOMEM;
 }

@@ -10,12 +10,9 @@
 
 #include "base/io.h"
 #include "base/spawn.h"
+#include "base/text.h"
 #include "daemon/engine/engine.h"
 #include "daemon/engine/parts-backend.h"
-
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
 
 static enum vmm_disk_format format_of(enum machine_disk_format format) {
         return format == MACHINE_DISK_FORMAT_QCOW2 ? VMM_DISK_FORMAT_QCOW2 : VMM_DISK_FORMAT_RAW;
@@ -23,7 +20,7 @@ static enum vmm_disk_format format_of(enum machine_disk_format format) {
 
 static int copy_throttle(struct throttle_config *to, const struct throttle_config *from) {
         *to = *from;
-        to->group = copy(from->group);
+        to->group = text_copy(from->group);
         return from->group && !to->group ? -ENOMEM : 0;
 }
 
@@ -53,7 +50,7 @@ static int describe_disk(struct vmm_disk_config *d, const struct machine_disk_co
         d->logical_block_size = c->logical_block_size;
         d->physical_block_size = c->physical_block_size;
         d->discard_granularity = c->discard_granularity;
-        d->serial = copy(c->serial);
+        d->serial = text_copy(c->serial);
         if (c->serial && !d->serial)
                 return -ENOMEM;
         if (copy_numbers(c->iothread_cpus, c->n_iothread_cpus, &d->iothread_cpus, &d->n_iothread_cpus) < 0)
@@ -93,7 +90,7 @@ static int add_nets(struct vmm_config *v, const struct parts *p) {
                 c->fd = n->fd;
                 c->type = n->type == MACHINE_NET_TYPE_TAP ? VMM_NET_TYPE_TAP : VMM_NET_TYPE_PASST;
                 c->offloads = n->type == MACHINE_NET_TYPE_TAP;
-                c->mac = copy(n->mac);
+                c->mac = text_copy(n->mac);
                 c->mtu = n->mtu;
                 if (!c->mac)
                         return -ENOMEM;
@@ -131,9 +128,9 @@ char *engine_native_config(const struct parts *p, const struct engine_ends *ends
         if (vmm_config_new(&v) < 0)
                 return NULL;
         v->version = 1;
-        v->name = copy(p->name);
-        v->uuid = copy(p->uuid);
-        v->append = copy(p->append);
+        v->name = text_copy(p->name);
+        v->uuid = text_copy(p->uuid);
+        v->append = text_copy(p->append);
         if (!v->name || !v->uuid || !v->append)
                 return NULL;
         v->cpus = c->cpus;

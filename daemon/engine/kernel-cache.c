@@ -13,23 +13,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "vmm/boot/unpack.h"
 
 #define KERNEL_MAX (1ull << 30)
 #define KEPT       8
-
-static int make_directories(char *path) {
-        for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-                *p = '\0';
-                if (mkdir(path, 0700) < 0 && errno != EEXIST) {
-                        *p = '/';
-                        return -errno;
-                }
-                *p = '/';
-        }
-        return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
-}
 
 static int open_cache(int *ret_fd) {
         const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -46,7 +35,7 @@ static int open_cache(int *ret_fd) {
                 path = NULL;
                 return -ENOMEM;
         }
-        r = make_directories(path);
+        r = io_make_dirs(path, 0700, 0700);
         if (r < 0)
                 return r;
         r = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

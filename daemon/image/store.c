@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "base/io.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/image/meta.h"
@@ -77,20 +78,6 @@ static int default_root(char **ret_root) {
         return asprintf(ret_root, "%s/.local/share/lodge/images", home) < 0 ? -ENOMEM : 0;
 }
 
-static int make_parents(const char *path) {
-        _cleanup_free_ char *p = strdup(path);
-
-        if (!p)
-                return -ENOMEM;
-        for (char *slash = p + 1; (slash = strchr(slash, '/')); slash++) {
-                *slash = '\0';
-                if (mkdir(p, 0755) < 0 && errno != EEXIST)
-                        return -errno;
-                *slash = '/';
-        }
-        return mkdir(p, 0755) < 0 && errno != EEXIST ? -errno : 0;
-}
-
 /* Takes .lock, which guards renames and sweeping. Held for an instant only, so it is waited for. */
 static int store_lock(struct image_store *store) {
         _cleanup_close_ int fd = openat(store->fd, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
@@ -144,7 +131,7 @@ int image_store_open(const char *root, const struct sys *sys, struct image_store
                 r = default_root(&store->root);
         if (r < 0)
                 return error_set(error, r, "image-store", "set HOME or XDG_DATA_HOME", "no directory for images");
-        r = make_parents(store->root);
+        r = io_make_dirs(store->root, 0755, 0755);
         store->fd = open(store->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (store->fd < 0) {
                 if (r == 0)

@@ -14,11 +14,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/spawn.h"
+#include "base/text.h"
 #include "daemon/engine/watch.h"
 #include "daemon/keeper/feed.h"
 #include "daemon/keeper/place.h"
@@ -89,8 +91,6 @@ void keeper_report_failure(int status_fd, const struct error *e) {
  * to reach a back end's socket that is another user's.
  */
 static int confine(const struct keeper *k) {
-        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-        struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { 0 };
         struct rlimit no_core = { 0 };
         uint32_t keep = 1u << CAP_KILL;
 
@@ -99,15 +99,8 @@ static int confine(const struct keeper *k) {
                         keep |= 1u << CAP_DAC_OVERRIDE;
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
                 return -errno;
-        for (int cap = 0; cap <= 63; cap++)
-                if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-                        break;
-        if (syscall(SYS_capget, &header, caps) < 0)
-                return -errno;
-        caps[0].effective = caps[0].permitted &= keep;
-        caps[1].effective = caps[1].permitted = 0;
-        caps[0].inheritable = caps[1].inheritable = 0;
-        return syscall(SYS_capset, &header, caps) < 0 ? -errno : 0;
+        capability_bound();
+        return capability_keep(keep);
 }
 
 static void started(struct keeper *k) {
@@ -269,13 +262,9 @@ static void finish(struct keeper *k) {
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
 
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 static int give_status(struct keeper *k, struct keeper_status *s) {
-        s->name = copy(k->parts->name);
-        s->started = copy(k->started);
+        s->name = text_copy(k->parts->name);
+        s->started = text_copy(k->started);
         s->engine = k->config->engine;
         s->kvm = k->config->engine == KEEPER_ENGINE_NATIVE || k->config->kvm;
         s->state = k->state;

@@ -89,6 +89,9 @@ int operation_ask(struct operation *op, const char *what, json_t *args, broker_r
 /** on_step_answer() - the broker's answer to a step that needs nothing of it. */
 void on_step_answer(void *opaque, const struct error *e, struct wire_message *reply);
 
+/** define_undo() - of an operation that began with a new row: it is gone again. */
+int define_undo(struct operation *op, struct error *e);
+
 /** operation_cancel_call() - of a kind whose steps are calls to the broker. */
 void operation_cancel_call(struct operation *op);
 

@@ -19,6 +19,7 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/machine/internal.h"
 
 #define AGENT_PATIENCE_US 15000000
@@ -381,10 +382,6 @@ void live_free(struct machine_live *live) {
         free(live);
 }
 
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 static int watch(struct machine_live *live) {
         static const struct qmp_client_ops qmp_ops = { .on_event = on_qmp_event, .on_end = on_qmp_end };
         static const struct agent_ops agent_ops = { .on_ready = on_agent_ready,
@@ -423,12 +420,12 @@ static int live_make(const struct attach *a, struct wire_message *reply) {
         *live = (struct machine_live){
                 .ms = a->ms,
                 .next = a->ms->live,
-                .uuid = copy(a->uuid),
-                .name = copy(a->name),
-                .project = copy(a->project),
-                .engine = copy(json_string_value(json_object_get(j, "engine"))),
-                .engine_reason = copy(a->engine_reason),
-                .since = copy(json_string_value(json_object_get(j, "started"))),
+                .uuid = text_copy(a->uuid),
+                .name = text_copy(a->name),
+                .project = text_copy(a->project),
+                .engine = text_copy(json_string_value(json_object_get(j, "engine"))),
+                .engine_reason = text_copy(a->engine_reason),
+                .since = text_copy(json_string_value(json_object_get(j, "started"))),
                 .kvm = json_is_true(json_object_get(j, "kvm")),
                 .found = operation_of_target(a->ms->operations, a->uuid) == NULL,
                 .pid = (uint32_t)json_integer_value(json_object_get(j, "pid")),
@@ -476,10 +473,10 @@ int live_attach(struct machines *ms, const struct store_machine *row, live_attac
         if (!a)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot watch the machine");
         *a = (struct attach){ .ms = ms,
-                              .uuid = copy(row->uuid),
-                              .name = copy(row->name),
-                              .project = copy(row->project),
-                              .engine_reason = copy(json_string_value(json_object_get(facts, "engine_reason"))),
+                              .uuid = text_copy(row->uuid),
+                              .name = text_copy(row->name),
+                              .project = text_copy(row->project),
+                              .engine_reason = text_copy(json_string_value(json_object_get(facts, "engine_reason"))),
                               .fn = fn,
                               .opaque = opaque };
         if (broker_call(ms->broker, "machine-attach", json_pack("{s:s}", "uuid", row->uuid), NULL, on_attach, a, NULL) <

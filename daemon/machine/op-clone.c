@@ -16,17 +16,6 @@
 
 #include "daemon/machine/internal.h"
 
-static int define_undo(struct operation *op, struct error *e) {
-        struct machines *ms = op->context;
-        int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
-
-        if (r == -ENOENT) {
-                error_clear(e);
-                return 0;
-        }
-        return r;
-}
-
 static int disk_run(struct operation *op, struct error *e) {
         const char *source = operation_arg(op, "source");
 

@@ -77,7 +77,7 @@ void operation_cancel_call(struct operation *op) {
 
 /* ---- define --------------------------------------------------------------------------------------------------------- */
 
-static int define_undo(struct operation *op, struct error *e) {
+int define_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         int r = store_machine_delete(ms->store, op->row->target_uuid, 0, e);
 

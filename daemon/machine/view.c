@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/text.h"
 #include "daemon/machine/internal.h"
 
 char *time_text(int64_t us) {
@@ -15,10 +16,6 @@ char *time_text(int64_t us) {
 
         strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&seconds, &tm));
         return strdup(text);
-}
-
-static char *copy(const char *text) {
-        return text ? strdup(text) : NULL;
 }
 
 enum machine_status machine_status_of(struct machines *ms, const struct store_machine *row, const char **ret_engine) {
@@ -56,24 +53,24 @@ int machine_state_fill(struct machines *ms, const struct store_machine *row, str
 
         s->status = machine_status_of(ms, row, &engine);
         s->wanted = row->wanted ? MACHINE_STATUS_RUNNING : MACHINE_STATUS_STOPPED;
-        s->reason = copy(reason);
+        s->reason = text_copy(reason);
         s->exit_status = (uint32_t)json_integer_value(json_object_get(facts, "exit_status"));
-        s->operation = copy(op ? op->row->id : NULL);
+        s->operation = text_copy(op ? op->row->id : NULL);
         json_array_foreach(pending, i, item) {
                 add_text(&s->pending, &s->n_pending, json_string_value(item));
         }
         if (live) {
-                s->engine = copy(live->engine);
-                s->engine_reason = copy(live->engine_reason);
+                s->engine = text_copy(live->engine);
+                s->engine_reason = text_copy(live->engine_reason);
                 s->kvm = live->kvm;
                 s->pid = live->pid;
-                s->since = copy(live->since);
+                s->since = text_copy(live->since);
                 s->agent = live->agent_ready;
                 json_array_foreach(json_object_get(facts, "addresses"), i, item) {
                         add_text(&s->addresses, &s->n_addresses, json_string_value(item));
                 }
         } else
-                s->since = copy(json_string_value(json_object_get(facts, "ended")));
+                s->since = text_copy(json_string_value(json_object_get(facts, "ended")));
         return 0;
 }
 
@@ -92,9 +89,9 @@ int machine_view_make(struct machines *ms, const struct store_machine *row, stru
         schema_clear(&machine_definition_schema, &v->config);
         v->config = *d;
         free(d);
-        v->name = copy(row->name);
-        v->uuid = copy(row->uuid);
-        v->project = copy(row->project);
+        v->name = text_copy(row->name);
+        v->uuid = text_copy(row->uuid);
+        v->project = text_copy(row->project);
         v->generation = row->generation;
         v->created = time_text(row->created);
         v->changed = time_text(row->changed);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/text.h"
+#include "daemon/wire/wire.h"
 
 #define WATCHERS_MAX 4
 #define RETRY_US     2000000 /* the journal can't be written: the disk is full, say */
@@ -99,11 +101,6 @@ static void point(struct operation *op, const char *when) {
 
 /* ---- the journal ------------------------------------------------------------------------------------------------- */
 
-static json_t *error_json(const struct error *e) {
-        return json_pack("{s:s, s:s, s:s*, s:i}", "id", e->id ?: "unknown", "message", e->message ?: "it failed", "fix",
-                         e->fix, "errno", -e->code);
-}
-
 static int render(struct operation *op, struct error *e) {
         json_t *error;
 
@@ -112,7 +109,7 @@ static int render(struct operation *op, struct error *e) {
         if (!op->row->args)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot write the journal");
         if (op->error.code < 0) {
-                error = error_json(&op->error);
+                error = wire_error(&op->error);
                 free(op->row->error);
                 op->row->error = error ? json_dumps(error, JSON_COMPACT) : NULL;
                 json_decref(error);
@@ -349,10 +346,6 @@ static int adopt(struct operations *all, const struct operation_kind *kind, stru
         return 0;
 }
 
-static char *copy_text(const char *text) {
-        return text ? strdup(text) : NULL;
-}
-
 static struct store_op *row_new(const struct operation_kind *kind, const char *project, const char *target,
                                 const char *target_uuid, const char *args, const char *requester,
                                 const char *request_id) {
@@ -362,12 +355,12 @@ static struct store_op *row_new(const struct operation_kind *kind, const char *p
                 return NULL;
         row->kind = strdup(kind->name);
         row->project = strdup(project);
-        row->target = copy_text(target);
-        row->target_uuid = copy_text(target_uuid);
+        row->target = text_copy(target);
+        row->target_uuid = text_copy(target_uuid);
         row->n_steps = kind->n_steps;
-        row->args = copy_text(args);
-        row->requester = copy_text(requester);
-        row->request_id = copy_text(request_id);
+        row->args = text_copy(args);
+        row->requester = text_copy(requester);
+        row->request_id = text_copy(request_id);
         return row;
 }
 
@@ -422,21 +415,20 @@ static struct store_op *row_copy(const struct store_op *from) {
         if (!row)
                 return NULL;
         *row = *from;
-        row->id = copy_text(from->id);
-        row->kind = copy_text(from->kind);
-        row->project = copy_text(from->project);
-        row->target = copy_text(from->target);
-        row->target_uuid = copy_text(from->target_uuid);
-        row->args = copy_text(from->args);
-        row->result = copy_text(from->result);
-        row->error = copy_text(from->error);
-        row->requester = copy_text(from->requester);
-        row->request_id = copy_text(from->request_id);
+        row->id = text_copy(from->id);
+        row->kind = text_copy(from->kind);
+        row->project = text_copy(from->project);
+        row->target = text_copy(from->target);
+        row->target_uuid = text_copy(from->target_uuid);
+        row->args = text_copy(from->args);
+        row->result = text_copy(from->result);
+        row->error = text_copy(from->error);
+        row->requester = text_copy(from->requester);
+        row->request_id = text_copy(from->request_id);
         return row;
 }
 
 static int recover_one(void *opaque, const struct store_op *from) {
-        static const char message[] = "the daemon ended before this was done";
         struct operations *all = opaque;
         const struct operation_kind *kind = kind_find(all, from->kind);
         struct operation *op;
@@ -457,13 +449,11 @@ static int recover_one(void *opaque, const struct store_op *from) {
                 op->args = json_object();
         error = row->error ? json_loads(row->error, 0, NULL) : NULL;
         if (row->state == STORE_OP_RUNNING && row->step < kind->n_undone) {
-                error_set(&op->error, -EINTR, "operation-interrupted", "do it again", "%s: it was undone", message);
+                error_set(&op->error, -EINTR, "operation-interrupted", "do it again",
+                          "the daemon ended before this was done: it was undone");
                 row->state = STORE_OP_UNDOING;
         } else if (error) {
-                error_set_foreign(&op->error, -(int)json_integer_value(json_object_get(error, "errno")),
-                                  json_string_value(json_object_get(error, "id")),
-                                  json_string_value(json_object_get(error, "fix")),
-                                  json_string_value(json_object_get(error, "message")) ?: message);
+                wire_load_error(error, &op->error);
         }
         json_decref(error);
         /* All steps were done, but not the end written. */

@@ -26,21 +26,6 @@ static int no_memory(struct error *e) {
         return error_set(e, -ENOMEM, "no-memory", NULL, "out of memory");
 }
 
-/* Makes the directory and those above it. */
-static int make_dirs(const char *path) {
-        _cleanup_free_ char *p = strdup(path);
-
-        if (!p)
-                return -ENOMEM;
-        for (char *slash = p + 1; (slash = strchr(slash, '/')); slash++) {
-                *slash = '\0';
-                if (mkdir(p, 0755) < 0 && errno != EEXIST)
-                        return -errno;
-                *slash = '/';
-        }
-        return mkdir(p, 0700) < 0 && errno != EEXIST ? -errno : 0;
-}
-
 /*
  * Whoever may rename a directory above the pool can put another one in its place. The owner of "/" may be a stranger to us
  * in a user namespace; everywhere it is somebody that has to be trusted anyway.
@@ -96,7 +81,7 @@ int dir_open(struct pool *pool, struct error *e) {
         if (!pool->config->path || pool->config->path[0] != '/')
                 return error_set(e, -EINVAL, "pool-open", "give a path that begins with /",
                                  "the directory of pool %s is not absolute", pool->config->name);
-        r = make_dirs(pool->config->path);
+        r = io_make_dirs(pool->config->path, 0755, 0700);
         pool->path = realpath(pool->config->path, NULL);
         if (!pool->path && r == 0)
                 r = -errno;

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/landlock.h>
 #include <seccomp.h>
 #include <string.h>
@@ -13,21 +12,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 
 /* All that Landlock's first version knows; the rights that later ones added have nothing to do with what is opened. */
 #define LANDLOCK_FS_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
-
-static int drop_capabilities(void) {
-        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-        struct __user_cap_data_struct none[2] = { 0 };
-
-        for (int cap = 0; cap <= 63; cap++)
-                if (prctl(PR_CAPBSET_DROP, cap) < 0 && errno != EINVAL && errno != EPERM)
-                        return -errno;
-        return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
-}
 
 static int allow(int ruleset, const char *path, int flags, uint64_t access) {
         struct landlock_path_beneath_attr beneath = { .allowed_access = access };
@@ -193,7 +183,10 @@ static int seccomp(void) {
 }
 
 int sandbox_enter(const char *store_dir, struct error *e) {
-        int r = drop_capabilities();
+        int r;
+
+        capability_bound();
+        r = capability_keep(0);
 
         if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 r = -errno;

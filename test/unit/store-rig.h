@@ -88,3 +88,24 @@ static inline struct store_machine machine(const char *name, unsigned int i) {
                                        .cpus = 2,
                                        .memory = 1 << 30 };
 }
+
+/* What cmocka calls around each test: a directory; a directory with an open store; and its end. */
+static inline int rig_setup(void **state) {
+        struct rig *rig = calloc(1, sizeof(*rig));
+
+        rig_make(rig);
+        *state = rig;
+        return 0;
+}
+
+static inline int rig_setup_open(void **state) {
+        rig_setup(state);
+        rig_open(*state);
+        return 0;
+}
+
+static inline int rig_teardown(void **state) {
+        rig_free(*state);
+        free(*state);
+        return 0;
+}

@@ -27,38 +27,7 @@
 #include "base/io.h"
 #include "base/text.h"
 #include "daemon/store/store.h"
-#include "test/unit/store-rig.h"
-
-/* ---- the clock ---- */
-
-static int64_t clock_offset; /* seconds */
-
-int __real_clock_gettime(clockid_t id, struct timespec *t);
-int __wrap_clock_gettime(clockid_t id, struct timespec *t);
-int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
-        int r = __real_clock_gettime(id, t);
-
-        if (id == CLOCK_REALTIME)
-                t->tv_sec += clock_offset;
-        return r;
-}
-
-static int setup(void **state) {
-        struct rig *rig = calloc(1, sizeof(*rig));
-
-        rig_make(rig);
-        *state = rig;
-        return 0;
-}
-
-static int teardown(void **state) {
-        struct rig *rig = *state;
-
-        clock_offset = 0;
-        rig_free(rig);
-        free(rig);
-        return 0;
-}
+#include "test/unit/store-clock.h"
 
 /* ---- files ---- */
 
@@ -713,21 +682,21 @@ static void test_ten_thousand(void **state) {
 
 int main(void) {
         static const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_second_opener_is_refused, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_files, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_half_made_store, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_second_opener_is_refused, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_files, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_half_made_store, rig_setup, clock_teardown),
                 cmocka_unit_test(test_no_directory),
-                cmocka_unit_test_setup_teardown(test_newer_version_is_not_touched, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_no_store_at_all, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_schema_is_damaged, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_flipped_bytes, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_damaged_log, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_under_landlock, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_clock_goes_backwards, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_wide_data, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_ten_thousand, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_newer_version_is_not_touched, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_no_store_at_all, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_cut_off, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_schema_is_damaged, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_flipped_bytes, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_damaged_log, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_full_disk, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_under_landlock, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_clock_goes_backwards, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_wide_data, rig_setup, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_ten_thousand, rig_setup, clock_teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,39 +15,9 @@
 #include <cmocka.h>
 
 #include "daemon/store/store.h"
-#include "test/unit/store-rig.h"
+#include "test/unit/store-clock.h"
 
 #define DAY (24 * 3600)
-
-static int64_t clock_offset; /* seconds */
-
-int __real_clock_gettime(clockid_t id, struct timespec *t);
-int __wrap_clock_gettime(clockid_t id, struct timespec *t);
-int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
-        int r = __real_clock_gettime(id, t);
-
-        if (id == CLOCK_REALTIME)
-                t->tv_sec += clock_offset;
-        return r;
-}
-
-static int setup(void **state) {
-        struct rig *rig = calloc(1, sizeof(*rig));
-
-        rig_make(rig);
-        rig_open(rig);
-        *state = rig;
-        return 0;
-}
-
-static int teardown(void **state) {
-        struct rig *rig = *state;
-
-        clock_offset = 0;
-        rig_free(rig);
-        free(rig);
-        return 0;
-}
 
 static struct store_object object(const char *kind, const char *project, const char *name) {
         return (struct store_object){
@@ -357,14 +327,14 @@ static void test_operations_expire_by_time(void **state) {
 
 int main(void) {
         static const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_objects, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_usage, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_audit, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_idempotency, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_idempotency_is_bounded, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_clients, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_operations_expire_by_time, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_objects, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_usage, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_audit, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_idempotency, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_idempotency_is_bounded, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_tokens, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_clients, rig_setup_open, clock_teardown),
+                cmocka_unit_test_setup_teardown(test_operations_expire_by_time, rig_setup_open, clock_teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,23 +15,6 @@
 #include "daemon/store/store.h"
 #include "test/unit/store-rig.h"
 
-static int setup(void **state) {
-        struct rig *rig = calloc(1, sizeof(*rig));
-
-        rig_make(rig);
-        rig_open(rig);
-        *state = rig;
-        return 0;
-}
-
-static int teardown(void **state) {
-        struct rig *rig = *state;
-
-        rig_free(rig);
-        free(rig);
-        return 0;
-}
-
 /* ---- machines ---- */
 
 /* Everything that is given comes back, after the store was closed, too. */
@@ -478,20 +461,20 @@ static void test_events(void **state) {
 
 int main(void) {
         static const struct CMUnitTest tests[] = {
-                cmocka_unit_test_setup_teardown(test_machine_comes_back, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_name_and_uuid_are_unique, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_number_is_the_lowest_free_one, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_stale_generation_is_refused, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_rename, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_find, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_list_filters, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_labels_follow_the_machine, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_pages, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_callbacks, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_transaction, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_operations, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_operations_expire, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_events, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_machine_comes_back, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_name_and_uuid_are_unique, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_number_is_the_lowest_free_one, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_stale_generation_is_refused, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_rename, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_find, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_list_filters, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_labels_follow_the_machine, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_pages, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_callbacks, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_transaction, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_operations, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_operations_expire, rig_setup_open, rig_teardown),
+                cmocka_unit_test_setup_teardown(test_events, rig_setup_open, rig_teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,6 @@
 #include "vmm/sandbox/sandbox.h"
 
 #include <errno.h>
-#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <malloc.h>
@@ -25,6 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "vmm/sandbox/filters.h"
 #include "vmm/sandbox/internal.h"
@@ -82,18 +82,6 @@ static void on_sigsys(int signo, siginfo_t *info, void *context) {
         _exit(2);
 }
 
-static int drop_capabilities(void) {
-        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-        struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
-
-        /* Without CAP_SETPCAP the bounding set stays, which does no harm: with no_new_privs nothing can be gained from it. */
-        for (int cap = 0; cap <= 63; cap++)
-                if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-                        break;
-        (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
-}
-
 int sandbox_prepare(void) {
         struct sigaction action = { .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO };
         struct rlimit no_core = { 0 };
@@ -101,7 +89,8 @@ int sandbox_prepare(void) {
 
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
                 return -errno;
-        r = drop_capabilities();
+        capability_bound();
+        r = capability_keep(0);
         if (r < 0)
                 return r;
         (void)mallopt(M_ARENA_MAX, 1); /* to make or trim other arenas, malloc reads files below /sys and /proc */
