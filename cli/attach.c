@@ -35,12 +35,13 @@ struct attach {
         struct error *e;
 };
 
-static void end(struct attach *t, int code) {
-        loop_quit(t->loop, code < 0 ? 1 : 0);
+static void end(struct attach *t) {
+        loop_quit(t->loop, 0);
 }
 
 static void fail(struct attach *t, int code) {
-        end(t, error_set(t->e, code, "console", "look at the daemon's log", "the connection to the console broke"));
+        error_set(t->e, code, "console", "look at the daemon's log", "the connection to the console broke");
+        end(t);
 }
 
 static void on_close(struct attach *t, const struct websocket_message *m) {
@@ -49,7 +50,7 @@ static void on_close(struct attach *t, const struct websocket_message *m) {
         if (m->code >= 4000)
                 error_set(t->e, -EPROTO, "console", NULL, "%s: %s", t->a->request->name,
                           why && *why ? why : "the console is not there");
-        end(t, m->code >= 4000 ? -EPROTO : 0);
+        end(t);
 }
 
 /* Hands on what has come, until the terminal takes no more or there is no more. */
@@ -87,7 +88,7 @@ static void pump(struct attach *t) {
         if (r < 0)
                 fail(t, r);
         if (t->hung)
-                end(t, 0);
+                end(t);
         else
                 loop_source_set_events(t->daemon, EPOLLIN);
         loop_source_set_events(t->pair, EPOLLIN);
@@ -105,7 +106,7 @@ static void on_daemon(void *opaque, int fd, uint32_t events) {
         }
         n = websocket_read(t->http);
         if (n == 0)
-                end(t, 0);
+                end(t);
         else if (n < 0 && n != -ETIMEDOUT)
                 fail(t, (int)n);
         else if (n > 0)
@@ -138,7 +139,7 @@ static void on_key(void *opaque, enum terminal_key key) {
         json_auto_t *answer = NULL;
 
         if (key == TERMINAL_DETACH) {
-                end(t, 0);
+                end(t);
                 return;
         }
         if (key == TERMINAL_RESET)
@@ -148,7 +149,7 @@ static void on_key(void *opaque, enum terminal_key key) {
 }
 
 static void on_gone(void *opaque) {
-        end(opaque, 0);
+        end(opaque);
 }
 
 static void on_first_output(void *opaque) {
@@ -160,7 +161,7 @@ static void on_signal(void *opaque, int signo) {
         if (signo == SIGCONT)
                 console_resume(t->console);
         else
-                end(t, 0);
+                end(t);
 }
 
 static int start(struct attach *t, int theirs, struct error *e) {
@@ -214,6 +215,8 @@ int ask_machine_console(struct ask *a, struct error *e) {
                 pump(&t); /* what came with the handshake */
                 r = loop_run(t.loop);
                 console_drain(t.console);
+                if (r < 0)
+                        error_set(e, r, "console", NULL, "cannot show the console");
         }
         console_free(t.console);
         loop_free(t.loop);

@@ -66,7 +66,7 @@ static int show_events(struct ask *a, bool first, uint64_t *after, size_t *ret_n
         *ret_n = json_array_size(items);
         if (*ret_n > 0)
                 *after = (uint64_t)json_integer_value(json_object_get(json_array_get(items, *ret_n - 1), "seq"));
-        if (!first && *ret_n == 0)
+        if (*ret_n == 0 && (!first || a->request->follow))
                 return 0;
         view.no_header |= !first;
         a->view = &view;

@@ -155,7 +155,7 @@ static int act(struct ask *a, const struct action *action, struct error *e) {
 }
 
 int ask_machine_start(struct ask *a, struct error *e) {
-        return act(a, &(const struct action){ .route = ROUTE_MACHINE_START, .body = &machine_start_request_schema }, e);
+        return act(a, &(const struct action){ .route = ROUTE_MACHINE_START }, e);
 }
 
 int ask_machine_stop(struct ask *a, struct error *e) {

@@ -357,7 +357,7 @@ static int structured(const struct render *r, const json_t *value, struct error 
         size_t flags = JSON_INDENT(2) | JSON_PRESERVE_ORDER | (r->terminal ? JSON_ENSURE_ASCII : 0);
 
         if (r->format == TABLE_FORMAT_YAML)
-                return yaml_write(r->file, value) < 0 ? error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer")
+                return yaml_write(r->file, value) < 0 ? error_set(e, -EIO, "output", NULL, "cannot write the answer")
                                                       : 0;
         if (json_dumpf(value, r->file, flags) < 0)
                 return error_set(e, -EIO, "output", NULL, "cannot write the answer");

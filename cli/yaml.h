@@ -5,5 +5,5 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/** yaml_write() - write a value as a document, with a newline at its end; -ENOMEM. */
+/** yaml_write() - write a value as a document, with a newline at its end; -EIO. */
 int yaml_write(FILE *f, const json_t *value);

@@ -20,7 +20,7 @@
 #define OPTIONS_MAX 64 /* of a command: one bit each remembers which were given */
 
 const struct schema_field *schema_field_find(const struct schema_object *o, const char *name) {
-        for (unsigned int i = 0; i < o->n_fields; i++)
+        for (unsigned int i = 0; o && i < o->n_fields; i++)
                 if (streq(o->fields[i].name, name))
                         return &o->fields[i];
         return NULL;

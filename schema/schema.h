@@ -206,7 +206,7 @@ int schema_command_parse(const struct schema_command *cmd, int argc, char *const
  */
 int schema_set_text(const struct schema_object *o, void *value, const char *label, const char *text, struct error *e);
 
-/** schema_field_find() - the field of that name, or NULL. */
+/** schema_field_find() - the field of that name, or NULL; of no object: NULL. */
 const struct schema_field *schema_field_find(const struct schema_object *o, const char *name);
 
 /** schema_command_help() - write a command's usage, arguments and options, with defaults and ranges. */

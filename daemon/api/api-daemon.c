@@ -34,7 +34,6 @@ static void on_facts(void *opaque, const struct error *e, struct wire_message *r
 
 int api_daemon_show(struct api_request *q, struct error *e) {
         if (broker_call(q->api->o.broker, "host-facts", NULL, NULL, on_facts, q, NULL) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         return 1;
 }

@@ -9,7 +9,6 @@
 
 struct list {
         struct event_page *page;
-        int result;
 };
 
 void api_event_fill(struct event_view *v, const struct store_event *event) {
@@ -27,10 +26,11 @@ void api_event_fill(struct event_view *v, const struct store_event *event) {
 static int list_one(void *opaque, const struct store_event *event) {
         struct list *l = opaque;
         struct event_view *item;
+        int r;
 
-        l->result = event_page_add_items(l->page, &item);
-        if (l->result < 0)
-                return l->result;
+        r = event_page_add_items(l->page, &item);
+        if (r < 0)
+                return r;
         api_event_fill(item, event);
         return 0;
 }
@@ -47,8 +47,8 @@ int api_event_list(struct api_request *q, struct error *e) {
         page->scope = q->api->o.config->scope;
         l.page = page;
         r = store_event_each(q->api->o.store, query->after, query->project, query->limit, list_one, &l, e);
-        if (r == 0 && l.result < 0)
-                r = error_set(e, l.result, "memory", NULL, "cannot list the events");
+        if (r < 0)
+                error_set(e, r, "memory", NULL, "cannot list the events");
         if (r == 0)
                 r = store_event_range(q->api->o.store, &oldest, &page->last, e);
         return r < 0 ? r : api_answer(q, page);

@@ -17,7 +17,7 @@ static int answer_reply(struct api_request *q, const json_t *json, struct error 
         _cleanup_free_ char *text = json_dumps(json, JSON_COMPACT);
         const struct schema_object *schema = q->route->answer;
         void *object;
-        int r = text ? schema_parse(schema, text, strlen(text), &object, e) : -ENOMEM;
+        int r = text ? schema_parse(schema, text, strlen(text), &object, NULL) : -ENOMEM;
 
         if (r < 0)
                 return error_set(e, r == -EINVAL ? -EIO : r, "broker-answer", NULL,
@@ -53,8 +53,7 @@ int api_pass_then(struct api_request *q, const char *op, json_t *args, api_handl
         *p = (struct pass){ q, then };
         if (broker_call(q->api->o.broker, op, args, NULL, on_passed, p, NULL) < 0) {
                 free(p);
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         }
         return 1;
 }
@@ -167,13 +166,18 @@ static void on_network(void *opaque, const struct error *e, struct wire_message 
 }
 
 int api_network_define(struct api_request *q, struct error *e) {
-        _cleanup_free_ char *text = network_config_format(q->body);
+        struct network_config *c = q->body;
+        _cleanup_free_ char *text = network_config_format(c);
+        json_t *config = text ? json_loads(text, 0, NULL) : NULL;
+        json_auto_t *now = NULL;
 
-        if (!text ||
-            broker_call(q->api->o.broker, "network-up", json_pack("{s:o}", "network", json_loads(text, 0, NULL)), NULL,
-                        on_network, q, NULL) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+        /* The ports of machines that run stay theirs, unless others are named. */
+        if (c->n_forwards == 0 && machine_network_load(q->api->o.machines, c->name, &now, NULL) == 0 &&
+            json_object_get(now, "forwards"))
+                json_object_set(config, "forwards", json_object_get(now, "forwards"));
+        if (broker_call(q->api->o.broker, "network-up", json_pack("{s:o}", "network", config), NULL, on_network, q,
+                        NULL) < 0)
+                return broker_gone(e);
         return 1;
 }
 

@@ -29,7 +29,6 @@ struct list {
         struct machine_page *page;
         enum machine_status status;
         bool any_status;
-        int result;
 };
 
 static int add_labels(struct machine_summary *s, const char *labels) {
@@ -51,6 +50,7 @@ static int list_one(void *opaque, const struct store_machine *row) {
         struct machine_summary *s;
         const char *engine;
         enum machine_status status = machine_status_of(l->q->api->o.machines, row, &engine);
+        int r;
 
         if (!l->any_status && status != l->status)
                 return 0;
@@ -58,9 +58,9 @@ static int list_one(void *opaque, const struct store_machine *row) {
                 l->page->next = text_copy(l->page->items[l->page->n_items - 1].name);
                 return 1;
         }
-        l->result = machine_page_add_items(l->page, &s);
-        if (l->result < 0)
-                return l->result;
+        r = machine_page_add_items(l->page, &s);
+        if (r < 0)
+                return r;
         s->name = text_copy(row->name);
         s->uuid = text_copy(row->uuid);
         s->project = text_copy(row->project);
@@ -71,8 +71,7 @@ static int list_one(void *opaque, const struct store_machine *row) {
         s->cpus = row->cpus;
         s->memory = row->memory;
         s->image = text_copy(row->image);
-        l->result = add_labels(s, row->labels);
-        return l->result;
+        return add_labels(s, row->labels);
 }
 
 int api_machine_list(struct api_request *q, struct error *e) {
@@ -99,8 +98,8 @@ int api_machine_list(struct api_request *q, struct error *e) {
         page->scope = q->api->o.config->scope;
         l.page = page;
         r = store_machine_each(q->api->o.store, &filter, list_one, &l, e);
-        if (r == 0 && l.result < 0)
-                r = error_set(e, l.result, "memory", NULL, "cannot list the machines");
+        if (r < 0)
+                error_set(e, r, "memory", NULL, "cannot list the machines");
         if (r >= 0)
                 r = store_machine_count(q->api->o.store, query->project, &page->total, e);
         return r < 0 ? r : api_answer(q, page);
@@ -164,7 +163,7 @@ static void on_seed(void *opaque, const struct error *e, struct wire_message *re
         if (!text ||
             broker_call(j->q->api->o.broker, "engine-decide", json_pack("{s:o}", "machine", json_loads(text, 0, NULL)),
                         NULL, on_engine, j, NULL) < 0) {
-                error_set(&own, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
+                broker_gone(&own);
                 then(j, &own);
         }
 }
@@ -183,7 +182,7 @@ static void on_image(void *opaque, const struct error *e, struct wire_message *r
         }
         args = machine_seed_args(row, true);
         if (!args || broker_call(j->q->api->o.broker, "seed-write", args, NULL, on_seed, j, NULL) < 0) {
-                error_set(&own, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
+                broker_gone(&own);
                 then(j, &own);
         }
 }
@@ -204,8 +203,7 @@ static int judge(struct api_request *q, int (*next)(struct api_request *q, struc
         else if (broker_call(q->api->o.broker, "image-find", json_pack("{s:s}", "name", d->base.image), NULL, on_image,
                              j, NULL) < 0) {
                 free(j);
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         }
         return 1;
 }
@@ -339,7 +337,7 @@ static int begin_delete(struct api_request *q, struct store_machine *row, uint64
 
 static int begin_start(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
                        struct error *e) {
-        return machine_start(q->api->o.machines, row, q->body, &q->caller, ret_id, e);
+        return machine_start(q->api->o.machines, row, &q->caller, ret_id, e);
 }
 
 static int begin_stop(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,

@@ -128,8 +128,7 @@ static void on_pool(void *opaque, const struct error *e, struct wire_message *re
 
 int api_metrics_show(struct api_request *q, struct error *e) {
         if (broker_call(q->api->o.broker, "volume-list", NULL, NULL, on_pool, q, NULL) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         return 1;
 }
 

@@ -94,24 +94,23 @@ struct list {
         struct api_request *q;
         struct operation_page *page;
         const struct operation_query *query;
-        int result;
 };
 
 static int list_one(void *opaque, const struct store_op *row) {
         struct list *l = opaque;
         _cleanup_(operation_view_freep) struct operation_view *view = NULL;
         struct operation_view *item;
+        int r;
 
         if (l->page->n_items == l->query->limit) {
                 l->page->next = text_copy(l->page->items[l->page->n_items - 1].id);
                 return 1;
         }
-        l->result =
-                operation_view_make(row, operation_find(machines_operations(l->q->api->o.machines), row->id), &view);
-        if (l->result == 0)
-                l->result = operation_page_add_items(l->page, &item);
-        if (l->result < 0)
-                return l->result;
+        r = operation_view_make(row, operation_find(machines_operations(l->q->api->o.machines), row->id), &view);
+        if (r == 0)
+                r = operation_page_add_items(l->page, &item);
+        if (r < 0)
+                return r;
         schema_clear(&operation_view_schema, item);
         *item = *view;
         free(TAKE_PTR(view));
@@ -132,8 +131,8 @@ int api_operation_list(struct api_request *q, struct error *e) {
         page->scope = q->api->o.config->scope;
         l.page = page;
         r = store_op_each(q->api->o.store, &filter, list_one, &l, e);
-        if (r == 0 && l.result < 0)
-                r = error_set(e, l.result, "memory", NULL, "cannot list the operations");
+        if (r < 0)
+                error_set(e, r, "memory", NULL, "cannot list the operations");
         return r < 0 ? r : api_answer(q, page);
 }
 

@@ -140,7 +140,7 @@ static void answer_error(struct api_request *q, unsigned int status, const struc
 }
 
 static void random_id(char ret_id[static REQUEST_ID_SIZE]) {
-        unsigned char random[REQUEST_ID_SIZE / 2 - 1];
+        unsigned char random[(REQUEST_ID_SIZE - 1) / 2];
 
         if (getrandom(random, sizeof(random), 0) != sizeof(random))
                 memset(random, 0, sizeof(random));
@@ -236,13 +236,6 @@ static int route_find(struct api_request *q, const char *method, const char *pat
         return 0;
 }
 
-static const struct schema_field *query_field(const struct api_request *q, const char *name) {
-        for (unsigned int i = 0; q->route->query && i < q->route->query->n_fields; i++)
-                if (streq(q->route->query->fields[i].name, name))
-                        return &q->route->query->fields[i];
-        return NULL;
-}
-
 /* A null for a key that there is not would change nothing, and leave a typing mistake unnoticed. Lists are replaced as a whole. */
 static int patch_check(const struct schema_object *o, const json_t *patch, const struct schema_path *path,
                        struct error *e) {
@@ -251,12 +244,9 @@ static int patch_check(const struct schema_object *o, const json_t *patch, const
 
         json_object_foreach((json_t *)patch, key, value) {
                 const struct schema_path at = { .up = path, .name = key, .index = -1 };
-                const struct schema_field *field = NULL;
+                const struct schema_field *field = schema_field_find(o, key);
                 int r = 0;
 
-                for (unsigned int i = 0; i < o->n_fields && !field; i++)
-                        if (streq(o->fields[i].name, key))
-                                field = &o->fields[i];
                 if (!field)
                         return schema_unknown_key(o, key, path, e);
                 if (field->kind == SCHEMA_OBJECT && json_is_object(value))
@@ -328,10 +318,10 @@ static int prepare(struct api_request *q, const char *query, struct error *e) {
         if (r < 0)
                 return r;
         q->project = "default";
-        field = query_field(q, "project");
+        field = schema_field_find(q->route->query, "project");
         if (field)
                 q->project = *(char **)schema_at(q->query, field->offset);
-        field = query_field(q, "dry_run");
+        field = schema_field_find(q->route->query, "dry_run");
         q->dry_run = field && *(bool *)schema_at(q->query, field->offset);
         if (q->dry_run && !q->route->dry_run) /* never do what was not to be done */
                 return error_set(e, -EINVAL, "dry-run", "leave dry_run out", "%s has no dry run", q->route->name);

@@ -103,6 +103,15 @@ static void give_up_if_gone(struct api *api, struct api_connection *c) {
         }
 }
 
+/* What is kept for a time only. */
+static void expire(struct api *api) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        idempotency_expire(api);
+        if (store_op_expire(api->o.store, &e) < 0 || store_audit_expire(api->o.store, &e) < 0)
+                log_warning("cannot forget old operations and audit entries: %s", e.message ?: "");
+}
+
 static void on_sweep(void *opaque) {
         struct api *api = opaque;
         uint64_t now = clock_ns();
@@ -117,7 +126,7 @@ static void on_sweep(void *opaque) {
                         connection_close(c);
         }
         if (++api->sweeps % EXPIRE_SWEEPS == 0)
-                idempotency_expire(api);
+                expire(api);
         loop_source_set_events(api->accept, EPOLLIN);
         loop_timer_set(api->sweep, SWEEP_US);
 }

@@ -93,13 +93,6 @@ int uri_path_match(const char *pattern, const char *path, char *ret_parameters[s
 
 /* ---- queries -------------------------------------------------------------------------------------------------------- */
 
-static const struct schema_field *field_find(const struct schema_object *o, const char *name) {
-        for (unsigned int i = 0; o && i < o->n_fields; i++)
-                if (streq(o->fields[i].name, name))
-                        return &o->fields[i];
-        return NULL;
-}
-
 /* A query's text as the JSON that its field wants; what is of the wrong form stays text, for the schema to complain about. */
 static json_t *value_json(const struct schema_field *f, const char *text) {
         uint64_t number;
@@ -137,7 +130,7 @@ static int pair_add(const struct schema_object *o, json_t *object, const char *p
                 return fail(e, "holds a broken escape, or what is no UTF-8 text");
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot read the query");
-        field = field_find(o, key);
+        field = schema_field_find(o, key);
         if (!field)
                 return fail(e, "has a key that this request does not take");
         if (json_object_get(object, key))

@@ -84,10 +84,6 @@ void broker_progress(struct broker_call *call, const char *text) {
         send_message(call->broker, json_pack("{s:I, s:s}", "call", (json_int_t)call->id, "progress", text), NULL, 0);
 }
 
-void broker_event(struct broker *b, json_t *event) {
-        send_message(b, event, NULL, 0);
-}
-
 static const struct broker_op *op_find(const char *name) {
         for (size_t i = 0; i < ELEMENTSOF(tables); i++)
                 for (const struct broker_op *op = tables[i]; op->name; op++)

@@ -4,7 +4,7 @@
  *
  * Theory of operation. lodged is two processes. The worker parses what clients send (HTTP, JSON, SQL) and decides what should happen;
  * it runs as a user of its own under a system call filter and may open nothing but its store. The broker is the only one with privileges.
- * It parses nothing but the wire (wire.h), does a closed list of operations (broker_ops[], each with checked arguments), and hands out open descriptors.
+ * It parses nothing but the wire (wire.h), does a closed list of operations (broker_host_ops[] and the others of op-*.c, each with checked arguments), and hands out open descriptors.
  *
  *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt
  *                          |                 |
@@ -114,9 +114,6 @@ void broker_answer(struct broker_call *call, const struct error *e);
 
 /** broker_progress() - tell the worker how far a call is. */
 void broker_progress(struct broker_call *call, const char *text);
-
-/** broker_event() - tell the worker of something that happened; @event is taken over. */
-void broker_event(struct broker *b, json_t *event);
 
 /**
  * broker_task_fn - what a task does, in a process of its own

@@ -5,7 +5,7 @@
 #include "daemon/broker/broker.h"
 #include "daemon/engine/engine.h"
 
-/* Once: it runs a guest. A person who has changed something starts the daemon again, or asks with "again". */
+/* Once: it runs a guest. A person who has changed something starts the daemon again. */
 const struct probe *broker_probe(struct broker *b) {
         if (!b->probed)
                 probe_run(&b->probe);

@@ -289,11 +289,12 @@ static json_t *boot_id(void) {
 }
 
 static int machines_list(struct broker_call *call, void *args, struct error *e) {
-        json_t *items = json_array();
+        json_t *items;
         DIR *dir = opendir(call->broker->paths.machines);
 
         if (!dir)
                 return error_set(e, -errno, "run-dir", NULL, "cannot list %s", call->broker->paths.machines);
+        items = json_array();
         for (const struct dirent *entry; (entry = readdir(dir));) {
                 _cleanup_free_ char *path = is_uuid(entry->d_name) ? run_dir(call->broker, entry->d_name) : NULL;
 
@@ -375,7 +376,7 @@ static int machine_forget(struct broker_call *call, void *args, struct error *e)
         _cleanup_(keeper_exit_freep) struct keeper_exit *ended = NULL;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid), *path = NULL;
 
-        if (!dir || asprintf(&path, "%s/exit.json", dir) < 0)
+        if (!dir || asprintf(&path, "%s/" PLACE_EXIT, dir) < 0)
                 return -ENOMEM;
         if (keeper_exit_read(dir, &ended, NULL) == 0)
                 call->result = exit_json(ended);
@@ -444,7 +445,7 @@ static int wait_lock(const char *dir, int *ret_fd) {
 
 /* All that is left of a deleted machine outside of its pool. */
 static int machine_purge(struct broker_call *call, void *args, struct error *e) {
-        static const char *const names[] = { "exit.json", "console.last", "keeper.sock", "control.sock" };
+        static const char *const names[] = { PLACE_EXIT, PLACE_CONSOLE, PLACE_SOCKET, PLACE_CONTROL };
         const struct broker_end_args *a = args;
         _cleanup_free_ char *dir = run_dir(call->broker, a->uuid);
         _cleanup_close_ int lock_fd = -EBADF;

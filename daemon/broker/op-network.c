@@ -75,13 +75,6 @@ static int network_look(struct broker_call *call, void *args, struct error *e) {
         return r == 0 && !call->result ? -ENOMEM : r;
 }
 
-static int network_end(struct broker_call *call, void *args, struct error *e) {
-        const struct broker_network_args *a = args;
-        int r = need_networks(call->broker, e);
-
-        return r < 0 ? r : network_down(call->broker->networks, a->network.name, e);
-}
-
 static int network_remove(struct broker_call *call, void *args, struct error *e) {
         const struct broker_network_args *a = args;
         int r = need_networks(call->broker, e);
@@ -99,7 +92,6 @@ static int network_ports(struct broker_call *call, void *args, struct error *e) 
 const struct broker_op broker_network_ops[] = {
         { "network-up", &broker_network_args_schema, network_begin },
         { "network-status", &broker_network_args_schema, network_look },
-        { "network-down", &broker_network_args_schema, network_end },
         { "network-delete", &broker_network_args_schema, network_remove },
         { "network-forwards", &broker_network_args_schema, network_ports },
         { 0 },

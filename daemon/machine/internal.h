@@ -17,7 +17,6 @@ struct machines {
         void (*recovered)(void *opaque, int result);
         void *recovered_opaque;
         struct recovery *recovery;
-        bool frozen;
         struct restart *restarts;
         struct loop_source *sample; /* of what machines use */
         uint64_t sampled_ns;
@@ -49,7 +48,6 @@ struct machine_live {
         uint32_t sampled_pid; /* usage.c: the process and its CPU time at the last sample */
         uint64_t sampled_cpu_us;
         struct operation *stopping; /* waits for its end */
-        unsigned int rung;
         char ended_reason[256];
 };
 

@@ -243,7 +243,7 @@ struct reap {
         struct machines *ms;
         char *uuid, *reason;
         int status;
-        bool panicked, host;
+        bool panicked, host, oom;
 };
 
 static void reap_free(struct reap *r) {
@@ -253,9 +253,9 @@ static void reap_free(struct reap *r) {
 }
 
 /* What the row says about the end. In one transaction with what follows from it. */
-static int row_ended(struct store_machine *row, int status, const char *reason) {
+static int row_ended(struct store_machine *row, int status, const char *reason, const char *when) {
         json_t *facts = row_facts(row);
-        char *now = time_text((int64_t)time(NULL) * 1000000);
+        char *now = when ? strdup(when) : time_text((int64_t)time(NULL) * 1000000);
         int r;
 
         json_object_set_new(facts, "exit_status", json_integer(status < 0 ? 255 : status & 255));
@@ -276,6 +276,8 @@ static const char *end_reason(const struct reap *reap, bool wanted) {
                 return "it powered off";
         if (reap->host)
                 return "its host was restarted";
+        if (reap->oom)
+                return "the kernel ended it: it had more memory than its limit, or than the host, allows";
         if (!wanted && (reap->status > 128 || reap->status < 0))
                 return "its plug was pulled";
         if (reap->status == -1)
@@ -283,7 +285,7 @@ static const char *end_reason(const struct reap *reap, bool wanted) {
         return reap->status > 128 ? "its process was killed" : "its process failed";
 }
 
-static void follow_end(struct reap *reap, const char *last_words) {
+static void follow_end(struct reap *reap, const char *last_words, const char *when) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
         bool clean = reap->status == 0 && !reap->panicked, asked, again = false;
@@ -296,7 +298,7 @@ static void follow_end(struct reap *reap, const char *last_words) {
                  last_words && last_words[0] && !clean && !asked ? ": " : "",
                  last_words && !clean && !asked ? last_words : "");
         networks_withdraw(reap->ms, row);
-        if (row_ended(row, reap->status, reason) < 0)
+        if (row_ended(row, reap->status, reason, when) < 0)
                 return;
         if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
                 again = restart_consider(reap->ms, row, clean);
@@ -315,11 +317,13 @@ static void on_reaped(void *opaque, const struct error *e, struct wire_message *
         struct reap *reap = opaque;
         struct operation *op = operation_of_target(reap->ms->operations, reap->uuid);
         const char *words = reply ? json_string_value(json_object_get(reply->json, "log")) : NULL;
+        const char *when = reply ? json_string_value(json_object_get(reply->json, "time")) : NULL;
         json_t *status = reply ? json_object_get(reply->json, "status") : NULL;
 
         if (reap->status < 0 && json_is_integer(status))
                 reap->status = (int)json_integer_value(status);
-        follow_end(reap, words);
+        reap->oom = reply && json_is_true(json_object_get(reply->json, "oom"));
+        follow_end(reap, words, when);
         if (op && op->kind != &launch_kind && op->kind != &start_kind && op->busy && op->state)
                 operation_step_done(op, NULL); /* it waits for this */
         reap_free(reap);

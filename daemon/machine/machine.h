@@ -49,11 +49,7 @@ int machines_recover(struct machines *ms, void (*fn)(void *opaque, int result), 
 void machines_freeze(struct machines *ms);
 
 struct operations *machines_operations(struct machines *ms);
-struct store *machines_store(struct machines *ms);
 unsigned int machines_running(const struct machines *ms);
-
-/** machines_broker_event() - an event of the broker's: see broker.h. */
-void machines_broker_event(struct machines *ms, const char *name, json_t *event);
 
 /** machines_event() - write down that something happened, and tell the listeners. */
 void machines_event(struct machines *ms, const char *kind, const char *project, const char *target,
@@ -105,8 +101,8 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
 /* @boot_timeout: seconds to wait for the guest, 0: none */
 int machine_launch(struct machines *ms, const char *project, const struct machine_definition *d,
                    unsigned int boot_timeout, const struct machine_caller *caller, char **ret_id, struct error *e);
-int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_start_request *how,
-                  const struct machine_caller *caller, char **ret_id, struct error *e);
+int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_caller *caller,
+                  char **ret_id, struct error *e);
 int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
                  const struct machine_caller *caller, char **ret_id, struct error *e);
 int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,

@@ -47,16 +47,11 @@ void machines_free(struct machines *ms) {
 }
 
 void machines_freeze(struct machines *ms) {
-        ms->frozen = true;
         operations_freeze(ms->operations);
 }
 
 struct operations *machines_operations(struct machines *ms) {
         return ms->operations;
-}
-
-struct store *machines_store(struct machines *ms) {
-        return ms->store;
 }
 
 unsigned int machines_running(const struct machines *ms) {
@@ -75,6 +70,7 @@ static void event_keep(struct machines *ms, const char *message, struct store_ev
         _cleanup_error_ struct error e = ERROR_INIT;
         json_t *value = message ? json_pack("{s:s}", "message", message) : NULL;
 
+        event->time = (int64_t)time(NULL) * 1000000;
         event->data = value ? json_dumps(value, JSON_COMPACT) : NULL;
         json_decref(value);
         if (store_event_add(ms->store, event->kind, event->project, event->target, event->data, event->request_id,
@@ -96,8 +92,7 @@ void machines_event(struct machines *ms, const char *kind, const char *project, 
         struct store_event event = { .kind = (char *)kind,
                                      .project = (char *)project,
                                      .target = (char *)target,
-                                     .request_id = (char *)request_id,
-                                     .time = (int64_t)time(NULL) * 1000000 };
+                                     .request_id = (char *)request_id };
         va_list ap;
 
         va_start(ap, format);
@@ -218,8 +213,4 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
         machines_event(ms, "machine-renamed", row->project, row->name, caller->request_id, "was %s; renamed by %s", old,
                        caller->who);
         return 0;
-}
-
-void machines_broker_event(struct machines *ms, const char *name, json_t *event) {
-        log_debug("broker: %s", name);
 }

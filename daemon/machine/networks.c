@@ -133,6 +133,21 @@ int machine_networks(struct machines *ms, const struct machine_definition *d, js
 
 static int up_next(struct operation *op, struct error *e);
 
+/* What the broker has chosen for a network, with the forwards of now: another machine may have begun or ended while it was put up. */
+static int keep_chosen(struct machines *ms, json_t *chosen, struct error *e) {
+        json_auto_t *now = NULL;
+        const char *name = json_string_value(json_object_get(chosen, "name"));
+        json_t *forwards;
+
+        if (!name)
+                return error_set(e, -EPROTO, "broker-answer", NULL, "the broker's answer names no network");
+        if (machine_network_load(ms, name, &now, NULL) == 0) {
+                forwards = json_object_get(now, "forwards");
+                json_object_set_new(chosen, "forwards", forwards ? json_incref(forwards) : json_array());
+        }
+        return machine_network_keep(ms, chosen, e);
+}
+
 static void on_up(void *opaque, const struct error *e, struct wire_message *reply) {
         _cleanup_error_ struct error own = ERROR_INIT;
         struct operation *op = opaque;
@@ -145,7 +160,7 @@ static void on_up(void *opaque, const struct error *e, struct wire_message *repl
                 operation_step_done(op, e);
                 return;
         }
-        r = machine_network_keep(ms, json_object_get(reply->json, "network"), &own);
+        r = keep_chosen(ms, json_object_get(reply->json, "network"), &own);
         json_array_foreach(json_object_get(reply->json, "warnings"), i, note) {
                 const char *id = json_string_value(json_object_get(note, "id"));
 
@@ -187,12 +202,15 @@ static int up_next(struct operation *op, struct error *e) {
         if (!config)
                 return 0;
         /* Published ports go to the machine's first network. */
-        if (config == json_array_get(list, 0))
+        if (config == json_array_get(list, 0) && d->base.n_publish > 0) {
                 set_forwards(config, row->name, &d->base);
+                r = machine_network_keep(ms, config, e); /* for others that start now */
+                if (r < 0)
+                        return r;
+        }
         if (broker_call(ms->broker, "network-up", json_pack("{s:O}", "network", config), NULL, on_up, op, &op->call) <
             0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         return 1;
 }
 
@@ -217,8 +235,8 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row) {
             machine_networks(ms, d, &list, NULL) < 0)
                 return;
         json_array_foreach(list, i, config) {
-                if (!json_object_get(config, "subnet") || set_forwards(config, row->name, NULL) < 0 ||
-                    machine_network_keep(ms, config, NULL) < 0)
+                if (set_forwards(config, row->name, NULL) < 0 || machine_network_keep(ms, config, NULL) < 0 ||
+                    !json_object_get(config, "subnet"))
                         continue;
                 broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, on_ignored,
                             NULL, NULL);

@@ -16,7 +16,7 @@ static int build_run(struct operation *op, struct error *e) {
 static void build_ended(struct operation *op) {
         bool done = op->row->state == STORE_OP_DONE;
 
-        machines_event(op->context, done ? "image-built" : "image-failed", "", op->row->target, op->row->request_id, "%s",
+        machines_event(op->context, done ? "image-built" : "image-failed", NULL, op->row->target, op->row->request_id, "%s",
                        done ? "it can be used" : op->error.message ?: "it was not built");
 }
 

@@ -10,7 +10,7 @@
  *              spawn    the keeper, by the broker                undo: end it
  *              watch    its sockets
  *
- * In the journal: uuid; wanted_before; volume (its name, chosen at the start, so that an undo knows it); made (the disk was not there before). A start that is
+ * In the journal: uuid; wanted_before; volume (its name, chosen at the start, so that an undo knows it); may_make (the disk was not there before). A start that is
  * found half done is undone: what a person sees is a machine that is stopped, with an operation that says so.
  */
 #include <errno.h>
@@ -44,8 +44,7 @@ int operation_ask(struct operation *op, const char *what, json_t *args, broker_r
                 return r;
         }
         if (!args || broker_call(ms->broker, what, args, on_progress, fn, op, &op->call) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
+                return broker_gone(e);
         return 1;
 }
 
@@ -118,7 +117,6 @@ static int disk_run(struct operation *op, struct error *e) {
         }
         if (!d->base.image)
                 return 0;
-        json_object_set_new(op->args, "made", json_true());
         return operation_ask(op, "machine-disk",
                              json_pack("{s:b, s:s, s:s, s:s, s:I}", "again", 1, "pool", d->pool, "name",
                                        operation_arg(op, "disk_name"), "image", d->base.image, "size",
@@ -526,8 +524,8 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
         return r;
 }
 
-int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_start_request *how,
-                  const struct machine_caller *caller, char **ret_id, struct error *e) {
+int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_caller *caller,
+                  char **ret_id, struct error *e) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_(store_machine_freep) struct store_machine *mine = NULL;
         struct operation *op;

@@ -17,6 +17,8 @@
 
 #include "daemon/machine/internal.h"
 
+#define KILL_PATIENCE_US 10000000
+
 /* A step that waits for the machine's end: live.c ends it (on_reaped()), or the deadline does. */
 struct wait {
         struct operation *op;
@@ -48,8 +50,11 @@ static void on_deadline(void *opaque) {
         struct machines *ms = op->context;
         struct machine_live *live = live_find(ms, op->row->target_uuid);
 
-        if (w->kill && pull_plug(ms, op->row->target_uuid) == 0)
-                return; /* its end comes now */
+        if (w->kill && pull_plug(ms, op->row->target_uuid) == 0) { /* its end comes now, or never */
+                w->kill = false;
+                loop_timer_set(w->deadline, KILL_PATIENCE_US);
+                return;
+        }
         error_set(&e, -ETIMEDOUT, "stop-timeout", NULL, "%s did not stop in time%s", op->row->target,
                   live && !live->agent_ready ? ": no guest agent answers, and the power button does nothing" : "");
         error_set_fix(&e, "pull its plug: lodge stop %s --way force; what its guest did not write is lost",
@@ -83,7 +88,7 @@ static int ask_run(struct operation *op, struct error *e) {
         if (!live)
                 return 0;
         if (way && streq(way, "force"))
-                return pull_plug(ms, live->uuid) < 0 ? -EAGAIN : wait_begin(op, 10000000, true, e);
+                return pull_plug(ms, live->uuid) < 0 ? -EAGAIN : wait_begin(op, KILL_PATIENCE_US, true, e);
         live_ask_end(live, !way || streq(way, "graceful"));
         return wait_begin(op, (uint64_t)timeout * 1000000, json_is_true(json_object_get(op->args, "force")), e);
 }
@@ -107,7 +112,7 @@ static int end_run(struct operation *op, struct error *e) {
 
         if (!live_find(ms, op->row->target_uuid))
                 return 0;
-        return pull_plug(ms, op->row->target_uuid) < 0 ? -EAGAIN : wait_begin(op, 10000000, true, e);
+        return pull_plug(ms, op->row->target_uuid) < 0 ? -EAGAIN : wait_begin(op, KILL_PATIENCE_US, true, e);
 }
 
 static void on_volume(void *opaque, const struct error *e, struct wire_message *reply) {
@@ -115,9 +120,7 @@ static void on_volume(void *opaque, const struct error *e, struct wire_message *
 }
 
 static int disks_run(struct operation *op, struct error *e) {
-        struct machines *ms = op->context;
         const char *volume = operation_arg(op, "volume");
-        int r;
 
         if (!volume)
                 return 0;
@@ -125,19 +128,8 @@ static int disks_run(struct operation *op, struct error *e) {
                 operation_warn(op, "its disk is kept: volume %s of pool %s", volume, operation_arg(op, "pool"));
                 return 0;
         }
-        r = operation_note(op, e);
-        if (r < 0)
-                return r;
-        if (broker_call(ms->broker, "volume-delete",
-                        json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", volume), NULL, on_volume, op,
-                        &op->call) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
-        return 1;
-}
-
-static void on_purged(void *opaque, const struct error *e, struct wire_message *reply) {
-        operation_step_done(opaque, e);
+        return operation_ask(op, "volume-delete",
+                             json_pack("{s:s, s:s}", "pool", operation_arg(op, "pool"), "name", volume), on_volume, e);
 }
 
 static int purge_run(struct operation *op, struct error *e) {
@@ -146,10 +138,7 @@ static int purge_run(struct operation *op, struct error *e) {
 
         if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) < 0)
                 return 0;
-        if (broker_call(ms->broker, "machine-purge", machine_end_args(ms, row), NULL, on_purged, op, &op->call) < 0)
-                return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                 "the daemon's broker does not answer");
-        return 1;
+        return operation_ask(op, "machine-purge", machine_end_args(ms, row), on_step_answer, e);
 }
 
 /* The row goes last, with the journal's word for it: as long as there is one, the rest can be found. */
@@ -204,7 +193,7 @@ const struct operation_kind delete_kind = { .name = "machine-delete",
 /* ---- the way in ------------------------------------------------------------------------------------------------------ */
 
 static int begin(struct machines *ms, const struct operation_kind *kind, struct store_machine *row, json_t *args,
-                 const struct machine_caller *caller, char **ret_id, struct error *e) {
+                 const struct machine_caller *caller, struct operation **ret_op, struct error *e) {
         struct operation *op;
         int r = operation_begin(ms->operations, kind, row->project, row->name, row->uuid, args, caller->who,
                                 caller->request_id, &op, e);
@@ -213,12 +202,10 @@ static int begin(struct machines *ms, const struct operation_kind *kind, struct 
                 return r;
         row->wanted = false;
         r = store_machine_update(ms->store, row, 0, e);
-        if (r == 0) {
-                *ret_id = strdup(op->row->id);
-                r = *ret_id ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");
-        }
         if (r < 0)
                 operation_abandon(op);
+        else
+                *ret_op = op;
         return r;
 }
 
@@ -227,6 +214,7 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
                        uint64_t generation, json_t *args, const struct machine_caller *caller, char **ret_id,
                        struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *mine = NULL;
+        struct operation *op;
         int r = store_begin(ms->store, e);
 
         if (r < 0) {
@@ -240,22 +228,12 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
         if (r < 0)
                 json_decref(args);
         else
-                r = begin(ms, kind, mine, args, caller, ret_id, e);
+                r = begin(ms, kind, mine, args, caller, &op, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;
         }
-        fault_point(operations_fault(ms->operations), "begin", "journal");
-        r = store_commit(ms->store, e);
-        fault_point(operations_fault(ms->operations), "begin", "journaled");
-        if (r < 0) {
-                struct operation *op = operation_find(ms->operations, *ret_id);
-
-                if (op)
-                        operation_abandon(op);
-                free(TAKE_PTR(*ret_id));
-        }
-        return r;
+        return operation_commit(ms, op, ret_id, e);
 }
 
 int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
@@ -269,8 +247,7 @@ int machine_stop(struct machines *ms, const struct store_machine *row, const str
         /* Whoever waits for the guest loses patience: force goes past a stop that is under way. */
         if (other && other->kind == &stop_kind && how->way == STOP_WAY_FORCE) {
                 if (pull_plug(ms, row->uuid) < 0)
-                        return error_set(e, -EAGAIN, "broker-gone", "try again in a moment",
-                                         "the daemon's broker is gone");
+                        return broker_gone(e);
                 *ret_id = strdup(other->row->id);
                 return *ret_id ? 0 : -ENOMEM;
         }

@@ -111,7 +111,6 @@ static int add_autostart(void *opaque, const struct store_machine *row) {
 
 static void on_next_start(void *opaque) {
         static const struct machine_caller self = { .who = "autostart" };
-        const struct machine_start_request plain = { 0 };
         struct recovery *r = opaque;
 
         while (r->next_start < r->n_starts) {
@@ -123,7 +122,7 @@ static void on_next_start(void *opaque) {
                 if (live_find(r->ms, a->uuid) || operation_of_target(r->ms->operations, a->uuid) ||
                     store_machine_find(r->ms->store, NULL, a->uuid, &row, NULL) < 0)
                         continue;
-                if (machine_start(r->ms, row, &plain, &self, &id, &e) == 0)
+                if (machine_start(r->ms, row, &self, &id, &e) == 0)
                         free(id);
                 else
                         machines_event(r->ms, "machine-start-failed", row->project, row->name, NULL, "%s",

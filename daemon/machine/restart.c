@@ -43,7 +43,6 @@ void restarts_free(struct machines *ms) {
 
 static void on_due(void *opaque) {
         static const struct machine_caller self = { .who = "restart policy" };
-        const struct machine_start_request plain = { 0 };
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
         struct restart *r = opaque;
@@ -52,7 +51,7 @@ static void on_due(void *opaque) {
         if (live_find(r->ms, r->uuid) || operation_of_target(r->ms->operations, r->uuid) ||
             store_machine_find(r->ms->store, NULL, r->uuid, &row, NULL) < 0 || !row->wanted)
                 return;
-        if (machine_start(r->ms, row, &plain, &self, &id, &e) == 0)
+        if (machine_start(r->ms, row, &self, &id, &e) == 0)
                 free(id);
         else
                 log_warning("%s cannot be started again: %s", row->name, e.message ?: "?");

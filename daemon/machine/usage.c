@@ -60,6 +60,8 @@ static void on_sample(void *opaque, const struct error *e, struct wire_message *
 static void on_timer(void *opaque) {
         struct machines *ms = opaque;
 
+        if (ms->n_live == 0)
+                ms->sampled_ns = 0; /* whoever starts next did not run all this time */
         if (ms->n_live == 0 || broker_call(ms->broker, "machines-usage", NULL, NULL, on_sample, ms, NULL) < 0)
                 loop_timer_set(ms->sample, SAMPLE_US);
 }

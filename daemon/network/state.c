@@ -295,7 +295,9 @@ int state_port_remove(struct network_ctx *ctx, const char *network, const char *
 
         if (!state_name_ok(machine) || fd == -ENOENT)
                 return 0;
-        ports_fd = fd < 0 ? fd : openat(fd, "ports", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+                return fail_state(e, fd, "read", network);
+        ports_fd = openat(fd, "ports", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (ports_fd < 0)
                 return errno == ENOENT ? 0 : fail_state(e, -errno, "read", network);
         r = state_remove(ports_fd, machine);

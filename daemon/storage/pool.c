@@ -50,14 +50,15 @@ static int check_size(uint64_t size, struct error *e) {
 }
 
 int volume_not_found(const struct pool *pool, const char *name, struct error *e) {
-        return error_set(e, -ENOENT, "volume-not-found", "see what is there: lodge volume list",
+        return error_set(e, -ENOENT, "volume-not-found", "see what is there: lodge pool show default",
                          "no volume %s in pool %s", name, pool->config->name);
 }
 
 int volume_exists(const struct pool *pool, const char *name, struct error *e) {
         error_set(e, -EEXIST, "volume-exists", NULL, "there is a volume %s in pool %s already", name,
                   pool->config->name);
-        error_set_fix(e, "choose another name, or remove that one first: lodge volume delete %s", name);
+        error_set_fix(e, "choose another name, or remove that one first: DELETE /v1/pools/POOL/volumes/%s, of the API",
+                      name);
         return -EEXIST;
 }
 
@@ -68,7 +69,7 @@ int pool_full(const struct pool *pool, const char *name, uint64_t need, uint64_t
         error_set(e, -ENOSPC, "pool-full", NULL,
                   "pool %s is full: volume %s needs %s, there are %s, and so %s are missing", pool->config->name, name,
                   text_format_size(need, need_text), text_format_size(available, free_text), missing);
-        error_set_fix(e, "make room for %s in %s: lodge volume list, df -h %s", missing, pool->path, pool->path);
+        error_set_fix(e, "make room for %s in %s: lodge pool show default, df -h %s", missing, pool->path, pool->path);
         return -ENOSPC;
 }
 
@@ -199,7 +200,8 @@ int volume_delete(struct pool *pool, const char *name, struct error *e) {
 int volume_broken(const struct pool *pool, const struct volume *v, struct error *e) {
         error_set(e, -EUCLEAN, "volume-damaged", NULL, "volume %s in pool %s: %s", v->name, pool->config->name,
                   v->broken);
-        error_set_fix(e, "restore it from a backup, or remove it: lodge volume delete %s", v->name);
+        error_set_fix(e, "restore it from a backup, or remove it: DELETE /v1/pools/POOL/volumes/%s, of the API",
+                      v->name);
         return -EUCLEAN;
 }
 
@@ -303,7 +305,7 @@ int volume_check(struct pool *pool, const struct volume_config *recorded, struct
                   pool->config->name, base ?: "nothing", v->base ?: "nothing");
         error_set_fix(e,
                       "whoever could write to the volume may have changed that: restore it from a backup, or "
-                      "remove it: lodge volume delete %s",
+                      "remove it: DELETE /v1/pools/POOL/volumes/%s, of the API",
                       v->name);
         return -EUCLEAN;
 }

@@ -119,7 +119,6 @@ static void on_answer(struct broker_client *c, struct wire_message *m) {
 static void on_wire(void *opaque, int fd, uint32_t events) {
         struct broker_client *c = opaque;
         struct wire_message m = { 0 };
-        const char *event;
         int r = wire_receive(fd, &m);
 
         if (r == -EAGAIN)
@@ -128,11 +127,7 @@ static void on_wire(void *opaque, int fd, uint32_t events) {
                 end(c, r);
                 return;
         }
-        event = json_string_value(json_object_get(m.json, "event"));
-        if (event)
-                c->ops->on_event(c->opaque, event, m.json);
-        else
-                on_answer(c, &m);
+        on_answer(c, &m);
         wire_message_clear(&m);
         r = c->ended ? 0 : send_waiting(c);
         if (r < 0)
@@ -193,6 +188,10 @@ int broker_call(struct broker_client *c, const char *op, json_t *args, broker_pr
         if (ret_id)
                 *ret_id = call->id;
         return 0;
+}
+
+int broker_gone(struct error *e) {
+        return error_set(e, -EAGAIN, "broker-gone", "try again in a moment", "the daemon's broker does not answer");
 }
 
 void broker_cancel(struct broker_client *c, uint64_t id) {

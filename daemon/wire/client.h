@@ -14,7 +14,6 @@
 struct broker_client;
 
 struct broker_client_ops {
-        void (*on_event)(void *opaque, const char *name, json_t *event); /* borrowed */
         void (*on_end)(void *opaque, int reason);
 };
 
@@ -47,6 +46,9 @@ DEFINE_CLEANUP(broker_client, broker_client_free);
  */
 int broker_call(struct broker_client *c, const char *op, json_t *args, broker_progress_fn progress, broker_reply_fn fn,
                 void *opaque, uint64_t *ret_id);
+
+/** broker_gone() - the error for a call that could not be made: -EAGAIN "broker-gone". */
+int broker_gone(struct error *e);
 
 /** broker_cancel() - ask a call to end early; its answer still comes. */
 void broker_cancel(struct broker_client *c, uint64_t id);

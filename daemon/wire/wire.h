@@ -7,9 +7,8 @@
  *      worker -> broker   {"call": 7, "op": "machine-start", "args": {...}}
  *                         {"cancel": 7}
  *      broker -> worker   {"call": 7, "result": {...}}
- *                         {"call": 7, "error": {"id": ..., "message": ..., "fix": ..., "code": "EBUSY"}}
+ *                         {"call": 7, "error": {"id": ..., "message": ..., "fix": ..., "errno": 16}}
  *                         {"call": 7, "progress": "..."}
- *                         {"event": "machine-ended", ...}
  *
  * A text that does not fit into a packet (WIRE_INLINE_MAX) travels in a sealed memory file instead, as the first
  * descriptor of the packet "@". Each side holds the other for hostile: lengths are bounded before anything is read, and what is no JSON

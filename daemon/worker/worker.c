@@ -56,12 +56,6 @@ static gboolean on_loop_ready(gint fd, GIOCondition condition, gpointer opaque) 
         return G_SOURCE_CONTINUE;
 }
 
-static void on_broker_event(void *opaque, const char *name, json_t *event) {
-        struct worker *w = opaque;
-
-        machines_broker_event(w->machines, name, event);
-}
-
 static void on_broker_end(void *opaque, int reason) {
         struct worker *w = opaque;
 
@@ -141,7 +135,7 @@ static void raise_limits(void) {
 }
 
 static int start(struct worker *w, struct error *e) {
-        static const struct broker_client_ops broker_ops = { .on_event = on_broker_event, .on_end = on_broker_end };
+        static const struct broker_client_ops broker_ops = { .on_end = on_broker_end };
         static const int signals[] = { SIGTERM, SIGINT };
         struct api_options options;
         int r;

@@ -331,10 +331,9 @@ static void test_run_refusals(void **state) {
 /* A short form must be the long one; several names must all be kept; a guest's command keeps its own options. */
 static void test_short_forms_and_lists(void **state) {
         char *list[] = { (char *)"machine", (char *)"start" },
-             *names[] = { (char *)"a", (char *)"--paused", (char *)"b" };
+             *names[] = { (char *)"a", (char *)"--detach", (char *)"b" };
         char *exec[] = { (char *)"--timeout", (char *)"5", (char *)"web", (char *)"ls", (char *)"--all", (char *)"-l" };
         _cleanup_(request_options_freep) struct request_options *request = NULL, *request2 = NULL;
-        _cleanup_(machine_start_request_freep) struct machine_start_request *start = NULL;
         _cleanup_(machine_exec_request_freep) struct machine_exec_request *how = NULL;
         _cleanup_(client_options_freep) struct client_options *client = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
@@ -346,15 +345,13 @@ static void test_short_forms_and_lists(void **state) {
         assert_int_equal(words, 1);
         assert_int_equal(request_options_new(&request), 0);
         assert_int_equal(request_options_new(&request2), 0);
-        assert_int_equal(machine_start_request_new(&start), 0);
         assert_int_equal(machine_exec_request_new(&how), 0);
         assert_int_equal(client_options_new(&client), 0);
         assert_int_equal(
-                schema_command_parse(&schema_command_machine_start, 3, names, (void *[]){ request, start, client }, &e),
-                0);
+                schema_command_parse(&schema_command_machine_start, 3, names, (void *[]){ request, client }, &e), 0);
         assert_int_equal(request->n_names, 2);
         assert_string_equal(request->names[1], "b");
-        assert_true(start->paused);
+        assert_true(request->detach);
         assert_int_equal(
                 schema_command_parse(&schema_command_machine_exec, 6, exec, (void *[]){ request2, how, client }, &e),
                 0);
