@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """daemon_peers: the daemons that bench/daemon compares, each with the same methods
 
-Theory of operation. A peer runs its daemon in directories of its own, as one user's daemon (lodged --session, qemu:///session), and keeps one
-connection to it. Its methods are the work that is timed: what they return is checked by the caller, so that nothing is timed that did not happen.
+Theory of operation. A peer runs its daemon in directories of its own, as one user's daemon (lodged --session, qemu:///session), and is asked over one
+connection that lasts (libvirtd) or one for each request (lodged, as it serves them). Its methods are the work that is timed: what they return is checked by the caller, so that nothing is timed that did not happen.
 
 lodged is asked over HTTP on its socket, in Python. libvirt is asked by its own client library, in C, which ctypes calls: that favours libvirt.
 

@@ -2,7 +2,7 @@
 /*
  * ask: what the commands that ask the daemon share
  *
- * A command is a line in the table of commands (daemon-commands.c): the schema's command and a function. cli_ask() parses the words into the command's objects,
+ * A command is a line in the table of commands (main.c): the schema's command and a function. cli_ask() parses the words into the command's objects,
  * reaches the daemon, calls the function, and prints its error. So a command's function holds only what is its own.
  *
  *      lodge stop web     POST /v1/machines/web/stop -> 202 and an operation -> follow.c shows how it goes -> "web: stopped"
@@ -74,9 +74,6 @@ int follow_print(struct ask *a, const json_t *operation, json_t **ret_end, struc
 
 /** follow_say() - "web: stopped", of an operation that is done. */
 void follow_say(const json_t *operation);
-
-/** follow_interrupt_fd() - Ctrl-C as a descriptor from now on; -errno. */
-int follow_interrupt_fd(void);
 
 /* ---- the commands ---------------------------------------------------------------------------------------------------- */
 

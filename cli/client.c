@@ -32,7 +32,7 @@ int client_connect(const char *path) {
         return TAKE_FD(fd);
 }
 
-int client_session_socket(char **ret_path) {
+static int client_session_socket(char **ret_path) {
         const char *runtime = getenv("XDG_RUNTIME_DIR");
         int n;
 
@@ -84,7 +84,7 @@ static bool user_in_group(const struct passwd *user, const struct group *group) 
         return false;
 }
 
-int client_refused(const char *path, struct error *e) {
+static int client_refused(const char *path, struct error *e) {
         const struct passwd *user = getpwuid(geteuid());
         const struct group *group;
         struct stat st;

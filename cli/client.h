@@ -56,7 +56,7 @@ int client_call(struct client *client, const struct client_call *call, json_t **
 
 /**
  * client_query_add() - append KEY=VALUE, encoded, to an allocated query
- * @query: NULL at first; the project is in it already if there is one. Return: 0, -ENOMEM.
+ * @query: NULL at first. Return: 0, -ENOMEM.
  */
 int client_query_add(char **query, const char *key, const char *value);
 
@@ -74,14 +74,8 @@ int client_query_object(char **query, const struct schema_object *object, const 
 
 /* ---- for start.c and tests ----------------------------------------------------------------------------------------- */
 
-/** client_session_socket() - the path of the user's own daemon's socket; allocated. */
-int client_session_socket(char **ret_path);
-
 /** client_start_session() - start the user's own daemon and connect to it. Return: a connected socket, or -errno with @e. */
 int client_start_session(const char *socket_path, struct error *e);
 
 /** client_connect() - connect to a socket; -errno. */
 int client_connect(const char *path);
-
-/** client_refused() - the error for a socket that the caller may not use: "socket-group", "socket-login" or "socket-access". */
-int client_refused(const char *path, struct error *e);

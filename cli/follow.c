@@ -18,7 +18,7 @@ static const char *text_of(const json_t *object, const char *key) {
         return json_string_value(json_object_get(object, key));
 }
 
-int follow_interrupt_fd(void) {
+static int follow_interrupt_fd(void) {
         sigset_t set;
         int fd;
 

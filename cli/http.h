@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * http: one connection to lodged: a request, then its answer, then the next one (HTTP/1.1, RFC 9112)
+ * http: one connection to lodged, for one request and its answer (HTTP/1.1, RFC 9112)
  *
- * Only what lodged speaks over its unix socket: bodies with Content-Length or chunked, connections that stay. An answer is bounded: 64 KiB of
+ * Only what lodged speaks over its unix socket: bodies with Content-Length or chunked. An answer is bounded: 64 KiB of
  * headers, HTTP_BODY_MAX of body. Why not libsoup, which the daemon uses: doc/adr/0015-a-small-http-client.md.
  *
  * A wait for an answer ends early when a descriptor that the caller names becomes readable (a signalfd: Ctrl-C).

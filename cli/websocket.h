@@ -34,7 +34,7 @@ int websocket_send(struct http *h, enum websocket_kind kind, const void *data, s
 
 /**
  * websocket_read() - read once what has come, if the connection is readable
- * Return: bytes, 0 at the end, -EAGAIN, -errno.
+ * Return: bytes, 0 at the end, -ETIMEDOUT when nothing has come, -errno.
  */
 ssize_t websocket_read(struct http *h);
 

@@ -40,7 +40,6 @@ ERRORS = {
     409: "It contradicts what is there: a name that is taken, a state that does not fit, work that goes on.",
     412: "If-Match names another generation: it has changed meanwhile.",
     413: "Too large.",
-    415: "The body has a media type that is not taken here.",
     422: "Well-formed, but this daemon or this host cannot do it.",
     503: "Not now: try again in a moment.",
     504: "What had to answer did not, in time.",
@@ -207,7 +206,7 @@ class Document:
         if route.dry_answer and route.status != 200:
             out["200"] = self.answer(route.dry_answer, "With dry_run: it would work, and this is what it would work on.")
         codes = [c for c in ERRORS if (c != 404 or route.parameters or route.query or route.body) and
-                 (c not in (413, 415) or route.body) and (c != 412 or route.if_match)]
+                 (c != 413 or route.body) and (c != 412 or route.if_match)]
         out |= {str(c): {"$ref": f"#/components/responses/Problem{c}"} for c in codes}
         out["default"] = PROBLEM
         return dict(sorted(out.items()))

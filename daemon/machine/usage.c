@@ -3,7 +3,7 @@
  * usage: what machines use, added up for each project: a sample of each running machine every minute
  *
  * CPU time is a counter of its process: the difference to the sample before is added. Of a machine that was found running by a new daemon the first sample
- * is where counting begins, since what came before was counted by the old one. Memory and storage are levels: what is
+ * is where counting begins, since what came before was counted by the old one. Memory is a level: what is
  * seen now is counted for the time since the last sample. What a machine does after its last sample is lost, up to a minute.
  */
 #include <errno.h>

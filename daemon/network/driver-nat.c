@@ -21,10 +21,6 @@
 #include "daemon/network/state.h"
 #include "daemon/network/sysctl.h"
 
-static int nat_choose(struct network_ctx *ctx, struct network_config *c, struct error *e) {
-        return 0; /* what all types choose is all */
-}
-
 static void bridge_of(const struct network_config *c, const struct network_plan *p, struct cidr addresses[static 2],
                       struct link_bridge *ret) {
         *ret = (struct link_bridge){ .name = c->bridge, .alias = p->alias, .mtu = c->mtu, .addresses = addresses };
@@ -284,7 +280,6 @@ static int nat_status(struct network_ctx *ctx, const struct network_config *c, c
 
 const struct network_driver_ops network_driver_nat = {
         .type = NETWORK_TYPE_NAT,
-        .choose = nat_choose,
         .up = nat_up,
         .down = nat_down,
         .status = nat_status,

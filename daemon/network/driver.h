@@ -25,8 +25,6 @@ struct network_ports {
 
 struct network_driver_ops {
         enum network_type type;
-        /* Fill in what is NULL. */
-        int (*choose)(struct network_ctx *ctx, struct network_config *c, struct error *e);
         int (*up)(struct network_ctx *ctx, const struct network_config *c, const struct network_ports *ports,
                   struct network_notes *repairs, struct error *e);
         int (*down)(struct network_ctx *ctx, const struct network_config *c, const struct network_ports *ports,

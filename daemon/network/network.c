@@ -144,7 +144,7 @@ int network_choose(struct network_ctx *ctx, struct network_config *c, struct err
                 r = choose_subnet(ctx, c, e);
         if (r == 0 && c->ipv6 && !c->subnet6)
                 r = choose_subnet6(c, e);
-        return r < 0 ? r : driver_of(c)->choose(ctx, c, e);
+        return r;
 }
 
 /* ---- up and down -------------------------------------------------------------------------------------------------- */

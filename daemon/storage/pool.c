@@ -18,10 +18,6 @@ static const struct pool_driver_ops *driver_of(enum pool_type type) {
         return NULL;
 }
 
-bool pool_type_supports(enum pool_type type) {
-        return driver_of(type);
-}
-
 static int no_memory(struct error *e) {
         return error_set(e, -ENOMEM, "no-memory", NULL, "out of memory");
 }

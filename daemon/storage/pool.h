@@ -166,6 +166,3 @@ void volume_images_free(char **images, size_t n);
  * Return: 0, or -EBUSY "image-in-use" naming volumes that stand on it.
  */
 int pool_check_image(struct pool *const *pools, size_t n_pools, const char *image, struct error *e);
-
-/** pool_type_supports() - is there a driver for it? */
-bool pool_type_supports(enum pool_type type);

@@ -5,6 +5,8 @@
  * A token is taken by deleting it, in the transaction that adds the client: used once, or not at all. Only digests are
  * kept, so that who reads the file can't enrol with what is in it. A client that was revoked stays, so that it is known
  * as such.
+ *
+ * Nothing serves the network yet: these functions have tests and no other caller.
  */
 #include <errno.h>
 #include <string.h>

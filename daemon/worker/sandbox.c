@@ -71,7 +71,7 @@ static const int calls[] = {
         SCMP_SYS(getrusage),
         SCMP_SYS(sysinfo),
         SCMP_SYS(uname),
-        /* signals: itself only (a check in libc's abort(), and tests) */
+        /* signals: their handling; sending one is not allowed */
         SCMP_SYS(rt_sigaction),
         SCMP_SYS(rt_sigprocmask),
         SCMP_SYS(rt_sigreturn),

@@ -5,7 +5,7 @@
  * Started by the broker with an open configuration. It becomes its own user, opens its store, shuts itself in (sandbox.h), and from then on has nothing but its
  * sockets and the store's directory.
  *
- * Exit status: 0 when it was asked to end; 64 when it can't work and starting it again would not help (a damaged store, one from a newer version): it has said why.
+ * Exit status: 0 when it was asked to end; 1 when the broker is gone or the recovery failed, and starting again may help; 64 when it can't work and starting it again would not help (a damaged store, one from a newer version): it has said why.
  */
 #pragma once
 

@@ -14,32 +14,12 @@ set -uo pipefail
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 build=${LODGE_BUILD:-$top/build}
 work=$(mktemp -d "${TMPDIR:-/tmp}/api-limits.XXXXXX") || exit 1
-daemon=""
-cleanup() {
-        [ -z "$daemon" ] || kill "$daemon" 2>/dev/null
-        wait
-        rm -rf -- "$work"
-}
-trap cleanup EXIT
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
-needs python3
+# shellcheck source=test/system/daemon.bash
+. "$top/test/system/daemon.bash"
+needs python3 pgrep
 ulimit -n 8192 2>/dev/null || ulimit -n "$(ulimit -Hn)"
-
-start() {
-        mkdir -m 700 "$work/state" "$work/run" || return
-        G_DEBUG=fatal-criticals "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" 2>"$work/log" &
-        daemon=$!
-        local i
-        for ((i = 0; i < 200; i++)); do
-                if grep -q ready "$work/log"; then return 0; fi
-                sleep 0.1
-        done
-        cat "$work/log"
-        return 1
-}
-
-worker() { pgrep -P "$daemon" | sort -n | head -n 1; }
 
 memory() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
 

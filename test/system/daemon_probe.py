@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """daemon_probe: a lodged of a test's own, and what must be true of it whatever was killed
 
-Used by kill-steps and kill-soak. Every process of the daemon carries the environment variable TAG, so that none is overlooked and none of somebody else is touched.
+Used by kill-steps, kill-soak and daemon-bad. Every process of the daemon carries the environment variable TAG, so that none is overlooked and none of somebody else is touched.
 """
 import http.client
 import json

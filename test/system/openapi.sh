@@ -14,16 +14,11 @@ set -uo pipefail
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 build=${LODGE_BUILD:-$top/build}
 work=$(mktemp -d "${TMPDIR:-/tmp}/openapi.XXXXXX") || exit 1
-daemon=""
-cleanup() {
-        [ -z "$daemon" ] || kill "$daemon" 2>/dev/null
-        wait
-        rm -rf -- "$work"
-}
-trap cleanup EXIT
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
-needs node npm curl
+# shellcheck source=test/system/daemon.bash
+. "$top/test/system/daemon.bash"
+needs node npm curl pgrep
 socket=$work/run/lodged.sock document=$work/openapi.json
 export NODE_PATH=$build/test-api/node_modules
 
@@ -40,19 +35,6 @@ if ! fetch; then
         exit 0
 fi
 
-start() {
-        mkdir -m 700 "$work/state" "$work/run" || return
-        G_DEBUG=fatal-criticals "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" 2>"$work/log" &
-        daemon=$!
-        local i
-        for ((i = 0; i < 100; i++)); do
-                if grep -q ready "$work/log"; then return 0; fi
-                sleep 0.1
-        done
-        cat "$work/log"
-        return 1
-}
-
 get() { curl -sS --fail --unix-socket "$socket" "$@"; }
 
 served() { # as it lies in the build directory, and not sent again to whoever has it
@@ -62,8 +44,6 @@ served() { # as it lies in the build directory, and not sent again to whoever ha
         grep -q '^Content-Type: application/json' "$work/head" && [ -n "$tag" ] &&
                 [ "$(get -o /dev/null -w '%{http_code}' -H "If-None-Match: $tag" http://localhost/v1/openapi.json)" = 304 ]
 }
-
-worker() { pgrep -P "$daemon" | sort | head -n 1; }
 
 exercised() {
         timeout 150 node "$top/test/api/exercise.js" "$socket" "$document" "$@" >"$work/exercise"

@@ -7,7 +7,7 @@
 #
 # usage: taken-over.sh
 #
-# test/broker/taken-over.c plays the worker of a real broker; this looks from outside whether the file that it wants was opened, by a watch on it. Without this test a
+# test/broker/taken-over.c plays the worker of a real broker; this looks from outside whether the file that it wants was read, by its access time. Without this test a
 # new operation of the broker could take a path from the worker, and nobody would see that the two processes protect nothing any more.
 
 set -uo pipefail
@@ -29,6 +29,7 @@ touch -a -d "2001-01-01" "$work/elsewhere/secret"
 
 FORBIDDEN=$work/elsewhere/secret timeout 120 "$build/test/broker/taken-over" --session --state-dir "$work/state" --run-dir "$work/run" 2>"$work/out"
 status=$?
+seen=$(stat -c %X "$work/elsewhere/secret")
 # count_of PATTERN -eq|-ge NUMBER: of lines
 count_of() {
         local n
@@ -48,7 +49,13 @@ check "every call for a file, and every wrong one, is refused" none_refused
 check "there were some: at least 250" count_of '^ok' -ge 250
 check "each of six breaches ends the worker, and the broker starts the next" count_of 'the broker has started the next worker' -eq 7
 check "the broker ends well in the end" test "$status" = 0
-check "the file was never read" unread
+if [ "$(cat "$work/elsewhere/secret"; stat -c %X "$work/elsewhere/secret")" = "the secret"$'\n'"$(date -d 2001-01-01 +%s)" ]; then
+        count=$((count + 1))
+        echo "ok $count - the file was never read # SKIP no access times in this file system"
+else
+        touch -a -d "@$seen" "$work/elsewhere/secret"
+        check "the file was never read" unread
+fi
 check "nothing was made in the pools, seeds and images" empty
 check "no machine was started" no_machine
 tap_end

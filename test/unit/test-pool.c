@@ -646,8 +646,11 @@ static void test_really_full(void **state) {
         char *data;
         int n = 0;
 
-        if (!getenv("LODGE_TEST_SMALL"))
+        if (!getenv("LODGE_TEST_SMALL")) {
+                print_message(
+                        "skipped: it needs a small file system (LODGE_TEST_SMALL; test/system/pool.sh has one)\n");
                 skip();
+        }
         pool = open_pool(f, NULL);
         assert_int_equal(volume_create_empty(pool, &(struct volume_request){ .name = "a", .size = 20 * MIB },
                                              VOLUME_FORMAT_QCOW2, NULL),
