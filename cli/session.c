@@ -145,23 +145,11 @@ static void on_control_end(void *opaque, int reason) {
 
 /* ---- agent and --exec -------------------------------------------------------------------------------------------- */
 
-static void on_agent_ready(void *opaque) {
-        struct session *s = opaque;
-
-        s->agent_ready = true;
-        s->result->agent_ms = since_start_ms(s);
-        loop_timer_set(s->agent_deadline, UINT64_MAX);
-        if (!s->options->exec || s->rung != RUNG_NONE)
-                return;
-        if (agent_exec(s->agent, s->options->exec) < 0) {
-                error_set(s->e, -EIO, "exec-start", NULL, "cannot hand the command to the guest agent");
-                climb(s, RUNG_AGENT);
-        }
-}
-
 static void on_exec(void *opaque, int result, const struct agent_result *value, const char *reason) {
         struct session *s = opaque;
 
+        if (result == -EPIPE) /* on_agent_end() says why */
+                return;
         s->exec_done = true;
         s->result->exec_ms = since_start_ms(s);
         if (result < 0)
@@ -179,6 +167,22 @@ static void on_exec(void *opaque, int result, const struct agent_result *value, 
                         memcpy(s->result->err, value->err, s->result->err_len = value->err_len);
         }
         climb(s, RUNG_AGENT);
+}
+
+static void on_agent_ready(void *opaque) {
+        struct session *s = opaque;
+
+        if (s->agent_ready) /* it was found again */
+                return;
+        s->agent_ready = true;
+        s->result->agent_ms = since_start_ms(s);
+        loop_timer_set(s->agent_deadline, UINT64_MAX);
+        if (!s->options->exec || s->rung != RUNG_NONE)
+                return;
+        if (agent_exec(s->agent, s->options->exec, on_exec, s) < 0) {
+                error_set(s->e, -EIO, "exec-start", NULL, "cannot hand the command to the guest agent");
+                climb(s, RUNG_AGENT);
+        }
 }
 
 static void on_agent_refused(void *opaque) {
@@ -282,9 +286,9 @@ static void on_backend(void *opaque, size_t index, bool lost) {
 
 static int watch_all(struct session *s) {
         static const struct qmp_client_ops qmp_ops = { .on_event = on_event, .on_end = on_control_end };
-        static const struct agent_ops agent_ops = {
-                .on_ready = on_agent_ready, .on_exec = on_exec, .on_refused = on_agent_refused, .on_end = on_agent_end
-        };
+        static const struct agent_ops agent_ops = { .on_ready = on_agent_ready,
+                                                    .on_refused = on_agent_refused,
+                                                    .on_end = on_agent_end };
         static const struct console_ops console_ops = { .on_key = on_key,
                                                         .on_gone = on_console_gone,
                                                         .on_first_output = on_first_output };

@@ -8,8 +8,8 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
+#include "base/base64.h"
 #include "base/io.h"
-#include "daemon/seed/base64.h"
 
 #define PING 9
 #define PONG 10

@@ -5,36 +5,54 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/base64.h"
 #include "daemon/engine/json-stream.h"
 
-#define AGENT_LINE_MAX  (48u << 20) /* two streams of 16 MiB in base64, and some */
-#define AGENT_KNOCK_US  200000
-#define AGENT_POLL_US   10000
-#define AGENT_POLL_SLOW 200000
+#define AGENT_LINE_MAX    (48u << 20) /* two streams of 16 MiB in base64, and some */
+#define AGENT_KNOCK_US    200000
+#define AGENT_POLL_US     10000
+#define AGENT_POLL_SLOW   200000
+#define AGENT_PATIENCE_US 30000000 /* for an answer */
+#define AGENT_SILENCE_US  3000000  /* after which a request that is not answered when all is well has gone well */
+#define AGENT_QUEUE_MAX   128
+#define AGENT_EXECS_MAX   48 /* qemu-ga takes some more */
 
-enum agent_state { AGENT_SYNCING, AGENT_SETTLING, AGENT_READY, AGENT_STARTING, AGENT_RUNNING, AGENT_ENDED };
+enum agent_state { AGENT_SYNCING, AGENT_SETTLING, AGENT_READY, AGENT_ENDED };
 
-struct agent {
-        struct json_stream *stream;
-        struct loop_source *timer;
-        const struct agent_ops *ops;
+struct request {
+        struct request *next;
+        json_t *command;
+        agent_reply_fn fn; /* NULL: forgotten */
         void *opaque;
-        enum agent_state state;
-        bool asked; /* a guest-exec-status is open */
-        bool shutdown_asked;
-        json_int_t sync, pid;
+        bool silent; /* success is not answered */
+};
+
+/* A command in the guest. */
+struct exec {
+        struct exec *next;
+        struct agent *agent;
+        struct loop_source *timer;
+        agent_exec_fn fn; /* NULL: forgotten */
+        void *opaque;
+        json_int_t pid;
         uint64_t poll_us;
 };
 
-static void end(struct agent *a, int reason) {
-        if (a->state == AGENT_ENDED)
-                return;
-        a->state = AGENT_ENDED;
-        loop_timer_set(a->timer, UINT64_MAX);
-        a->ops->on_end(a->opaque, reason);
-}
+struct agent {
+        struct loop *loop;
+        struct json_stream *stream;
+        struct loop_source *timer; /* of the knocks, and of the answer to the first request */
+        const struct agent_ops *ops;
+        void *opaque;
+        enum agent_state state;
+        json_int_t sync;
+        struct request *queue; /* the first one is open if `sent` */
+        bool sent;
+        unsigned int n_queue, n_execs;
+        struct exec *execs;
+};
 
-static int ask(struct agent *a, const char *name, json_t *arguments, bool delimit) {
+static int send_command(struct agent *a, const char *name, json_t *arguments, bool delimit) {
         json_t *command = json_pack("{s:s, s:o*}", "execute", name, "arguments", arguments);
         int r;
 
@@ -45,33 +63,145 @@ static int ask(struct agent *a, const char *name, json_t *arguments, bool delimi
         return r;
 }
 
+/* ---- the queue ------------------------------------------------------------------------------------------------------- */
+
+static void end(struct agent *a, int reason);
+
+static void request_free(struct request *q) {
+        json_decref(q->command);
+        free(q);
+}
+
+static struct request *queue_take(struct agent *a) {
+        struct request *q = a->queue;
+
+        if (q) {
+                a->queue = q->next;
+                a->n_queue--;
+                a->sent = false;
+        }
+        return q;
+}
+
+static void queue_next(struct agent *a) {
+        int r;
+
+        if (a->state != AGENT_READY || a->sent || !a->queue)
+                return;
+        r = json_stream_send(a->stream, a->queue->command, false);
+        if (r < 0) {
+                end(a, r);
+                return;
+        }
+        a->sent = true;
+        loop_timer_set(a->timer, a->queue->silent ? AGENT_SILENCE_US : AGENT_PATIENCE_US);
+}
+
+/* The first request is over; what comes after it is sent before its owner hears of it, who may do anything. */
+static void queue_done(struct agent *a, int result, json_t *value, const char *reason) {
+        struct request *q = queue_take(a);
+
+        loop_timer_set(a->timer, UINT64_MAX);
+        queue_next(a);
+        if (q->fn)
+                q->fn(q->opaque, result, value, reason);
+        request_free(q);
+}
+
+static int queue_add(struct agent *a, const char *name, json_t *arguments, bool silent, agent_reply_fn fn,
+                     void *opaque) {
+        struct request *q = NULL, **at = &a->queue;
+        json_t *command;
+
+        if (!arguments)
+                return -EINVAL; /* not UTF-8, or no memory */
+        if (a->state == AGENT_ENDED || a->state != AGENT_READY || a->n_queue >= AGENT_QUEUE_MAX) {
+                json_decref(arguments);
+                return a->state == AGENT_ENDED ? -EPIPE : -EBUSY;
+        }
+        command = json_pack("{s:s, s:o}", "execute", name, "arguments", arguments);
+        q = command ? calloc(1, sizeof(*q)) : NULL;
+        if (!q) {
+                json_decref(command);
+                return -ENOMEM;
+        }
+        *q = (struct request){ .command = command, .fn = fn, .opaque = opaque, .silent = silent };
+        while (*at)
+                at = &(*at)->next;
+        *at = q;
+        a->n_queue++;
+        queue_next(a);
+        return 0;
+}
+
+static void exec_free(struct exec *x) {
+        struct exec **at = &x->agent->execs;
+
+        while (*at && *at != x)
+                at = &(*at)->next;
+        if (*at) {
+                *at = x->next;
+                x->agent->n_execs--;
+        }
+        agent_forget(x->agent, x);
+        loop_source_free(x->timer);
+        free(x);
+}
+
+static void exec_done(struct exec *x, int result, const struct agent_result *value, const char *reason) {
+        agent_exec_fn fn = x->fn;
+        void *opaque = x->opaque;
+
+        exec_free(x);
+        if (fn)
+                fn(opaque, result, value, reason);
+}
+
+static void end(struct agent *a, int reason) {
+        if (a->state == AGENT_ENDED)
+                return;
+        a->state = AGENT_ENDED;
+        loop_timer_set(a->timer, UINT64_MAX);
+        a->sent = false;
+        while (a->execs)
+                exec_done(a->execs, -EPIPE, NULL, "the guest agent is gone");
+        while (a->queue)
+                queue_done(a, -EPIPE, NULL, "the guest agent is gone");
+        a->ops->on_end(a->opaque, reason);
+}
+
+/* ---- its timer ------------------------------------------------------------------------------------------------------- */
+
 static void on_timer(void *opaque) {
         struct agent *a = opaque;
 
         switch (a->state) {
         case AGENT_SYNCING:
+        case AGENT_SETTLING:
+                a->state = AGENT_SYNCING;
                 /* Full or not: the next knock may get through. */
-                ask(a, "guest-sync-delimited", json_pack("{s:I}", "id", a->sync), true);
+                send_command(a, "guest-sync-delimited", json_pack("{s:I}", "id", a->sync), true);
                 loop_timer_set(a->timer, AGENT_KNOCK_US);
                 return;
-        case AGENT_RUNNING:
-                if (!a->asked && ask(a, "guest-exec-status", json_pack("{s:I}", "pid", a->pid), false) == 0)
-                        a->asked = true;
-                a->poll_us = MIN(a->poll_us + a->poll_us / 2, (uint64_t)AGENT_POLL_SLOW);
-                loop_timer_set(a->timer, a->poll_us);
+        case AGENT_READY:
+                if (!a->sent)
+                        return;
+                if (a->queue->silent) {
+                        queue_done(a, 0, NULL, NULL);
+                        return;
+                }
+                a->state = AGENT_SYNCING; /* nothing else is sent now */
+                a->sync++;
+                queue_done(a, -EREMOTEIO, NULL, "it does not answer");
+                if (a->state == AGENT_SYNCING)
+                        loop_timer_set(a->timer, 0);
                 return;
         default:
                 return;
         }
 }
 
-static void exec_failed(struct agent *a, json_t *why) {
-        const char *text = json_string_value(json_object_get(why, "desc"));
-
-        a->state = AGENT_READY;
-        loop_timer_set(a->timer, UINT64_MAX);
-        a->ops->on_exec(a->opaque, -EREMOTEIO, NULL, text ?: "no reason given");
-}
+/* ---- commands -------------------------------------------------------------------------------------------------------- */
 
 static void result_clear(struct agent_result *r) {
         free(r->out);
@@ -87,7 +217,7 @@ static int take_output(json_t *value, const char *data_key, const char *truncate
                 return 0;
         if (!json_is_string(data))
                 return -EPROTO;
-        return agent_decode_base64(json_string_value(data), json_string_length(data), ret_data, ret_len);
+        return base64_decode(json_string_value(data), json_string_length(data), (unsigned char **)ret_data, ret_len);
 }
 
 /* An integer of the exit-status kind: 0..255, or a signal's number. */
@@ -107,71 +237,131 @@ static bool take_status(json_t *value, int *ret_status) {
         return n >= 0 && n <= 255;
 }
 
-static void on_status(struct agent *a, json_t *value) {
-        __attribute__((cleanup(result_clear))) struct agent_result result = { 0 };
+static void on_status(void *opaque, int result, json_t *value, const char *reason) {
+        __attribute__((cleanup(result_clear))) struct agent_result found = { 0 };
         json_t *exited = json_object_get(value, "exited");
+        struct exec *x = opaque;
 
-        a->asked = false;
+        if (result < 0) {
+                exec_done(x, result, NULL, reason);
+                return;
+        }
         if (!json_is_boolean(exited)) {
-                end(a, -EPROTO);
+                end(x->agent, -EPROTO);
                 return;
         }
-        if (json_is_false(exited))
-                return;
-        if (!take_status(value, &result.status) ||
-            take_output(value, "out-data", "out-truncated", &result.out, &result.out_len, &result.out_truncated) < 0 ||
-            take_output(value, "err-data", "err-truncated", &result.err, &result.err_len, &result.err_truncated) < 0) {
-                end(a, -EPROTO);
+        if (json_is_false(exited)) {
+                x->poll_us = MIN(x->poll_us + x->poll_us / 2, (uint64_t)AGENT_POLL_SLOW);
+                loop_timer_set(x->timer, x->poll_us);
                 return;
         }
-        a->state = AGENT_READY;
-        loop_timer_set(a->timer, UINT64_MAX);
-        a->ops->on_exec(a->opaque, 0, &result, NULL);
+        if (!take_status(value, &found.status) ||
+            take_output(value, "out-data", "out-truncated", &found.out, &found.out_len, &found.out_truncated) < 0 ||
+            take_output(value, "err-data", "err-truncated", &found.err, &found.err_len, &found.err_truncated) < 0) {
+                end(x->agent, -EPROTO);
+                return;
+        }
+        exec_done(x, 0, &found, NULL);
 }
+
+static void on_poll(void *opaque) {
+        struct exec *x = opaque;
+
+        if (agent_call(x->agent, "guest-exec-status", json_pack("{s:I}", "pid", x->pid), on_status, x) < 0)
+                loop_timer_set(x->timer, AGENT_POLL_SLOW); /* it is being found again, or has much to do */
+}
+
+static void on_started(void *opaque, int result, json_t *value, const char *reason) {
+        json_t *pid = json_object_get(value, "pid");
+        struct exec *x = opaque;
+
+        if (result < 0)
+                exec_done(x, result, NULL, reason);
+        else if (!json_is_integer(pid))
+                end(x->agent, -EPROTO);
+        else {
+                x->pid = json_integer_value(pid);
+                loop_timer_set(x->timer, AGENT_POLL_US);
+        }
+}
+
+int agent_exec(struct agent *a, const char *command, agent_exec_fn fn, void *opaque) {
+        struct exec *x = a->n_execs < AGENT_EXECS_MAX ? calloc(1, sizeof(*x)) : NULL;
+        int r;
+
+        if (!x)
+                return a->n_execs < AGENT_EXECS_MAX ? -ENOMEM : -EBUSY;
+        *x = (struct exec){ .next = a->execs, .agent = a, .fn = fn, .opaque = opaque, .poll_us = AGENT_POLL_US };
+        a->execs = x;
+        a->n_execs++;
+        r = loop_add_timer(a->loop, on_poll, x, &x->timer);
+        if (r == 0)
+                r = agent_call(
+                        a, "guest-exec",
+                        json_pack("{s:s, s:[s,s], s:b}", "path", "/bin/sh", "arg", "-c", command, "capture-output", 1),
+                        on_started, x);
+        if (r < 0)
+                exec_free(x);
+        return r;
+}
+
+int agent_call(struct agent *a, const char *command, json_t *arguments, agent_reply_fn fn, void *opaque) {
+        return queue_add(a, command, arguments, false, fn, opaque);
+}
+
+void agent_forget(struct agent *a, const void *opaque) {
+        for (struct request *q = a->queue; q; q = q->next)
+                if (q->opaque == opaque)
+                        q->fn = NULL;
+        for (struct exec *x = a->execs; x; x = x->next)
+                if (x->opaque == opaque)
+                        x->fn = NULL;
+}
+
+static void on_shutdown(void *opaque, int result, json_t *value, const char *reason) {
+        struct agent *a = opaque;
+
+        if (result == -EREMOTEIO)
+                a->ops->on_refused(a->opaque);
+}
+
+int agent_shutdown(struct agent *a) {
+        return queue_add(a, "guest-shutdown", json_pack("{s:s}", "mode", "powerdown"), true, on_shutdown, a);
+}
+
+/* ---- the stream ------------------------------------------------------------------------------------------------------ */
 
 static void on_object(void *opaque, json_t *object) {
         struct agent *a = opaque;
         json_t *value = json_object_get(object, "return"), *error = json_object_get(object, "error");
-        json_t *pid;
+        const char *text = json_string_value(json_object_get(error, "desc"));
 
         switch (a->state) {
         case AGENT_SYNCING:
                 if (!json_is_integer(value) || json_integer_value(value) != a->sync)
                         return; /* an answer to somebody else */
                 a->state = AGENT_SETTLING;
-                loop_timer_set(a->timer, UINT64_MAX);
-                if (ask(a, "guest-sync", json_pack("{s:I}", "id", ++a->sync), false) < 0)
+                loop_timer_set(a->timer, AGENT_PATIENCE_US);
+                if (send_command(a, "guest-sync", json_pack("{s:I}", "id", ++a->sync), false) < 0)
                         end(a, -EPROTO);
                 return;
         case AGENT_SETTLING:
                 if (!json_is_integer(value) || json_integer_value(value) != a->sync)
                         return; /* echoes of further knocks */
                 a->state = AGENT_READY;
+                loop_timer_set(a->timer, UINT64_MAX);
+                queue_next(a);
                 a->ops->on_ready(a->opaque);
                 return;
-        case AGENT_STARTING:
-                pid = json_object_get(value, "pid");
-                if (!json_is_integer(pid)) {
-                        exec_failed(a, error);
-                        return;
-                }
-                a->pid = json_integer_value(pid);
-                a->state = AGENT_RUNNING;
-                a->asked = false;
-                a->poll_us = AGENT_POLL_US;
-                loop_timer_set(a->timer, AGENT_POLL_US);
-                return;
-        case AGENT_RUNNING:
-                if (error)
-                        exec_failed(a, error);
-                else if (json_is_object(value))
-                        on_status(a, value);
-                return;
         case AGENT_READY:
-                if (error && a->shutdown_asked) {
-                        a->shutdown_asked = false;
-                        a->ops->on_refused(a->opaque);
-                }
+                if (!a->sent) /* nobody asked */
+                        return;
+                if (error)
+                        queue_done(a, -EREMOTEIO, NULL, text ?: "no reason given");
+                else if (value)
+                        queue_done(a, 0, value, NULL);
+                else
+                        end(a, -EPROTO);
                 return;
         default:
                 return;
@@ -190,6 +380,7 @@ int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *opaq
 
         if (!a)
                 return -ENOMEM;
+        a->loop = loop;
         a->ops = ops;
         a->opaque = opaque;
         if (getrandom(&id, sizeof(id), 0) != sizeof(id))
@@ -209,70 +400,15 @@ int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *opaq
 }
 
 void agent_free(struct agent *a) {
+        struct request *q;
+
         if (!a)
                 return;
+        while (a->execs)
+                exec_free(a->execs);
+        while ((q = queue_take(a)))
+                request_free(q);
         loop_source_free(a->timer);
         json_stream_free(a->stream);
         free(a);
-}
-
-int agent_exec(struct agent *a, const char *command) {
-        json_t *arguments;
-        int r;
-
-        if (a->state != AGENT_READY)
-                return a->state == AGENT_ENDED ? -EPIPE : -EBUSY;
-        arguments = json_pack("{s:s, s:[s,s], s:b}", "path", "/bin/sh", "arg", "-c", command, "capture-output", 1);
-        if (!arguments)
-                return -EINVAL; /* not UTF-8 */
-        r = ask(a, "guest-exec", arguments, false);
-        if (r == 0)
-                a->state = AGENT_STARTING;
-        return r;
-}
-
-int agent_shutdown(struct agent *a) {
-        if (a->state != AGENT_READY)
-                return a->state == AGENT_ENDED ? -EPIPE : -EBUSY;
-        a->shutdown_asked = true;
-        return ask(a, "guest-shutdown", json_pack("{s:s}", "mode", "powerdown"), false);
-}
-
-static int base64_value(char c) {
-        if (c >= 'A' && c <= 'Z')
-                return c - 'A';
-        if (c >= 'a' && c <= 'z')
-                return c - 'a' + 26;
-        if (c >= '0' && c <= '9')
-                return c - '0' + 52;
-        return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-int agent_decode_base64(const char *text, size_t n, char **ret_data, size_t *ret_len) {
-        _cleanup_free_ char *data = NULL;
-        uint32_t bits = 0;
-        unsigned int pad = 0;
-        size_t len = 0;
-
-        if (n % 4 != 0)
-                return -EINVAL;
-        while (pad < 2 && n > pad && text[n - 1 - pad] == '=')
-                pad++;
-        data = malloc(n / 4 * 3 + 1);
-        if (!data)
-                return -ENOMEM;
-        for (size_t i = 0; i < n - pad; i++) {
-                int v = base64_value(text[i]);
-
-                if (v < 0)
-                        return -EINVAL;
-                bits = bits << 6 | (uint32_t)v;
-                /* Of each group of four characters, the 2nd, 3rd and 4th complete a byte. */
-                if (i % 4 > 0)
-                        data[len++] = (char)(bits >> (6 - 2 * (i % 4)));
-        }
-        data[len] = '\0';
-        *ret_data = TAKE_PTR(data);
-        *ret_len = len;
-        return 0;
 }

@@ -22,10 +22,11 @@ struct machines {
         uint64_t sampled_ns;
 };
 
+/* A command in the guest that somebody waits for. */
 struct exec_job {
         struct exec_job *next;
-        char *command;
-        unsigned int timeout_s;
+        struct machine_live *live;
+        struct loop_source *deadline;
         machine_exec_fn fn; /* NULL: forgotten */
         void *opaque;
 };
@@ -42,9 +43,8 @@ struct machine_live {
         int control_fd, agent_fd, events_fd;
         struct qmp_client *qmp;
         struct agent *agent;
-        struct loop_source *events, *exec_deadline, *ladder;
-        struct exec_job *jobs; /* the first one is under way */
-        bool job_runs;
+        struct loop_source *events, *ladder;
+        struct exec_job *jobs;
         uint32_t sampled_pid; /* usage.c: the process and its CPU time at the last sample */
         uint64_t sampled_cpu_us;
         struct operation *stopping; /* waits for its end */
@@ -53,6 +53,9 @@ struct machine_live {
 
 /** live_find() - by UUID; NULL when it does not run. */
 struct machine_live *live_find(struct machines *ms, const char *uuid);
+
+/** live_agent() - one that runs and whose guest agent answers; -EINVAL "machine-stopped", -EAGAIN "agent-missing". */
+int live_agent(struct machines *ms, const struct store_machine *row, struct machine_live **ret_live, struct error *e);
 
 /** live_attach() - ask the broker for the machine's sockets, and watch it; @fn is called when that is done. */
 typedef void (*live_attached_fn)(void *opaque, const struct error *e);

@@ -24,7 +24,6 @@
 
 #define AGENT_PATIENCE_US 15000000
 #define BUTTON_AGAIN_US   10000000
-#define EXEC_JOBS_MAX     16
 #define EVENT_BYTES_MAX   65536
 
 struct attach {
@@ -36,64 +35,62 @@ struct attach {
 
 /* ---- exec ----------------------------------------------------------------------------------------------------------- */
 
-static void job_end(struct machine_live *live, const struct error *e, const struct agent_result *result);
+static void job_free(struct exec_job *job) {
+        struct exec_job **at = &job->live->jobs;
 
-static void job_next(struct machine_live *live) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-        int r;
-
-        if (!live->jobs || live->job_runs || !live->agent_ready)
-                return;
-        r = agent_exec(live->agent, live->jobs->command);
-        if (r < 0) {
-                error_set(&e, r, "exec-start", NULL, "cannot hand the command to the guest agent");
-                job_end(live, &e, NULL);
-                return;
-        }
-        live->job_runs = true;
-        loop_timer_set(live->exec_deadline, live->jobs->timeout_s * 1000000ull);
-}
-
-static void job_end(struct machine_live *live, const struct error *e, const struct agent_result *result) {
-        struct exec_job *job = live->jobs;
-
-        if (!job)
-                return;
-        live->jobs = job->next;
-        live->job_runs = false;
-        loop_timer_set(live->exec_deadline, UINT64_MAX);
-        if (job->fn)
-                job->fn(job->opaque, e, result);
-        free(job->command);
+        while (*at != job)
+                at = &(*at)->next;
+        *at = job->next;
+        loop_source_free(job->deadline);
         free(job);
 }
 
-static void jobs_fail(struct machine_live *live, int code, const char *id, const char *message) {
+static void on_job_deadline(void *opaque) {
         _cleanup_error_ struct error e = ERROR_INIT;
-
-        error_set(&e, code, id, NULL, "%s", message);
-        while (live->jobs)
-                job_end(live, &e, NULL);
-}
-
-static void on_exec_deadline(void *opaque) {
-        struct machine_live *live = opaque;
-        _cleanup_error_ struct error e = ERROR_INIT;
+        struct exec_job *job = opaque;
+        machine_exec_fn fn = TAKE_PTR(job->fn); /* its place stays taken until the agent says that it has ended */
 
         error_set(&e, -ETIMEDOUT, "exec-timeout", "give it longer: --timeout SECONDS",
                   "the command did not end in time; it goes on in the guest");
-        if (live->jobs) { /* its place stays taken until the agent says that it has ended */
-                if (live->jobs->fn)
-                        live->jobs->fn(live->jobs->opaque, &e, NULL);
-                live->jobs->fn = NULL;
+        if (fn)
+                fn(job->opaque, &e, NULL);
+}
+
+static void on_job_ended(void *opaque, int result, const struct agent_result *value, const char *reason) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct exec_job *job = opaque;
+        machine_exec_fn fn = job->fn;
+        void *owner = job->opaque;
+
+        if (result == -EPIPE)
+                error_set(&e, -EIO, "agent-lost", NULL, "the guest agent is gone");
+        else if (result < 0)
+                error_set(&e, -EPROTO, "exec-start", "the guest needs /bin/sh and an agent that allows guest-exec",
+                          "the guest agent can't run the command: %.200s", reason ?: "");
+        job_free(job);
+        if (fn)
+                fn(owner, result < 0 ? &e : NULL, value);
+}
+
+/* The machine is gone, and its agent with it: whoever waits hears of it. */
+static void jobs_fail(struct machine_live *live) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        error_set(&e, -EIO, "machine-ended", NULL, "the machine has ended");
+        while (live->jobs) {
+                struct exec_job *job = live->jobs;
+                machine_exec_fn fn = job->fn;
+                void *owner = job->opaque;
+
+                agent_forget(live->agent, job);
+                job_free(job);
+                if (fn)
+                        fn(owner, &e, NULL);
         }
 }
 
-int machine_exec(struct machines *ms, const struct store_machine *row, const char *command, unsigned int timeout_s,
-                 machine_exec_fn fn, void *opaque, struct error *e) {
+int live_agent(struct machines *ms, const struct store_machine *row, struct machine_live **ret_live, struct error *e) {
         struct machine_live *live = live_find(ms, row->uuid);
-        struct exec_job *job, **at;
-        unsigned int n = 0;
 
         if (!live) {
                 error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
@@ -104,16 +101,35 @@ int machine_exec(struct machines *ms, const struct store_machine *row, const cha
                 return error_set(e, -EAGAIN, "agent-missing",
                                  "wait until it has booted; the guest needs qemu-guest-agent, started at boot",
                                  "the guest agent of %s does not answer", row->name);
-        for (at = &live->jobs; *at; at = &(*at)->next)
-                n++;
-        job = n < EXEC_JOBS_MAX ? calloc(1, sizeof(*job)) : NULL;
-        if (!job)
-                return error_set(e, -EAGAIN, "exec-busy", "try again in a moment", "too many commands wait for %s",
-                                 row->name);
-        *job = (struct exec_job){ .command = strdup(command), .timeout_s = timeout_s, .fn = fn, .opaque = opaque };
-        *at = job;
-        job_next(live);
+        *ret_live = live;
         return 0;
+}
+
+int machine_exec(struct machines *ms, const struct store_machine *row, const char *command, unsigned int timeout_s,
+                 machine_exec_fn fn, void *opaque, struct error *e) {
+        struct machine_live *live;
+        struct exec_job *job;
+        int r = live_agent(ms, row, &live, e);
+
+        if (r < 0)
+                return r;
+        job = calloc(1, sizeof(*job));
+        if (!job)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot run a command");
+        *job = (struct exec_job){ .next = live->jobs, .live = live, .fn = fn, .opaque = opaque };
+        live->jobs = job;
+        r = loop_add_timer(ms->loop, on_job_deadline, job, &job->deadline);
+        if (r == 0)
+                r = loop_timer_set(job->deadline, timeout_s * 1000000ull);
+        if (r == 0)
+                r = agent_exec(live->agent, command, on_job_ended, job);
+        if (r == 0)
+                return 0;
+        job_free(job);
+        if (r == -EBUSY)
+                return error_set(e, -EAGAIN, "exec-busy", "try again in a moment", "too many commands run in %s",
+                                 row->name);
+        return error_set(e, r, "exec-start", NULL, "cannot hand the command to the guest agent");
 }
 
 void machine_exec_forget(struct machines *ms, const void *opaque) {
@@ -128,20 +144,9 @@ void machine_exec_forget(struct machines *ms, const void *opaque) {
 static void on_agent_ready(void *opaque) {
         struct machine_live *live = opaque;
 
+        if (!live->agent_ready) /* and not only found again */
+                machines_event(live->ms, "agent-ready", live->project, live->name, NULL, "the guest agent answers");
         live->agent_ready = true;
-        machines_event(live->ms, "agent-ready", live->project, live->name, NULL, "the guest agent answers");
-        job_next(live);
-}
-
-static void on_agent_exec(void *opaque, int result, const struct agent_result *value, const char *reason) {
-        struct machine_live *live = opaque;
-        _cleanup_error_ struct error e = ERROR_INIT;
-
-        if (result < 0)
-                error_set(&e, -EPROTO, "exec-start", "the guest needs /bin/sh and an agent that allows guest-exec",
-                          "the guest agent can't run the command: %.200s", reason ?: "");
-        job_end(live, result < 0 ? &e : NULL, value);
-        job_next(live);
 }
 
 static void on_agent_refused(void *opaque) {
@@ -154,7 +159,6 @@ static void on_agent_end(void *opaque, int reason) {
         struct machine_live *live = opaque;
 
         live->agent_ready = false;
-        jobs_fail(live, -EIO, "agent-lost", "the guest agent is gone");
 }
 
 /* ---- QMP ------------------------------------------------------------------------------------------------------------ */
@@ -231,7 +235,7 @@ static void on_ladder(void *opaque) {
 void live_ask_end(struct machine_live *live, bool agent) {
         if (live->paused && qmp_client_ready(live->qmp)) /* who is stopped can't hear */
                 qmp_client_command(live->qmp, "cont", NULL, NULL, NULL);
-        if (agent && live->agent_ready && !live->job_runs && agent_shutdown(live->agent) == 0) {
+        if (agent && live->agent_ready && agent_shutdown(live->agent) == 0) {
                 loop_timer_set(live->ladder, AGENT_PATIENCE_US);
                 return;
         }
@@ -368,9 +372,8 @@ void live_free(struct machine_live *live) {
                 *at = live->next;
                 live->ms->n_live--;
         }
-        jobs_fail(live, -EIO, "machine-ended", "the machine has ended");
+        jobs_fail(live);
         loop_source_free(live->events);
-        loop_source_free(live->exec_deadline);
         loop_source_free(live->ladder);
         agent_free(live->agent);
         qmp_client_free(live->qmp);
@@ -389,7 +392,6 @@ void live_free(struct machine_live *live) {
 static int watch(struct machine_live *live) {
         static const struct qmp_client_ops qmp_ops = { .on_event = on_qmp_event, .on_end = on_qmp_end };
         static const struct agent_ops agent_ops = { .on_ready = on_agent_ready,
-                                                    .on_exec = on_agent_exec,
                                                     .on_refused = on_agent_refused,
                                                     .on_end = on_agent_end };
         struct loop *loop = live->ms->loop;
@@ -399,8 +401,6 @@ static int watch(struct machine_live *live) {
                 r = io_set_nonblock(live->control_fd, true);
         if (r == 0)
                 r = io_set_nonblock(live->agent_fd, true);
-        if (r == 0)
-                r = loop_add_timer(loop, on_exec_deadline, live, &live->exec_deadline);
         if (r == 0)
                 r = loop_add_timer(loop, on_ladder, live, &live->ladder);
         if (r == 0)

@@ -139,7 +139,7 @@ int machine_command(struct machines *ms, const struct store_machine *row, const 
 
 typedef void (*machine_exec_fn)(void *opaque, const struct error *e, const struct agent_result *result);
 
-/** machine_exec() - run a command by the guest agent; commands for one machine wait for each other, up to 16 of them. */
+/** machine_exec() - run a command by the guest agent; several may run at once, up to some 48 of them. */
 int machine_exec(struct machines *ms, const struct store_machine *row, const char *command, unsigned int timeout_s,
                  machine_exec_fn fn, void *opaque, struct error *e);
 

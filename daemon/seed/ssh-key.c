@@ -15,10 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/text.h"
-#include "daemon/seed/base64.h"
 #include "daemon/seed/seed.h"
 
 #define KEY_MAX  8192  /* bytes of a line */

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/cleanup.h"
-#include "daemon/seed/base64.h"
 #include "daemon/seed/user-data.h"
 
 #define MERGE "dict(recurse_array,no_replace)+list(append)"

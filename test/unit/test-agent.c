@@ -57,7 +57,7 @@ static void spin(struct fixture *f, int ms) {
 }
 
 static int setup(void **state) {
-        static const struct agent_ops ops = { on_ready, on_exec, on_refused, on_end };
+        static const struct agent_ops ops = { on_ready, on_refused, on_end };
         struct fixture *f = calloc(1, sizeof(*f));
         int pair[2];
 
@@ -157,13 +157,12 @@ static void test_exec(void **state) {
         struct fixture *f = *state;
         const char *text;
 
-        assert_int_equal(agent_exec(f->agent, "true"), -EBUSY);
+        assert_int_equal(agent_exec(f->agent, "true", on_exec, f), -EBUSY);
         become_ready(f);
-        assert_int_equal(agent_exec(f->agent, "uname \"-a\""), 0);
+        assert_int_equal(agent_exec(f->agent, "uname \"-a\"", on_exec, f), 0);
         text = hear(f);
         assert_non_null(strstr(text, "\"/bin/sh\""));
         assert_non_null(strstr(text, "[\"-c\",\"uname \\\"-a\\\"\"]"));
-        assert_int_equal(agent_exec(f->agent, "true"), -EBUSY);
         say(f, "{\"return\": {\"pid\": 42}}\n");
         spin(f, 30);
         assert_int_equal(number_after(hear(f), "\"pid\":"), 42);
@@ -186,11 +185,12 @@ static void test_signal_and_refusal(void **state) {
         struct fixture *f = *state;
 
         become_ready(f);
-        assert_int_equal(agent_exec(f->agent, "kill -9 $$"), 0);
+        assert_int_equal(agent_exec(f->agent, "kill -9 $$", on_exec, f), 0);
         say(f, "{\"return\": {\"pid\": 1}}\n");
+        spin(f, 30);
         say(f, "{\"return\": {\"exited\": true, \"signal\": 9}}\n");
         assert_int_equal(f->last.status, 137);
-        assert_int_equal(agent_exec(f->agent, "x"), 0);
+        assert_int_equal(agent_exec(f->agent, "x", on_exec, f), 0);
         say(f, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"disabled\"}}\n");
         assert_int_equal(f->execs, 2);
         assert_int_equal(f->result, -EREMOTEIO);
@@ -200,6 +200,64 @@ static void test_signal_and_refusal(void **state) {
         assert_non_null(strstr(hear(f), "guest-shutdown"));
         say(f, "{\"error\": {\"desc\": \"no /sbin/shutdown\"}}\n");
         assert_int_equal(f->refused, 1);
+}
+
+struct count {
+        int n, result;
+        long long value;
+};
+
+static void on_reply(void *opaque, int result, json_t *value, const char *reason) {
+        struct count *c = opaque;
+
+        c->n++;
+        c->result = result;
+        c->value = json_integer_value(value);
+}
+
+/* A long command must not keep others from being run, and answers must find their own command: one request is open at a time. */
+static void test_two_at_once(void **state) {
+        struct fixture *f = *state;
+        struct count c = { 0 };
+
+        become_ready(f);
+        assert_int_equal(agent_exec(f->agent, "sleep 1000", on_exec, f), 0);
+        assert_int_equal(agent_call(f->agent, "guest-file-open", json_pack("{s:s}", "path", "/x"), on_reply, &c), 0);
+        assert_null(strstr(hear(f), "guest-file-open"));
+        say(f, "{\"return\": {\"pid\": 7}}\n");
+        assert_non_null(strstr(hear(f), "guest-file-open"));
+        say(f, "{\"return\": 1000}\n");
+        assert_int_equal(c.n, 1);
+        assert_int_equal(c.value, 1000);
+        assert_int_equal(f->execs, 0);
+        spin(f, 30);
+        assert_int_equal(number_after(hear(f), "\"pid\":"), 7);
+        say(f, "{\"return\": {\"exited\": true, \"exitcode\": 1}}\n");
+        assert_int_equal(f->execs, 1);
+        assert_int_equal(f->last.status, 1);
+}
+
+/* Whoever has gone must not be called, and the answer that he waited for must not go to the next one. */
+static void test_call_and_forget(void **state) {
+        struct count gone = { 0 }, here = { 0 };
+        struct fixture *f = *state;
+
+        become_ready(f);
+        assert_int_equal(agent_call(f->agent, "guest-ping", json_object(), on_reply, &gone), 0);
+        assert_int_equal(agent_call(f->agent, "guest-get-time", json_object(), on_reply, &here), 0);
+        agent_forget(f->agent, &gone);
+        say(f, "{\"return\": 1}\n");
+        say(f, "{\"error\": {\"desc\": \"no clock\"}}\n");
+        assert_int_equal(gone.n, 0);
+        assert_int_equal(here.n, 1);
+        assert_int_equal(here.result, -EREMOTEIO);
+        assert_int_equal(agent_call(f->agent, "guest-ping", json_object(), on_reply, &here), 0);
+        safe_close(f->theirs);
+        f->theirs = -EBADF;
+        spin(f, 20);
+        assert_int_equal(here.n, 2);
+        assert_int_equal(here.result, -EPIPE);
+        assert_int_equal(f->ended, 1);
 }
 
 /* Wrong types and impossible numbers from the guest end it, once, without a result. */
@@ -222,33 +280,17 @@ static void test_hostile_results(void **state) {
                 setup(&one);
                 f = one;
                 become_ready(f);
-                assert_int_equal(agent_exec(f->agent, "x"), 0);
+                assert_int_equal(agent_exec(f->agent, "x", on_exec, f), 0);
                 say(f, "{\"return\": {\"pid\": 1}}\n");
+                spin(f, 30);
                 say(f, "%s", lies[i]);
-                assert_int_equal(f->execs, 0);
+                assert_int_equal(f->execs, 1);
+                assert_int_equal(f->result, -EPIPE);
                 assert_int_equal(f->ended, 1);
                 assert_int_equal(f->end_reason, -EPROTO);
-                assert_int_equal(agent_exec(f->agent, "x"), -EPIPE);
+                assert_int_equal(agent_exec(f->agent, "x", on_exec, f), -EPIPE);
                 teardown(&one);
         }
-}
-
-static void test_base64(void **state) {
-        static const struct {
-                const char *text, *data;
-        } good[] = { { "", "" }, { "Zg==", "f" }, { "Zm8=", "fo" }, { "Zm9v", "foo" }, { "Zm9vYg==", "foob" } };
-        static const char *const bad[] = { "Z", "Zg=", "Z===", "Zm9v=m9v", "Zg==Zg==", "Zm9\n" };
-        char *data;
-        size_t len;
-
-        for (size_t i = 0; i < ELEMENTSOF(good); i++) {
-                assert_int_equal(agent_decode_base64(good[i].text, strlen(good[i].text), &data, &len), 0);
-                assert_int_equal(len, strlen(good[i].data));
-                assert_string_equal(data, good[i].data);
-                free(data);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
-                assert_int_equal(agent_decode_base64(bad[i], strlen(bad[i]), &data, &len), -EINVAL);
 }
 
 int main(void) {
@@ -258,7 +300,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_exec, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_signal_and_refusal, setup, teardown),
                 cmocka_unit_test(test_hostile_results),
-                cmocka_unit_test(test_base64),
+                cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_call_and_forget, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

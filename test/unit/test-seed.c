@@ -22,8 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/io.h"
-#include "daemon/seed/base64.h"
 #include "daemon/seed/user-data.h"
 
 #define ED25519 "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBYW4ViqlgcXJvqeZvqLnoNNS+Ydl8Xay5AlDxzuMk3"

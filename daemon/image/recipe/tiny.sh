@@ -51,6 +51,7 @@ build() {
         cat <&5 >root/init
         chmod 755 root/init
         ln -s /init root/bin/lodge-agent
+        ln -s /init root/bin/lodge-pty
         # shellcheck disable=SC2086 # words
         copy_modules "k/lib/modules/$release" root $MODULES
         printf 'root:*:0:0:root:/root:/bin/sh\n' >root/etc/passwd

@@ -37,6 +37,9 @@
 #include <net/if.h>
 #include <netpacket/packet.h>
 
+#include "base/base64.h"
+#include "daemon/image/tiny/file.h"
+
 #define REQUEST_MAX (4U << 20)
 #define OUTPUT_MAX  (16U << 20) /* qemu-ga's limit too */
 #define JOBS_MAX    64
@@ -65,6 +68,7 @@ struct agent {
         int depth;
         bool in_string, escaped;
         struct job jobs[JOBS_MAX];
+        struct files files;
 };
 
 struct reply {
@@ -74,54 +78,6 @@ struct reply {
         bool silent; /* success is not answered */
         bool delimited;
 };
-
-static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static char *base64_encode(const char *data, size_t n) {
-        char *text = malloc((n + 2) / 3 * 4 + 1), *p = text;
-
-        for (size_t i = 0; text && i < n; i += 3) {
-                uint32_t v = (uint8_t)data[i] << 16;
-
-                if (i + 1 < n)
-                        v |= (uint8_t)data[i + 1] << 8;
-                if (i + 2 < n)
-                        v |= (uint8_t)data[i + 2];
-                *p++ = base64_digits[v >> 18];
-                *p++ = base64_digits[v >> 12 & 63];
-                *p++ = i + 1 < n ? base64_digits[v >> 6 & 63] : '=';
-                *p++ = i + 2 < n ? base64_digits[v & 63] : '=';
-        }
-        if (text)
-                *p = '\0';
-        return text;
-}
-
-/* NULL: not base64, or no memory. */
-static char *base64_decode(const char *text, size_t *ret_n) {
-        size_t n = 0, bits = 0;
-        char *data = malloc(strlen(text) / 4 * 3 + 4);
-        uint32_t v = 0;
-
-        for (; data && *text && *text != '='; text++) {
-                const char *digit = strchr(base64_digits, *text);
-
-                if (!digit) {
-                        if (*text == '\n' || *text == '\r')
-                                continue;
-                        free(data);
-                        return NULL;
-                }
-                v = v << 6 | (uint32_t)(digit - base64_digits);
-                bits += 6;
-                if (bits >= 8) {
-                        bits -= 8;
-                        data[n++] = (char)(v >> bits);
-                }
-        }
-        *ret_n = n;
-        return data;
-}
 
 __attribute__((format(printf, 3, 4))) static void fail(struct reply *r, const char *class, const char *format, ...) {
         va_list ap;
@@ -252,7 +208,7 @@ static void cmd_exec(struct agent *a, json_t *args, struct reply *r) {
                 fail(r, "GenericError", "Parameter 'path', 'arg' or 'env' is missing or wrong");
         else if (!j)
                 fail(r, "GenericError", "Too many commands: ask for the status of those that ended");
-        else if (input && !(j->input = base64_decode(input, &j->in_len)))
+        else if (input && base64_decode(input, strlen(input), (unsigned char **)&j->input, &j->in_len) < 0)
                 fail(r, "GenericError", "Parameter 'input-data' is not base64");
         else if (pipe2(report, O_CLOEXEC) < 0 || open_pipes(capture, input, fds, j) < 0)
                 fail(r, "GenericError", "No descriptors");
@@ -411,6 +367,37 @@ static void cmd_network(struct agent *a, json_t *args, struct reply *r) {
         freeifaddrs(list);
 }
 
+static void cmd_file(json_t *(*run)(struct files *f, json_t *args, char desc[FILE_DESC_SIZE]), struct agent *a,
+                     json_t *args, struct reply *r) {
+        r->value = run(&a->files, args, r->desc);
+        if (!r->value)
+                r->class = "GenericError";
+}
+
+static void cmd_file_open(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_open, a, args, r);
+}
+
+static void cmd_file_close(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_close, a, args, r);
+}
+
+static void cmd_file_read(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_read, a, args, r);
+}
+
+static void cmd_file_write(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_write, a, args, r);
+}
+
+static void cmd_file_seek(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_seek, a, args, r);
+}
+
+static void cmd_file_flush(struct agent *a, json_t *args, struct reply *r) {
+        cmd_file(file_flush, a, args, r);
+}
+
 static void cmd_info(struct agent *a, json_t *args, struct reply *r);
 
 static const struct {
@@ -419,6 +406,12 @@ static const struct {
 } commands[] = {
         { "guest-exec", cmd_exec },
         { "guest-exec-status", cmd_exec_status },
+        { "guest-file-close", cmd_file_close },
+        { "guest-file-flush", cmd_file_flush },
+        { "guest-file-open", cmd_file_open },
+        { "guest-file-read", cmd_file_read },
+        { "guest-file-seek", cmd_file_seek },
+        { "guest-file-write", cmd_file_write },
         { "guest-get-host-name", cmd_get_host_name },
         { "guest-get-osinfo", cmd_get_osinfo },
         { "guest-get-time", cmd_get_time },
@@ -646,6 +639,7 @@ int agent_run(const char *port_name) {
                 return -ENOMEM;
         for (size_t i = 0; i < JOBS_MAX; i++)
                 free_job(&a->jobs[i]);
+        files_init(&a->files);
         signal(SIGPIPE, SIG_IGN);
         while ((a->port = open_port(port_name)) < 0)
                 usleep(50 * 1000);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* base64: see base64.h */
-#include "daemon/seed/base64.h"
+#include "base/base64.h"
 
 #include <stdint.h>
-#include <string.h>
 
 #include "base/cleanup.h"
 
@@ -31,14 +30,25 @@ char *base64_encode(const void *data, size_t len) {
         return text;
 }
 
+static int value_of(char c) {
+        if (c >= 'A' && c <= 'Z')
+                return c - 'A';
+        if (c >= 'a' && c <= 'z')
+                return c - 'a' + 26;
+        if (c >= '0' && c <= '9')
+                return c - '0' + 52;
+        return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
 int base64_decode(const char *text, size_t len, unsigned char **ret_data, size_t *ret_len) {
         _cleanup_free_ unsigned char *data = NULL;
         size_t n = 0, pad = 0;
 
-        if (len == 0 || len % 4 != 0)
+        if (len % 4 != 0)
                 return -EINVAL;
-        pad = text[len - 1] != '=' ? 0 : text[len - 2] != '=' ? 1 : 2;
-        data = malloc(len / 4 * 3);
+        if (len > 0)
+                pad = text[len - 1] != '=' ? 0 : text[len - 2] != '=' ? 1 : 2;
+        data = malloc(len / 4 * 3 + 1);
         if (!data)
                 return -ENOMEM;
         for (size_t i = 0; i < len; i += 4) {
@@ -46,11 +56,11 @@ int base64_decode(const char *text, size_t len, unsigned char **ret_data, size_t
                 uint32_t v = 0;
 
                 for (size_t k = 0; k < 4; k++) {
-                        const char *digit = k < used && text[i + k] ? strchr(digits, text[i + k]) : NULL;
+                        int digit = k < used ? value_of(text[i + k]) : 0;
 
-                        if (k < used && !digit)
+                        if (digit < 0)
                                 return -EINVAL;
-                        v = v << 6 | (digit ? (uint32_t)(digit - digits) : 0);
+                        v = v << 6 | (uint32_t)digit;
                 }
                 if ((used == 3 && (v & 0xff)) || (used == 2 && (v & 0xffff)))
                         return -EINVAL;
@@ -60,6 +70,7 @@ int base64_decode(const char *text, size_t len, unsigned char **ret_data, size_t
                 if (used > 3)
                         data[n++] = v & 0xff;
         }
+        data[n] = '\0';
         *ret_data = TAKE_PTR(data);
         *ret_len = n;
         return 0;
