@@ -126,3 +126,23 @@ size_t text_char(const char *text, bool *ret_plain) {
         *ret_plain = true;
         return n;
 }
+
+char *text_shell_quote(const char *text) {
+        size_t n = 3;
+        char *word, *p;
+
+        for (const char *q = text; *q; q++)
+                n += *q == '\'' ? 4 : 1;
+        word = p = malloc(n);
+        if (!word)
+                return NULL;
+        *p++ = '\'';
+        for (; *text; text++)
+                if (*text == '\'')
+                        p = stpcpy(p, "'\\''");
+                else
+                        *p++ = *text;
+        *p++ = '\'';
+        *p = '\0';
+        return word;
+}

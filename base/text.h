@@ -21,6 +21,9 @@ int text_parse_uint(const char *text, uint64_t max, uint64_t *ret_value);
  */
 int text_parse_size(const char *text, uint64_t *ret_bytes);
 
+/** text_shell_quote() - a word that sh(1) takes as @text, whatever is in it; allocated; NULL without memory. */
+char *text_shell_quote(const char *text);
+
 #define TEXT_SIZE_MAX 32
 /** text_format_size() - "1.5 GiB", "300 MiB", "12 B"; @buf holds TEXT_SIZE_MAX bytes; returns @buf. */
 const char *text_format_size(uint64_t bytes, char buf[static TEXT_SIZE_MAX]);

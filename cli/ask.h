@@ -55,6 +55,9 @@ int ask_print_object(struct ask *a, json_t *object, const struct schema_object *
 /** ask_is_people() - is the output for people (a table)? */
 bool ask_is_people(const struct ask *a);
 
+/** ask_command_line() - words as a line for sh(1), a single one as it is; allocated, or NULL. */
+char *ask_command_line(char **words, size_t n);
+
 /** ask_yes() - ask a person on the terminal; false without one. */
 bool ask_yes(const char *question);
 
@@ -68,6 +71,9 @@ bool ask_yes(const char *question);
  * on); else the operation's own error in @e.
  */
 int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
+
+/** ask_interrupt_fd() - a descriptor that becomes readable on Ctrl-C, for a client's stop_fd; -errno. */
+int ask_interrupt_fd(void);
 
 /** follow_print() - follow(), or not with --detach, and print how it went in the format that was asked for. */
 int follow_print(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
@@ -83,6 +89,7 @@ int ask_machine_list(struct ask *a, struct error *e);
 int ask_machine_show(struct ask *a, struct error *e);
 int ask_machine_start(struct ask *a, struct error *e);
 int ask_machine_stop(struct ask *a, struct error *e);
+int ask_machine_reboot(struct ask *a, struct error *e);
 int ask_machine_kill(struct ask *a, struct error *e);
 int ask_machine_pause(struct ask *a, struct error *e);
 int ask_machine_resume(struct ask *a, struct error *e);
@@ -94,6 +101,8 @@ int ask_machine_edit(struct ask *a, struct error *e);
 int ask_machine_wait(struct ask *a, struct error *e);
 int ask_machine_console(struct ask *a, struct error *e);
 int ask_machine_exec(struct ask *a, struct error *e);
+int ask_machine_shell(struct ask *a, struct error *e);
+int ask_machine_copy(struct ask *a, struct error *e);
 int ask_operation_list(struct ask *a, struct error *e);
 int ask_operation_show(struct ask *a, struct error *e);
 int ask_operation_wait(struct ask *a, struct error *e);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * attach: lodge console: the serial console of a machine that the daemon keeps, in the terminal
+ * attach: lodge console and lodge shell: the serial console of a machine that the daemon keeps, or a shell in its guest, in the terminal
  *
  *      terminal <-> console.c <-> socket pair <-> here <-> WebSocket <-> lodged
  *
@@ -9,8 +9,11 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/io.h"
@@ -33,6 +36,7 @@ struct attach {
         size_t rest_len;
         bool hung; /* the daemon has ended the connection, and not all of it was shown */
         struct error *e;
+        bool shell;
 };
 
 static void end(struct attach *t) {
@@ -48,9 +52,29 @@ static void on_close(struct attach *t, const struct websocket_message *m) {
         _cleanup_free_ char *why = strndup(m->data, m->len);
 
         if (m->code >= 4000)
-                error_set(t->e, -EPROTO, "console", NULL, "%s: %s", t->a->request->name,
-                          why && *why ? why : "the console is not there");
+                error_set(t->e, -EPROTO, t->shell ? "shell" : "console", NULL, "%s: %s", t->a->request->name,
+                          why && *why ? why : "it is not there");
         end(t);
+}
+
+/* {"status":N}: a shell's last word. */
+static void on_word(struct attach *t, const struct websocket_message *m) {
+        json_auto_t *word = json_loadb(m->data, m->len, 0, NULL);
+
+        t->a->status = (int)(json_integer_value(json_object_get(word, "status")) & 255);
+}
+
+/* The guest's terminal has the size of ours. */
+static void send_size(struct attach *t) {
+        struct winsize size;
+        char text[64];
+        int n;
+
+        if (!t->shell || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_row == 0 || size.ws_col == 0)
+                return;
+        n = snprintf(text, sizeof(text), "{\"rows\":%u,\"columns\":%u}", size.ws_row, size.ws_col);
+        if (websocket_send(t->http, WEBSOCKET_TEXT, text, (size_t)n) < 0)
+                fail(t, -EPIPE);
 }
 
 /* Hands on what has come, until the terminal takes no more or there is no more. */
@@ -80,7 +104,9 @@ static void pump(struct attach *t) {
                         on_close(t, &m);
                         return;
                 }
-                if (r > 0) {
+                if (r > 0 && m.kind == WEBSOCKET_TEXT)
+                        on_word(t, &m);
+                else if (r > 0) {
                         t->rest = m.data;
                         t->rest_len = m.len;
                 }
@@ -160,13 +186,15 @@ static void on_signal(void *opaque, int signo) {
 
         if (signo == SIGCONT)
                 console_resume(t->console);
+        else if (signo == SIGWINCH)
+                send_size(t);
         else
                 end(t);
 }
 
 static int start(struct attach *t, int theirs, struct error *e) {
         static const struct console_ops ops = { on_key, on_gone, on_first_output };
-        static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGCONT };
+        static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGCONT, SIGWINCH };
         const struct console_options options = {
                 .fd = theirs, .interactive = true, .to_stdout = true, .detachable = true
         };
@@ -183,23 +211,22 @@ static int start(struct attach *t, int theirs, struct error *e) {
         return r < 0 ? error_set(e, r, "console", NULL, "cannot show the console") : 0;
 }
 
-static int shake(struct ask *a, struct error *e) {
+static int shake(struct ask *a, const char *what, const char *query, struct error *e) {
         _cleanup_(http_answer_clear) struct http_answer refusal = { 0 };
         _cleanup_free_ char *target = NULL;
-        const struct console_query_options *how = ask_object(a, &console_query_options_schema);
-        int r = client_console_target(a->client, a->request->name, how->history, &target);
+        int r = client_stream_target(a->client, a->request->name, what, query, &target);
 
         if (r == 0)
                 r = websocket_open(&a->client->http, target, TIMEOUT_MS, &refusal);
         if (r == -EPROTO && refusal.status)
                 return client_refusal(&refusal, e);
-        return r < 0 ? error_set(e, r, "console", NULL, "cannot reach the console") : 0;
+        return r < 0 ? error_set(e, r, what, NULL, "cannot reach the %s", what) : 0;
 }
 
-int ask_machine_console(struct ask *a, struct error *e) {
-        struct attach t = { .a = a, .http = &a->client->http, .e = e };
+static int attach(struct ask *a, const char *what, const char *query, struct error *e) {
+        struct attach t = { .a = a, .http = &a->client->http, .e = e, .shell = streq(what, "shell") };
         _cleanup_close_ int ours = -EBADF, theirs = -EBADF;
-        int pair[2], r = shake(a, e);
+        int pair[2], r = shake(a, what, query, e);
 
         if (r < 0)
                 return r;
@@ -209,7 +236,7 @@ int ask_machine_console(struct ask *a, struct error *e) {
         theirs = pair[1];
         signal(SIGPIPE, SIG_IGN);
         r = start(&t, theirs, e);
-        if (r == 0 && isatty(STDIN_FILENO))
+        if (r == 0 && !t.shell && isatty(STDIN_FILENO))
                 console_message(t.console, "the console of %s; Ctrl-] opens a menu, Ctrl-] d leaves", a->request->name);
         if (r == 0) {
                 pump(&t); /* what came with the handshake */
@@ -221,4 +248,49 @@ int ask_machine_console(struct ask *a, struct error *e) {
         console_free(t.console);
         loop_free(t.loop);
         return e->code < 0 ? e->code : 0;
+}
+
+int ask_machine_console(struct ask *a, struct error *e) {
+        const struct console_query_options *how = ask_object(a, &console_query_options_schema);
+        _cleanup_free_ char *query = NULL, *number = NULL;
+
+        if (asprintf(&number, "%llu", (unsigned long long)how->history) < 0) {
+                number = NULL;
+                return -ENOMEM;
+        }
+        return client_query_add(&query, "history", number) < 0 ? -ENOMEM : attach(a, "console", query, e);
+}
+
+int ask_machine_shell(struct ask *a, struct error *e) {
+        struct machine_shell_request *how = ask_object(a, &machine_shell_request_schema);
+        const char *terminal = getenv("TERM");
+        _cleanup_free_ char *query = NULL;
+        struct winsize size;
+        int r;
+
+        if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0) {
+                how->rows = size.ws_row;
+                how->columns = size.ws_col;
+        }
+        free(how->project);
+        how->project = strdup(a->client->project ?: "default");
+        if (a->request->n_words > 0)
+                how->command = ask_command_line(a->request->words, a->request->n_words);
+        if (!how->project || (a->request->n_words > 0 && !how->command))
+                return -ENOMEM;
+        if (terminal && *terminal) {
+                char *ours = TAKE_PTR(how->terminal);
+
+                how->terminal = strdup(terminal);
+                if (!how->terminal || machine_shell_request_check(how, e) < 0) { /* a name of no use in a guest */
+                        free(how->terminal);
+                        how->terminal = TAKE_PTR(ours);
+                        error_clear(e);
+                }
+                free(ours);
+        }
+        r = machine_shell_request_check(how, e);
+        if (r == 0)
+                r = client_query_object(&query, &machine_shell_request_schema, how);
+        return r < 0 ? r : attach(a, "shell", query, e);
 }

@@ -329,16 +329,16 @@ int client_refusal(const struct http_answer *answer, struct error *e) {
         return answer_error(answer, json, e);
 }
 
-int client_console_target(const struct client *client, const char *name, uint64_t history, char **ret_target) {
-        _cleanup_free_ char *encoded = encode(name), *query = NULL;
+int client_stream_target(const struct client *client, const char *name, const char *what, const char *query,
+                         char **ret_target) {
+        _cleanup_free_ char *encoded = encode(name), *all = query ? strdup(query) : NULL;
 
-        if (!encoded || asprintf(&query, "history=%llu", (unsigned long long)history) < 0) {
-                query = NULL;
+        if (!encoded || (query && !all))
                 return -ENOMEM;
-        }
-        if (client->project && client_query_add(&query, "project", client->project) < 0)
+        if (client->project && client_query_add(&all, "project", client->project) < 0)
                 return -ENOMEM;
-        return asprintf(ret_target, "/v1/machines/%s/console?%s", encoded, query) < 0 ? -ENOMEM : 0;
+        return asprintf(ret_target, "/v1/machines/%s/%s%s%s", encoded, what, all ? "?" : "", all ?: "") < 0 ? -ENOMEM
+                                                                                                            : 0;
 }
 
 static bool still_starting(const json_t *json) {

@@ -60,8 +60,12 @@ int client_call(struct client *client, const struct client_call *call, json_t **
  */
 int client_query_add(char **query, const char *key, const char *value);
 
-/** client_console_target() - the encoded target of a machine's console, for websocket_open(); allocated. */
-int client_console_target(const struct client *client, const char *name, uint64_t history, char **ret_target);
+/**
+ * client_stream_target() - the encoded target of a machine's WebSocket, for websocket_open()
+ * @what:  "console" or "shell"; @query: as client_query_add() makes it. @ret_target: allocated
+ */
+int client_stream_target(const struct client *client, const char *name, const char *what, const char *query,
+                         char **ret_target);
 
 /** client_refusal() - the error that an answer tells of. */
 int client_refusal(const struct http_answer *answer, struct error *e);

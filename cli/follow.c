@@ -18,7 +18,7 @@ static const char *text_of(const json_t *object, const char *key) {
         return json_string_value(json_object_get(object, key));
 }
 
-static int follow_interrupt_fd(void) {
+int ask_interrupt_fd(void) {
         sigset_t set;
         int fd;
 
@@ -98,7 +98,7 @@ int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct erro
         if (!id)
                 return error_set(e, -EPROTO, "daemon-answer", NULL, "the daemon's answer is no operation");
         if (a->client->stop_fd < 0)
-                a->client->stop_fd = follow_interrupt_fd();
+                a->client->stop_fd = ask_interrupt_fd();
         while (r == 0 && !is_over(op)) {
                 struct client_call call = { .route = ROUTE_OPERATION_SHOW, .parameter = id, .query = "wait=30" };
 
@@ -124,7 +124,7 @@ void follow_say(const json_t *operation) {
                 const char *kind, *text;
         } texts[] = {
                 { "machine-launch", "launched" }, { "machine-start", "started" }, { "machine-stop", "stopped" },
-                { "machine-delete", "deleted" },  { "machine-clone", "cloned" },
+                { "machine-delete", "deleted" },  { "machine-clone", "cloned" },  { "machine-reboot", "rebooted" },
         };
         const char *kind = text_of(operation, "kind") ?: "", *text = "done";
 

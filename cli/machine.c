@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "cli/ask.h"
 
 #define LIST_COLUMNS "name,status,engine,cpus,memory,image,addresses,labels"
@@ -162,6 +163,10 @@ int ask_machine_stop(struct ask *a, struct error *e) {
         return act(a, &(const struct action){ .route = ROUTE_MACHINE_STOP, .body = &machine_stop_request_schema }, e);
 }
 
+int ask_machine_reboot(struct ask *a, struct error *e) {
+        return act(a, &(const struct action){ .route = ROUTE_MACHINE_REBOOT, .body = &machine_stop_request_schema }, e);
+}
+
 int ask_machine_kill(struct ask *a, struct error *e) {
         struct machine_stop_request *how = ask_object(a, &machine_stop_request_schema);
 
@@ -287,7 +292,7 @@ int ask_machine_wait(struct ask *a, struct error *e) {
 /* ---- commands in the guest --------------------------------------------------------------------------------------------- */
 
 /* A single word is a line for the shell. Several are a program and its arguments, which must reach it as they are. */
-static char *command_line(char **words, size_t n) {
+char *ask_command_line(char **words, size_t n) {
         char *text = NULL;
         size_t size;
         FILE *f;
@@ -296,10 +301,9 @@ static char *command_line(char **words, size_t n) {
                 return strdup(words[0]);
         f = open_memstream(&text, &size);
         for (size_t i = 0; f && i < n; i++) {
-                fputs(i ? " '" : "'", f);
-                for (const char *p = words[i]; *p; p++)
-                        fputs(*p == '\'' ? "'\\''" : (const char[]){ *p, '\0' }, f);
-                fputc('\'', f);
+                _cleanup_free_ char *word = text_shell_quote(words[i]);
+
+                fprintf(f, "%s%s", i ? " " : "", word ?: "");
         }
         if (!f || fclose(f) != 0) {
                 free(text);
@@ -323,7 +327,7 @@ int ask_machine_exec(struct ask *a, struct error *e) {
                                     .timeout_s = (int)how->timeout + 60 };
         int r;
 
-        how->command = command_line(a->request->words, a->request->n_words);
+        how->command = ask_command_line(a->request->words, a->request->n_words);
         r = how->command ? machine_exec_request_check(how, e) : -ENOMEM;
         if (r < 0)
                 return r;

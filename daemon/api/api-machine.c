@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base64.h"
 #include "base/text.h"
 #include "daemon/api/api.h"
 
@@ -345,6 +346,11 @@ static int begin_stop(struct api_request *q, struct store_machine *row, uint64_t
         return machine_stop(q->api->o.machines, row, q->body, &q->caller, ret_id, e);
 }
 
+static int begin_reboot(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
+                        struct error *e) {
+        return machine_reboot(q->api->o.machines, row, q->body, &q->caller, ret_id, e);
+}
+
 static int begin_clone(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
                        struct error *e) {
         const struct machine_rename_request *how = q->body;
@@ -362,6 +368,10 @@ int api_machine_start(struct api_request *q, struct error *e) {
 
 int api_machine_stop(struct api_request *q, struct error *e) {
         return operate(q, begin_stop, e);
+}
+
+int api_machine_reboot(struct api_request *q, struct error *e) {
+        return operate(q, begin_reboot, e);
 }
 
 int api_machine_clone(struct api_request *q, struct error *e) {
@@ -440,5 +450,68 @@ int api_machine_exec(struct api_request *q, struct error *e) {
         if (r < 0)
                 return r;
         q->forget = forget_exec;
+        return 1;
+}
+
+/* ---- files in the guest ---------------------------------------------------------------------------------------------- */
+
+struct file_request {
+        const char *path; /* of the query or the body */
+        uint64_t offset;
+};
+
+static struct file_request file_request_of(const struct api_request *q) {
+        const struct machine_file_write_request *w = q->body;
+        const struct machine_file_query *r = q->query;
+
+        return w ? (struct file_request){ w->path, w->offset } : (struct file_request){ r->path, r->offset };
+}
+
+static void on_file(void *opaque, const struct error *e, const struct guest_file_part *part) {
+        _cleanup_(machine_file_part_freep) struct machine_file_part *view = NULL;
+        struct api_request *q = opaque;
+        const struct file_request what = file_request_of(q);
+
+        if (e || machine_file_part_new(&view) < 0) {
+                api_answer_error(q, e);
+                return;
+        }
+        view->path = strdup(what.path);
+        view->offset = what.offset;
+        view->size = part->n;
+        view->eof = part->eof;
+        if (!q->body)
+                view->content = base64_encode(part->data ?: (const unsigned char *)"", part->n);
+        api_answer(q, view);
+}
+
+static void forget_file(struct api_request *q) {
+        machine_file_forget(q->api->o.machines, q);
+}
+
+int api_machine_file_read(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_file_query *how = q->query;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = machine_file_read(q->api->o.machines, row, how->path, how->offset, how->length, on_file, q, e);
+        if (r < 0)
+                return r;
+        q->forget = forget_file;
+        return 1;
+}
+
+int api_machine_file_write(struct api_request *q, struct error *e) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        const struct machine_file_write_request *how = q->body;
+        int r = api_machine(q, &row, e);
+
+        if (r == 0)
+                r = machine_file_write(q->api->o.machines, row, how->path, how->offset, how->content ?: "", on_file, q,
+                                       e);
+        if (r < 0)
+                return r;
+        q->forget = forget_file;
         return 1;
 }

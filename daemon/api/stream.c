@@ -5,6 +5,10 @@
  *      GET /v1/events/stream?after=N           events as text frames, from number N on
  *      GET /v1/machines/NAME/console?history=B the serial console, binary frames both ways, after B bytes of what it has shown
  *
+ *      GET /v1/machines/NAME/shell?user=U&rows=R&columns=C&terminal=T&command=CMD
+ *                                              a terminal in the guest: binary frames both ways; {"rows":R,"columns":C} as text when ours changes;
+ *                                              {"status":N} as text at its end
+ *
  * A listener that does not read must cost nothing: libsoup keeps what is sent without a bound, so before each frame the socket is asked whether it takes more. What
  * is sent while it does not is counted, and at SLOW_BYTES the listener is told (close code 4008, "too slow: ...") and dropped; it can come back with the last number that it saw. A
  * console is not read further while its viewer does not, and the keeper drops viewers that are behind.
@@ -20,6 +24,7 @@
 #include "base/io.h"
 #include "base/text.h"
 #include "daemon/api/internal.h"
+#include "daemon/api/uri.h"
 
 #define SLOW_BYTES      (1u << 20)
 #define CLOSE_SLOW      4008
@@ -41,7 +46,8 @@ struct api_stream {
         GByteArray *early; /* keys that came before the console was there */
         struct loop_source *source, *wait;
         uint64_t call; /* to the broker, for the console's socket */
-        bool console;
+        struct machine_shell *shell;
+        bool console; /* or a shell */
 };
 
 static void stream_free(struct api_stream *s) {
@@ -55,6 +61,8 @@ static void stream_free(struct api_stream *s) {
         }
         if (s->call)
                 broker_forget(s->api->o.broker, s->call);
+        if (s->shell)
+                machine_shell_close(s->shell);
         loop_source_free(s->source);
         loop_source_free(s->wait);
         safe_close(s->fd);
@@ -148,13 +156,70 @@ static void on_console_wait(void *opaque) {
                 loop_source_set_events(s->source, EPOLLIN);
 }
 
+/* ---- shells ---------------------------------------------------------------------------------------------------------- */
+
+static void on_shell_output(void *opaque, const void *data, size_t n) {
+        struct api_stream *s = opaque;
+
+        soup_websocket_connection_send_binary(s->socket, data, (gsize)n);
+}
+
+static bool shell_takes_more(void *opaque) {
+        return takes_more(opaque);
+}
+
+static void on_shell_end(void *opaque, int status, const char *why) {
+        struct api_stream *s = opaque;
+        char text[32];
+
+        s->shell = NULL;
+        if (status < 0) {
+                stream_close(s, CLOSE_FAILED, why);
+                return;
+        }
+        snprintf(text, sizeof(text), "{\"status\":%d}", status);
+        if (soup_websocket_connection_get_state(s->socket) == SOUP_WEBSOCKET_STATE_OPEN)
+                soup_websocket_connection_send_text(s->socket, text);
+        stream_close(s, SOUP_WEBSOCKET_CLOSE_NORMAL, "the shell has ended");
+}
+
+static int shell_begin(struct api_stream *s, const char *name, const char *query, struct error *e) {
+        static const struct machine_shell_ops ops = { on_shell_output, shell_takes_more, on_shell_end };
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        void *how = NULL;
+        int r = uri_query_parse(&machine_shell_request_schema, query, &how, e);
+
+        if (r == 0)
+                r = store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e);
+        s->console = true;
+        if (r == 0)
+                r = machine_shell_open(s->api->o.machines, row, how, &ops, s, &s->shell, e);
+        schema_free(&machine_shell_request_schema, how);
+        return r;
+}
+
+/* Keys, or the terminal's new size. */
+static void shell_message(struct api_stream *s, gint type, const char *data, gsize n) {
+        json_auto_t *size = NULL;
+
+        if (type == SOUP_WEBSOCKET_DATA_BINARY) {
+                machine_shell_input(s->shell, data, n);
+                return;
+        }
+        size = json_loadb(data, n, 0, NULL);
+        machine_shell_resize(s->shell, (unsigned int)MIN(json_integer_value(json_object_get(size, "rows")), 10000),
+                             (unsigned int)MIN(json_integer_value(json_object_get(size, "columns")), 10000));
+}
+
 /* Keys. A guest that does not read its console loses them, as on a real line. */
 static void on_message(SoupWebsocketConnection *socket, gint type, GBytes *message, gpointer opaque) {
         struct api_stream *s = opaque;
         gsize n;
         const char *data = g_bytes_get_data(message, &n);
 
-        if (s->console && s->fd >= 0)
+        if (s->shell)
+                shell_message(s, type, data, n);
+        else if (s->console && s->fd >= 0)
                 (void)!write(s->fd, data, n);
         else if (s->console && n > 0 && (!s->early || s->early->len + n <= INPUT_MAX)) {
                 if (!s->early)
@@ -197,12 +262,9 @@ static uint64_t query_number(GHashTable *query, const char *key, uint64_t max) {
         return text && text_parse_uint(text, max, &value) == 0 ? value : 0;
 }
 
-static int console_begin(struct api_stream *s, const char *path, GHashTable *query, struct error *e) {
-        static const char head[] = "/v1/machines/", tail[] = "/console";
+static int console_begin(struct api_stream *s, const char *name, GHashTable *query, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        _cleanup_free_ char *name =
-                strndup(path + sizeof(head) - 1, strlen(path) - (sizeof(head) - 1) - (sizeof(tail) - 1));
-        int r = name ? store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e) : -ENOMEM;
+        int r = store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e);
 
         if (r < 0)
                 return r;
@@ -213,15 +275,19 @@ static int console_begin(struct api_stream *s, const char *path, GHashTable *que
                            NULL, on_console_fd, s, &s->call);
 }
 
-static bool is_console(const char *path) {
-        return g_str_has_prefix(path, "/v1/machines/") && g_str_has_suffix(path, "/console") &&
-               strlen(path) > strlen("/v1/machines//console");
+/* The machine's name in a path of a machine's stream called @what, decoded; NULL: it is another path. */
+static char *machine_of(const char *path, const char *what) {
+        char *parameters[URI_PARAMETERS_MAX] = { NULL }, pattern[64];
+
+        snprintf(pattern, sizeof(pattern), "/v1/machines/{name}/%s", what);
+        return uri_path_match(pattern, path, parameters) > 0 ? parameters[0] : NULL;
 }
 
 bool api_stream_wanted(SoupServerMessage *message, const char *path) {
         SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
+        _cleanup_free_ char *console = machine_of(path, "console"), *shell = machine_of(path, "shell");
 
-        return (is_console(path) || streq(path, "/v1/events/stream")) &&
+        return (console || shell || streq(path, "/v1/events/stream")) &&
                soup_message_headers_header_contains(headers, "Upgrade", "websocket");
 }
 
@@ -229,6 +295,7 @@ static void stream_take(struct api *api, SoupServerMessage *message, const char 
                         SoupWebsocketConnection *socket) {
         const char *query_string = g_uri_get_query(soup_server_message_get_uri(message));
         GHashTable *query = query_string ? soup_form_decode(query_string) : NULL;
+        _cleanup_free_ char *console = machine_of(path, "console"), *shell = machine_of(path, "shell");
         _cleanup_error_ struct error e = ERROR_INIT;
         struct api_stream *s = calloc(1, sizeof(*s));
         enum schema_role role;
@@ -256,8 +323,10 @@ static void stream_take(struct api *api, SoupServerMessage *message, const char 
         g_signal_connect(socket, "message", G_CALLBACK(on_message), s);
         if (query_text(query, "project"))
                 s->project = strdup(query_text(query, "project"));
-        if (is_console(path) && role >= SCHEMA_ROLE_OPERATOR)
-                r = console_begin(s, path, query, &e);
+        if (console && role >= SCHEMA_ROLE_OPERATOR)
+                r = console_begin(s, console, query, &e);
+        else if (shell && role >= SCHEMA_ROLE_OPERATOR)
+                r = shell_begin(s, shell, query_string, &e);
         else if (streq(path, "/v1/events/stream") && role >= SCHEMA_ROLE_VIEWER) {
                 if (query_text(query, "after"))
                         r = store_event_each(api->o.store, query_number(query, "after", INT64_MAX), s->project, 0,

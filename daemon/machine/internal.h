@@ -17,9 +17,12 @@ struct machines {
         void (*recovered)(void *opaque, int result);
         void *recovered_opaque;
         struct recovery *recovery;
+        bool found; /* what runs: until then the store is believed */
         struct restart *restarts;
         struct loop_source *sample; /* of what machines use */
         uint64_t sampled_ns;
+        uint32_t shell_epoch; /* of this process: what shells of another one left in a guest is cleared */
+        unsigned int n_shells;
 };
 
 /* A command in the guest that somebody waits for. */
@@ -45,6 +48,8 @@ struct machine_live {
         struct agent *agent;
         struct loop_source *events, *ladder;
         struct exec_job *jobs;
+        struct guest_file_job *files;
+        struct machine_shell *shells;
         uint32_t sampled_pid; /* usage.c: the process and its CPU time at the last sample */
         uint64_t sampled_cpu_us;
         struct operation *stopping; /* waits for its end */
@@ -68,6 +73,10 @@ void live_free(struct machine_live *live);
 /** live_ended() - its process is gone: reap it at the broker, and decide what follows. */
 void live_ended(struct machine_live *live, int status);
 
+/** guest_files_end(), shells_end() - the machine is gone: whoever waits hears of it. */
+void guest_files_end(struct machine_live *live);
+void shells_end(struct machine_live *live);
+
 /** live_reap() - the end of a machine that no daemon saw: as live_ended(); @host: its host ended, too. */
 void live_reap(struct machines *ms, const struct store_machine *row, bool host);
 
@@ -86,6 +95,30 @@ int operation_commit(struct machines *ms, struct operation *op, char **ret_id, s
 
 /** operation_ask() - a step's call to the broker, with progress; @fn has to end the step. Return: 1 or -errno. */
 int operation_ask(struct operation *op, const char *what, json_t *args, broker_reply_fn fn, struct error *e);
+
+/** operation_target() - the row that it works on. */
+int operation_target(struct operation *op, struct store_machine **ret_row, struct error *e);
+
+/** operation_update() - what a step changes in the store, with the journal's word that the step has begun: one transaction. */
+int operation_update(struct operation *op, struct store_machine *row, struct error *e);
+
+/* The steps of a start and of a stop, which a reboot has as well: op-start.c, op-stop.c. */
+int start_disk_run(struct operation *op, struct error *e);
+int start_disk_undo(struct operation *op, struct error *e);
+int start_record_run(struct operation *op, struct error *e);
+int start_record_undo(struct operation *op, struct error *e);
+int start_seed_run(struct operation *op, struct error *e);
+int start_spawn_run(struct operation *op, struct error *e);
+int start_spawn_undo(struct operation *op, struct error *e);
+int start_watch_run(struct operation *op, struct error *e);
+int start_watch_undo(struct operation *op, struct error *e);
+void start_ended(struct operation *op);
+int stop_ask_run(struct operation *op, struct error *e);
+void stop_cancel(struct operation *op);
+void stop_release(struct operation *op);
+
+/** start_args() - what a start's steps need to know. */
+json_t *start_args(const struct store_machine *row, const struct machine_definition *d, unsigned int boot_timeout);
 
 /** on_step_answer() - the broker's answer to a step that needs nothing of it. */
 void on_step_answer(void *opaque, const struct error *e, struct wire_message *reply);
@@ -124,4 +157,5 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 /** machine_end_args() - what the broker's machine-end, -forget and -purge need. */
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
-extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind, clone_kind, image_build_kind;
+extern const struct operation_kind launch_kind, start_kind, stop_kind, reboot_kind, delete_kind, clone_kind,
+        image_build_kind;

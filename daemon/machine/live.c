@@ -292,19 +292,21 @@ static const char *end_reason(const struct reap *reap, bool wanted) {
 static void follow_end(struct reap *reap, const char *last_words, const char *when) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
+        const struct operation *op;
         bool clean = reap->status == 0 && !reap->panicked, asked, again = false;
         char reason[512];
 
         if (store_machine_find(reap->ms->store, NULL, reap->uuid, &row, &e) < 0)
                 return;
-        asked = !row->wanted || reap->host; /* nobody expects it to run on */
+        op = operation_of_target(reap->ms->operations, row->uuid);
+        asked = !row->wanted || reap->host || (op && op->kind == &reboot_kind); /* nobody expects it to run on */
         snprintf(reason, sizeof(reason), "%s%s%.300s", end_reason(reap, row->wanted),
                  last_words && last_words[0] && !clean && !asked ? ": " : "",
                  last_words && !clean && !asked ? last_words : "");
         networks_withdraw(reap->ms, row);
         if (row_ended(row, reap->status, reason, when) < 0)
                 return;
-        if (!reap->host && !operation_of_target(reap->ms->operations, row->uuid))
+        if (!reap->host && !op)
                 again = restart_consider(reap->ms, row, clean);
         /* A guest that powers itself off is stopped because it wanted that; one that breaks is failed. With its host a machine ends without a fault of its own. */
         if (row->wanted && (clean || reap->host) && !again)
@@ -373,6 +375,8 @@ void live_free(struct machine_live *live) {
                 live->ms->n_live--;
         }
         jobs_fail(live);
+        guest_files_end(live);
+        shells_end(live);
         loop_source_free(live->events);
         loop_source_free(live->ladder);
         agent_free(live->agent);

@@ -13,7 +13,7 @@
  * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
  *
  * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what can change live;
- * view.c what clients see; live.c one running machine; op-*.c the operations.
+ * view.c what clients see; live.c one running machine; guest-file.c, shell.c what its guest's agent can do; op-*.c the operations.
  */
 #pragma once
 
@@ -105,6 +105,9 @@ int machine_start(struct machines *ms, const struct store_machine *row, const st
                   char **ret_id, struct error *e);
 int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
                  const struct machine_caller *caller, char **ret_id, struct error *e);
+/** machine_reboot() - an operation: stop it as asked for, and start it with what its definition says now. */
+int machine_reboot(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                   const struct machine_caller *caller, char **ret_id, struct error *e);
 int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
                    uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e);
 
@@ -145,6 +148,47 @@ int machine_exec(struct machines *ms, const struct store_machine *row, const cha
 
 /** machine_exec_forget() - nobody waits for the answers that @opaque was given for. */
 void machine_exec_forget(struct machines *ms, const void *opaque);
+
+/* What was read of a guest's file, or how much was written. */
+struct guest_file_part {
+        unsigned char *data; /* borrowed */
+        size_t n;
+        bool eof; /* nothing follows */
+};
+
+typedef void (*machine_file_fn)(void *opaque, const struct error *e, const struct guest_file_part *part);
+
+#define MACHINE_FILE_MAX (512u << 10) /* of one part, in bytes */
+
+/** machine_file_read() - up to @length bytes of a file in the guest, MACHINE_FILE_MAX at most. */
+int machine_file_read(struct machines *ms, const struct store_machine *row, const char *path, uint64_t offset,
+                      size_t length, machine_file_fn fn, void *opaque, struct error *e);
+
+/** machine_file_write() - @content, base64, at @offset; at 0 the file is made, and what it held is gone. -EINVAL "base64". */
+int machine_file_write(struct machines *ms, const struct store_machine *row, const char *path, uint64_t offset,
+                       const char *content, machine_file_fn fn, void *opaque, struct error *e);
+
+/** machine_file_forget() - nobody waits for the answers that @opaque was given for. */
+void machine_file_forget(struct machines *ms, const void *opaque);
+
+struct machine_shell;
+
+struct machine_shell_ops {
+        void (*on_output)(void *opaque, const void *data, size_t n);
+        bool (*takes_more)(void *opaque); /* false: the guest's output is held up */
+        /* It is over and gone: @status is the shell's, or -1 with the reason why there is none. */
+        void (*on_end)(void *opaque, int status, const char *why);
+};
+
+/** machine_shell_open() - a terminal in the guest, by its agent: see shell.c. */
+int machine_shell_open(struct machines *ms, const struct store_machine *row, const struct machine_shell_request *how,
+                       const struct machine_shell_ops *ops, void *opaque, struct machine_shell **ret_shell,
+                       struct error *e);
+void machine_shell_input(struct machine_shell *s, const void *data, size_t n);
+void machine_shell_resize(struct machine_shell *s, unsigned int rows, unsigned int columns);
+
+/** machine_shell_close() - nobody looks at it any more: its processes are hung up; on_end is not called. */
+void machine_shell_close(struct machine_shell *s);
 
 /* ---- views ----------------------------------------------------------------------------------------------------------- */
 

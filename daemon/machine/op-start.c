@@ -21,7 +21,7 @@
 #include "daemon/machine/internal.h"
 #include "daemon/seed/seed.h"
 
-static int find_row(struct operation *op, struct store_machine **ret_row, struct error *e) {
+int operation_target(struct operation *op, struct store_machine **ret_row, struct error *e) {
         struct machines *ms = op->context;
 
         return store_machine_find(ms->store, NULL, op->row->target_uuid, ret_row, e);
@@ -49,7 +49,7 @@ int operation_ask(struct operation *op, const char *what, json_t *args, broker_r
 }
 
 /* What a step changes in the store, with the journal's word that the step has begun: one transaction. */
-static int update_noted(struct operation *op, struct store_machine *row, struct error *e) {
+int operation_update(struct operation *op, struct store_machine *row, struct error *e) {
         struct machines *ms = op->context;
         int r = store_begin(ms->store, e);
 
@@ -98,12 +98,12 @@ static void on_disk(void *opaque, const struct error *e, struct wire_message *re
         operation_step_done(op, e);
 }
 
-static int disk_run(struct operation *op, struct error *e) {
+int start_disk_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         json_auto_t *facts = NULL;
         const char *volume;
-        int r = find_row(op, &row, e);
+        int r = operation_target(op, &row, e);
 
         if (r == 0)
                 r = machine_definition_load(row, &d, e);
@@ -124,7 +124,7 @@ static int disk_run(struct operation *op, struct error *e) {
                              on_disk, e);
 }
 
-static int disk_undo(struct operation *op, struct error *e) {
+int start_disk_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         const char *name = operation_arg(op, "disk_name");
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
@@ -143,7 +143,7 @@ static int disk_undo(struct operation *op, struct error *e) {
                              e);
 }
 
-static int record_run(struct operation *op, struct error *e) {
+int start_record_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         const char *volume = operation_arg(op, "volume");
         json_auto_t *facts = NULL;
@@ -151,18 +151,18 @@ static int record_run(struct operation *op, struct error *e) {
 
         if (!volume)
                 return 0;
-        r = find_row(op, &row, e);
+        r = operation_target(op, &row, e);
         if (r < 0)
                 return r;
         facts = row_facts(row);
         json_object_set_new(facts, "volume", json_string(volume));
         if (row_set_facts(row, facts) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot keep the disk's name");
-        return update_noted(op, row, e);
+        return operation_update(op, row, e);
 }
 
 /* Only launch takes the disk back: a machine that was there before keeps it. */
-static int record_undo(struct operation *op, struct error *e) {
+int start_record_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         json_auto_t *facts = NULL;
@@ -192,10 +192,10 @@ static void on_seed(void *opaque, const struct error *e, struct wire_message *re
         operation_step_done(op, e);
 }
 
-static int seed_run(struct operation *op, struct error *e) {
+int start_seed_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         json_t *args;
-        int r = find_row(op, &row, e);
+        int r = operation_target(op, &row, e);
 
         if (r < 0)
                 return r;
@@ -204,7 +204,7 @@ static int seed_run(struct operation *op, struct error *e) {
                     : error_set(e, -ENOMEM, "memory", NULL, "cannot make the seed");
 }
 
-static int seed_undo(struct operation *op, struct error *e) {
+static int start_seed_undo(struct operation *op, struct error *e) {
         return operation_ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step_answer, e);
 }
 
@@ -230,13 +230,13 @@ static json_t *hardware(const struct machine_definition *d) {
         return text ? json_loads(text, 0, NULL) : NULL;
 }
 
-static int spawn_run(struct operation *op, struct error *e) {
+int start_spawn_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_free_ char *limits = NULL;
         struct machines *ms = op->context;
         json_t *machine, *networks = NULL;
-        int r = find_row(op, &row, e);
+        int r = operation_target(op, &row, e);
 
         if (r == 0)
                 r = machine_definition_load(row, &d, e);
@@ -261,10 +261,10 @@ static int spawn_run(struct operation *op, struct error *e) {
                              on_spawn, e);
 }
 
-static int spawn_undo(struct operation *op, struct error *e) {
+int start_spawn_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        int r = find_row(op, &row, e);
+        int r = operation_target(op, &row, e);
 
         return r < 0 ? r : operation_ask(op, "machine-end", machine_end_args(ms, row), on_step_answer, e);
 }
@@ -275,11 +275,11 @@ static void on_watched(void *opaque, const struct error *e) {
         operation_step_done(opaque, e);
 }
 
-static int watch_run(struct operation *op, struct error *e) {
+int start_watch_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         json_auto_t *facts = NULL;
-        int r = find_row(op, &row, e);
+        int r = operation_target(op, &row, e);
 
         if (r < 0)
                 return r;
@@ -292,13 +292,13 @@ static int watch_run(struct operation *op, struct error *e) {
         row->running = strdup(row->config);
         if (!row->running || row_set_facts(row, facts) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot start the machine");
-        r = update_noted(op, row, e);
+        r = operation_update(op, row, e);
         if (r == 0)
                 r = live_attach(ms, row, on_watched, op, e);
         return r < 0 ? r : 1;
 }
 
-static int watch_undo(struct operation *op, struct error *e) {
+int start_watch_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         struct machine_live *live = live_find(ms, op->row->target_uuid);
 
@@ -413,7 +413,7 @@ void launch_stop_waiting(struct machines *ms, const char *uuid) {
 
 /* ---- the end -------------------------------------------------------------------------------------------------------- */
 
-static void ended(struct operation *op) {
+void start_ended(struct operation *op) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
 
@@ -436,21 +436,21 @@ static void ended(struct operation *op) {
 static const struct operation_step launch_steps[] = {
         { "define", NULL, define_undo },
         { "network", networks_run, networks_undo },
-        { "disk", disk_run, disk_undo, .late = true },
-        { "record", record_run, record_undo, .late = true },
-        { "seed", seed_run, seed_undo, .late = true },
-        { "spawn", spawn_run, spawn_undo },
-        { "watch", watch_run, watch_undo, .late = true },
+        { "disk", start_disk_run, start_disk_undo, .late = true },
+        { "record", start_record_run, start_record_undo, .late = true },
+        { "seed", start_seed_run, start_seed_undo, .late = true },
+        { "spawn", start_spawn_run, start_spawn_undo },
+        { "watch", start_watch_run, start_watch_undo, .late = true },
         { "boot", boot_run, NULL },
 };
 
 static const struct operation_step start_steps[] = {
         { "network", networks_run, networks_undo },
-        { "disk", disk_run, disk_undo, .late = true },
-        { "record", record_run, record_undo, .late = true },
-        { "seed", seed_run, NULL, .late = true },
-        { "spawn", spawn_run, spawn_undo },
-        { "watch", watch_run, watch_undo, .late = true },
+        { "disk", start_disk_run, start_disk_undo, .late = true },
+        { "record", start_record_run, start_record_undo, .late = true },
+        { "seed", start_seed_run, NULL, .late = true },
+        { "spawn", start_spawn_run, start_spawn_undo },
+        { "watch", start_watch_run, start_watch_undo, .late = true },
 };
 
 const struct operation_kind launch_kind = { .name = "machine-launch",
@@ -459,17 +459,16 @@ const struct operation_kind launch_kind = { .name = "machine-launch",
                                             .n_undone = ELEMENTSOF(launch_steps) - 1,
                                             .release = boot_release,
                                             .cancel = operation_cancel_call,
-                                            .ended = ended };
+                                            .ended = start_ended };
 const struct operation_kind start_kind = { .name = "machine-start",
                                            .steps = start_steps,
                                            .n_steps = ELEMENTSOF(start_steps),
                                            .n_undone = ELEMENTSOF(start_steps),
                                            .cancel = operation_cancel_call,
-                                           .ended = ended };
+                                           .ended = start_ended };
 
 /* What the steps need to know: the disk's name is made from the machine's at the time when the disk is. */
-static json_t *start_args(const struct store_machine *row, const struct machine_definition *d,
-                          unsigned int boot_timeout) {
+json_t *start_args(const struct store_machine *row, const struct machine_definition *d, unsigned int boot_timeout) {
         json_auto_t *facts = row_facts(row);
         char name[128];
 

@@ -26,7 +26,7 @@ struct wait {
         bool kill; /* at the deadline */
 };
 
-static void wait_release(struct operation *op) {
+void stop_release(struct operation *op) {
         struct wait *w = op->state;
 
         if (!w)
@@ -79,7 +79,7 @@ static int wait_begin(struct operation *op, uint64_t deadline_us, bool kill, str
         return 1;
 }
 
-static int ask_run(struct operation *op, struct error *e) {
+int stop_ask_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         struct machine_live *live = live_find(ms, op->row->target_uuid);
         const char *way = operation_arg(op, "way");
@@ -93,7 +93,7 @@ static int ask_run(struct operation *op, struct error *e) {
         return wait_begin(op, (uint64_t)timeout * 1000000, json_is_true(json_object_get(op->args, "force")), e);
 }
 
-static void cancel_wait(struct operation *op) {
+void stop_cancel(struct operation *op) {
         _cleanup_error_ struct error e = ERROR_INIT;
         struct machines *ms = op->context;
         struct machine_live *live = live_find(ms, op->row->target_uuid);
@@ -171,7 +171,7 @@ static void delete_ended(struct operation *op) {
                                "deleted by %s", op->row->requester ?: "the daemon");
 }
 
-static const struct operation_step stop_steps[] = { { "ask", ask_run, NULL } };
+static const struct operation_step stop_steps[] = { { "ask", stop_ask_run, NULL } };
 static const struct operation_step delete_steps[] = {
         { "end", end_run, NULL },
         { "disks", disks_run, NULL, .late = true },
@@ -182,12 +182,12 @@ static const struct operation_step delete_steps[] = {
 const struct operation_kind stop_kind = { .name = "machine-stop",
                                           .steps = stop_steps,
                                           .n_steps = ELEMENTSOF(stop_steps),
-                                          .cancel = cancel_wait,
-                                          .release = wait_release };
+                                          .cancel = stop_cancel,
+                                          .release = stop_release };
 const struct operation_kind delete_kind = { .name = "machine-delete",
                                             .steps = delete_steps,
                                             .n_steps = ELEMENTSOF(delete_steps),
-                                            .release = wait_release,
+                                            .release = stop_release,
                                             .ended = delete_ended };
 
 /* ---- the way in ------------------------------------------------------------------------------------------------------ */

@@ -174,8 +174,8 @@ static void settle(struct recovery *r, const char *uuid) {
 
         if (store_machine_find(r->ms->store, NULL, uuid, &row, NULL) < 0)
                 return;
-        if (op && (op->kind == &start_kind || op->kind == &launch_kind))
-                return; /* it is being undone, with all that it has left */
+        if (op && (op->kind == &start_kind || op->kind == &launch_kind || op->kind == &reboot_kind))
+                return; /* it is being undone, with all that it has left; or it clears that by itself */
         if (row->running)
                 live_reap(r->ms, row, r->fresh);
         else if (!r->fresh && !op)
@@ -262,6 +262,7 @@ static void recovered(struct recovery *r, int result) {
         _cleanup_error_ struct error e = ERROR_INIT;
         struct machines *ms = r->ms;
 
+        ms->found = true;
         if (result == 0)
                 result = operations_recover(ms->operations, &e);
         if (e.code < 0)

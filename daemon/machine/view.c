@@ -25,10 +25,14 @@ enum machine_status machine_status_of(struct machines *ms, const struct store_ma
         *ret_engine = live ? live->engine : NULL;
         if (op && op->kind == &stop_kind)
                 return MACHINE_STATUS_STOPPING;
-        if (op && (op->kind == &start_kind || op->kind == &launch_kind) && !live)
+        if (op && op->kind == &reboot_kind && live)
+                return MACHINE_STATUS_STOPPING;
+        if (op && (op->kind == &start_kind || op->kind == &launch_kind || op->kind == &reboot_kind) && !live)
                 return MACHINE_STATUS_STARTING;
         if (live)
                 return live->paused ? MACHINE_STATUS_PAUSED : MACHINE_STATUS_RUNNING;
+        if (!ms->found && row->wanted)
+                return MACHINE_STATUS_RUNNING;
         return row->wanted ? MACHINE_STATUS_FAILED : MACHINE_STATUS_STOPPED;
 }
 

@@ -32,7 +32,7 @@ const DICTIONARY = {
         label: ['a', 'a=b'], status: ['stopped', 'running', 'failed'], prefix: ['m'], wait: [0, 1], id: [],
 };
 /* A machine has to run for these, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
-const NEVER = ['machine_exec', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
+const NEVER = ['machine_exec', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
                'network_define', 'network_show', 'network_delete'];
 /* Reasons for 503, 504 and 507 that this test itself brings about. */
 const EXPLAINED = ['daemon-starting', 'too-many-operations'];
