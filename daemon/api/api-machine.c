@@ -258,6 +258,23 @@ int api_machine_launch(struct api_request *q, struct error *e) {
         return judge(q, launch_judged, e);
 }
 
+static void on_settled(void *opaque) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct api_request *q = opaque;
+        int r = store_machine_find(q->api->o.store, NULL, q->state, &row, &e);
+
+        q->forget = NULL;
+        if (r == 0)
+                r = answer_machine(q, row, &e);
+        if (r < 0)
+                api_answer_error(q, &e);
+}
+
+static void forget_settling(struct api_request *q) {
+        machine_settle_forget(q->api->o.machines, q);
+}
+
 static int redefine(struct api_request *q, struct store_machine *row, struct machine_definition *d, struct error *e) {
         uint64_t generation;
         int r = api_if_match(q, &generation, e);
@@ -271,11 +288,17 @@ static int redefine(struct api_request *q, struct store_machine *row, struct mac
         if (r == 0 && generation && generation != row->generation)
                 r = error_set(e, -ESTALE, "machine-changed", "look at it again, and try again",
                               "%s has changed since you looked at it", row->name);
-        if (r == 0 && !q->dry_run)
-                r = machine_redefine(q->api->o.machines, row, d, generation, &q->caller, e);
-        else if (r == 0)
+        if (r == 0 && q->dry_run)
                 r = machine_row_set(row, d, e);
-        return r < 0 ? r : answer_machine(q, row, e);
+        else if (r == 0)
+                r = machine_redefine(q->api->o.machines, row, d, generation, &q->caller, e);
+        if (r < 0 || q->dry_run)
+                return r < 0 ? r : answer_machine(q, row, e);
+        q->state = strdup(row->uuid);
+        if (!q->state || !machine_settle(q->api->o.machines, row->uuid, on_settled, q))
+                return answer_machine(q, row, e);
+        q->forget = forget_settling;
+        return 1;
 }
 
 int api_machine_replace(struct api_request *q, struct error *e) {

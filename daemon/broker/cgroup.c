@@ -141,6 +141,14 @@ static int set_all(const char *dir, const struct limits_config *l, struct error 
         return r;
 }
 
+static int no_groups(const struct limits_config *limits, struct error *e) {
+        if (!asks_for_limits(limits))
+                return 0;
+        return error_set(e, -ENOTSUP, "cgroup-limit",
+                         "take the limits away, or run lodged as a system daemon with cgroup v2",
+                         "this daemon has no control groups, so the machine's limits would not hold");
+}
+
 int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path,
                 struct error *e) {
         _cleanup_free_ char *path = NULL;
@@ -148,11 +156,7 @@ int cgroup_make(const char *base, const char *uuid, const struct limits_config *
 
         if (!base) {
                 *ret_path = NULL;
-                return asks_for_limits(limits)
-                               ? error_set(e, -ENOTSUP, "cgroup-limit",
-                                           "take the limits away, or run lodged as a system daemon with cgroup v2",
-                                           "this daemon has no control groups, so the machine's limits would not hold")
-                               : 0;
+                return no_groups(limits, e);
         }
         if (asprintf(&path, "%s/%s", base, uuid) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot make the machine's control group");
@@ -162,6 +166,38 @@ int cgroup_make(const char *base, const char *uuid, const struct limits_config *
         if (r == 0)
                 *ret_path = TAKE_PTR(path);
         return r;
+}
+
+static uint64_t read_number(const char *dir, const char *name) {
+        char path[4096];
+        uint64_t n = 0;
+        FILE *f;
+
+        snprintf(path, sizeof(path), "%s/%s", dir, name);
+        f = fopen(path, "re");
+        if (f) {
+                if (fscanf(f, "%" SCNu64, &n) != 1)
+                        n = 0;
+                fclose(f);
+        }
+        return n;
+}
+
+int cgroup_change(const char *base, const char *uuid, const struct limits_config *limits, struct error *e) {
+        char dir[2048];
+        uint64_t used;
+
+        if (!base)
+                return no_groups(limits, e);
+        snprintf(dir, sizeof(dir), "%s/%s", base, uuid);
+        used = read_number(dir, "memory.current");
+        /* A limit below what it has makes the kernel end it. */
+        if (limits->memory_max && used > limits->memory_max)
+                return error_set(e, -EBUSY, "memory-in-use", "give it a higher limit, or stop it first",
+                                 "the machine has %" PRIu64 " MiB of the host's memory now", used >> 20);
+        if (!limits->n_cpus)
+                write_file(dir, "cpuset.cpus", "\n");
+        return set_all(dir, limits, e);
 }
 
 void cgroup_remove(const char *base, const char *uuid) {

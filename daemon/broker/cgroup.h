@@ -31,6 +31,12 @@ int cgroup_base(char **ret_base);
 int cgroup_make(const char *base, const char *uuid, const struct limits_config *limits, char **ret_path,
                 struct error *e);
 
+/**
+ * cgroup_change() - other limits for a machine that runs
+ * Return: 0, or -errno with @e: "cgroup-limit" as above; "memory-in-use": it has more memory now than it may have then.
+ */
+int cgroup_change(const char *base, const char *uuid, const struct limits_config *limits, struct error *e);
+
 /** cgroup_remove() - when the machine has ended; a group that still has processes stays. */
 void cgroup_remove(const char *base, const char *uuid);
 

@@ -469,11 +469,18 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         return 0;
 }
 
+static int machine_limits(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_limits_args *a = args;
+
+        return cgroup_change(call->broker->cgroups, a->uuid, &a->limits, e);
+}
+
 const struct broker_op broker_machine_ops[] = {
         { "machine-list", NULL, machines_list },
         { "machine-start", &broker_start_args_schema, machine_begin },
         { "machine-attach", &broker_machine_args_schema, machine_attach },
         { "machine-console", &broker_console_args_schema, machine_console },
+        { "machine-limits", &broker_limits_args_schema, machine_limits },
         { "machine-kill", &broker_machine_args_schema, machine_kill },
         { "machine-end", &broker_end_args_schema, machine_end },
         { "machine-forget", &broker_end_args_schema, machine_forget },

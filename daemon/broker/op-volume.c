@@ -121,6 +121,17 @@ static int volume_remove(struct broker_call *call, void *args, struct error *e) 
         return r < 0 ? r : volume_delete(pool, a->name, e);
 }
 
+static int volume_grow(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_volume_args *a = args;
+        _cleanup_(pool_freep) struct pool *pool = NULL;
+        _cleanup_(volume_freep) struct volume *v = NULL;
+        int r = broker_pool_open(call->broker, a->pool, &pool, e);
+
+        if (r == 0)
+                r = volume_find(pool, a->name, &v, e);
+        return r < 0 || v->size >= a->size ? r : volume_resize(pool, a->name, a->size, e);
+}
+
 static int volumes_list(struct broker_call *call, void *args, struct error *e) {
         const struct broker_pool_args *a = args;
         _cleanup_(pool_freep) struct pool *pool = NULL;
@@ -197,6 +208,7 @@ static int seed_write(struct broker_call *call, void *args, struct error *e) {
 const struct broker_op broker_volume_ops[] = {
         { "machine-disk", &broker_volume_args_schema, machine_disk },
         { "volume-make", &broker_volume_args_schema, volume_make },
+        { "volume-grow", &broker_volume_args_schema, volume_grow },
         { "volume-delete", &broker_volume_args_schema, volume_remove },
         { "volume-list", &broker_pool_args_schema, volumes_list },
         { "seed-write", &broker_seed_args_schema, seed_write },

@@ -50,7 +50,8 @@ struct machine_live {
         struct exec_job *jobs;
         struct guest_file_job *files;
         struct machine_shell *shells;
-        uint32_t sampled_pid; /* usage.c: the process and its CPU time at the last sample */
+        struct change *change; /* of its definition, that is being made true */
+        uint32_t sampled_pid;  /* usage.c: the process and its CPU time at the last sample */
         uint64_t sampled_cpu_us;
         struct operation *stopping; /* waits for its end */
         char ended_reason[256];
@@ -76,6 +77,9 @@ void live_ended(struct machine_live *live, int status);
 /** guest_files_end(), shells_end() - the machine is gone: whoever waits hears of it. */
 void guest_files_end(struct machine_live *live);
 void shells_end(struct machine_live *live);
+
+/** change_end() - the machine is gone: nothing of it can be changed any more. */
+void change_end(struct machine_live *live);
 
 /** live_reap() - the end of a machine that no daemon saw: as live_ended(); @host: its host ended, too. */
 void live_reap(struct machines *ms, const struct store_machine *row, bool host);
@@ -147,6 +151,12 @@ int networks_undo(struct operation *op, struct error *e);
 
 /** networks_withdraw() - its published ports are the host's again. */
 void networks_withdraw(struct machines *ms, const struct store_machine *row);
+
+/**
+ * networks_republish() - the ports that the machine's definition publishes now are forwarded
+ * Return: 1 when @fn will be called; 0 when it is attached to no network of ours; -errno.
+ */
+int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call);
 
 /** usage_begin() - take samples of what machines use, from now on. */
 int usage_begin(struct machines *ms);

@@ -377,6 +377,7 @@ void live_free(struct machine_live *live) {
         jobs_fail(live);
         guest_files_end(live);
         shells_end(live);
+        change_end(live);
         loop_source_free(live->events);
         loop_source_free(live->ladder);
         agent_free(live->agent);
@@ -467,7 +468,8 @@ static void on_attach(void *opaque, const struct error *e, struct wire_message *
                 if (r < 0) {
                         error_set(&own, r, "machine-attach", NULL, "cannot talk to machine %s", a->name);
                         e = &own;
-                }
+                } else
+                        machine_settle(a->ms, a->uuid, NULL, NULL); /* the last daemon may have been about to */
         }
         a->fn(a->opaque, e);
         attach_free(a);

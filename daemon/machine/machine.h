@@ -12,7 +12,7 @@
  *
  * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
  *
- * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what can change live;
+ * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what is pending; change.c what changes live;
  * view.c what clients see; live.c one running machine; guest-file.c, shell.c what its guest's agent can do; op-*.c the operations.
  */
 #pragma once
@@ -90,9 +90,18 @@ json_t *machine_pending(const struct store_machine *row);
 int machine_define(struct machines *ms, const char *project, const struct machine_definition *d,
                    const struct machine_caller *caller, struct store_machine **ret_row, struct error *e);
 
-/** machine_redefine() - another definition; what can change live does. @generation: 0 any, else -ESTALE when it is another. */
+/** machine_redefine() - another definition; machine_settle() makes true what can be while it runs. @generation: 0 any, else -ESTALE when it is another. */
 int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,
                      uint64_t generation, const struct machine_caller *caller, struct error *e);
+
+/**
+ * machine_settle() - make true what of a running machine's new definition can be: see change.c
+ * @fn: called when that is over, unless this returns false: nothing is to be done, or the machine does not run
+ */
+bool machine_settle(struct machines *ms, const char *uuid, void (*fn)(void *opaque), void *opaque);
+
+/** machine_settle_forget() - nobody waits for the answer that @opaque was given for. */
+void machine_settle_forget(struct machines *ms, const void *opaque);
 
 int machine_rename(struct machines *ms, struct store_machine *row, const char *name, uint64_t generation,
                    const struct machine_caller *caller, struct error *e);

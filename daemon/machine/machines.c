@@ -152,6 +152,18 @@ int machine_define(struct machines *ms, const char *project, const struct machin
         return r;
 }
 
+/* A disk that is there grows, or stays. */
+static int disk_not_smaller(const struct store_machine *row, const struct machine_definition *d, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *old = NULL;
+        json_auto_t *facts = row_facts(row);
+        int r = machine_definition_load(row, &old, e);
+
+        if (r < 0 || !json_object_get(facts, "volume") || d->disk_size == 0 || d->disk_size >= old->disk_size)
+                return r;
+        return error_set(e, -EINVAL, "disk-shrink", "make a new machine with a smaller disk, and copy what it holds",
+                         "the disk of %s is there already, and does not become smaller", row->name);
+}
+
 int machine_redefine(struct machines *ms, struct store_machine *row, const struct machine_definition *d,
                      uint64_t generation, const struct machine_caller *caller, struct error *e) {
         json_t *pending;
@@ -162,7 +174,9 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
                                  "a definition does not change the name %s to %s", row->name, d->base.name);
         if (d->base.uuid && !streq(d->base.uuid, row->uuid))
                 return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
-        r = machine_row_set(row, d, e);
+        r = disk_not_smaller(row, d, e);
+        if (r == 0)
+                r = machine_row_set(row, d, e);
         if (r == 0)
                 r = write_row(ms, "change", row, generation, store_machine_update, e);
         if (r < 0)

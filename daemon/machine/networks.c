@@ -243,6 +243,31 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row) {
         }
 }
 
+int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *list = NULL;
+        json_t *config;
+        int r = store_machine_find(ms->store, NULL, uuid, &row, NULL);
+
+        if (r == 0)
+                r = machine_definition_load(row, &d, NULL);
+        if (r == 0)
+                r = definition_default_net(ms, d, NULL);
+        if (r == 0)
+                r = machine_networks(ms, d, &list, NULL);
+        config = r == 0 ? json_array_get(list, 0) : NULL;
+        if (!config || !json_object_get(config, "subnet"))
+                return r;
+        r = set_forwards(config, row->name, &d->base);
+        if (r == 0)
+                r = machine_network_keep(ms, config, NULL);
+        if (r == 0)
+                r = broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, fn, opaque,
+                                ret_call);
+        return r < 0 ? r : 1;
+}
+
 int networks_undo(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;

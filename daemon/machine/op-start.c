@@ -111,9 +111,16 @@ int start_disk_run(struct operation *op, struct error *e) {
                 return r;
         facts = row_facts(row);
         volume = json_string_value(json_object_get(facts, "volume"));
+        json_object_set_new(op->args, "disk_size", json_integer((json_int_t)d->disk_size));
         if (volume) { /* it has one */
                 json_object_set_new(op->args, "volume", json_string(volume));
-                return 0;
+                if (d->disk_size == 0 ||
+                    (json_int_t)d->disk_size == json_integer_value(json_object_get(facts, "disk_size")))
+                        return 0;
+                return operation_ask(
+                        op, "volume-grow",
+                        json_pack("{s:s, s:s, s:I}", "pool", d->pool, "name", volume, "size", (json_int_t)d->disk_size),
+                        on_step_answer, e);
         }
         if (!d->base.image)
                 return 0;
@@ -156,6 +163,7 @@ int start_record_run(struct operation *op, struct error *e) {
                 return r;
         facts = row_facts(row);
         json_object_set_new(facts, "volume", json_string(volume));
+        json_object_set(facts, "disk_size", json_object_get(op->args, "disk_size"));
         if (row_set_facts(row, facts) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot keep the disk's name");
         return operation_update(op, row, e);

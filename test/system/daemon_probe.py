@@ -73,8 +73,8 @@ def make_images(target):
 
 
 class Daemon:
-    def __init__(self, work, system=False):
-        self.work, self.system = work, system
+    def __init__(self, work, system=False, options=()):
+        self.work, self.system, self.options = work, system, options
         self.state, self.run = os.path.join(work, "state"), os.path.join(work, "run")
         self.socket = os.path.join(self.run, "lodged.sock")
         self.log_path = os.path.join(work, "log")
@@ -92,7 +92,7 @@ class Daemon:
         scope = [] if self.system else ["--session"]
         self.mark = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([os.path.join(BUILD, "lodged"), *scope, "--state-dir", self.state, "--run-dir", self.run],
+            self.process = subprocess.Popen([os.path.join(BUILD, "lodged"), *scope, "--state-dir", self.state, "--run-dir", self.run, *self.options],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         if ready:
             self.wait_ready()
