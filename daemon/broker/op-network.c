@@ -89,10 +89,31 @@ static int network_ports(struct broker_call *call, void *args, struct error *e) 
         return r < 0 ? r : network_set_forwards(call->broker->networks, &a->network, e);
 }
 
+/* Networks that this daemon once put up, by their directories in its state, and that the store does not know: it was killed before it could write them down. */
+static int networks_keep(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_networks_args *a = args;
+        struct broker *b = call->broker;
+        struct network_known known[256];
+        struct network_leftover *items = NULL;
+        size_t n = 0;
+        int r = need_networks(b, e);
+
+        for (size_t i = 0; r == 0 && i < a->n_names && i < ELEMENTSOF(known); i++)
+                known[i] = (struct network_known){ .network = a->names[i] };
+        if (r == 0)
+                r = network_leftovers(b->networks, known, a->n_names, &items, &n, e);
+        for (size_t i = 0; r == 0 && i < n; i++)
+                if (items[i].kind == NETWORK_LEFTOVER_STATE && !items[i].machine)
+                        r = network_delete(b->networks, items[i].network, e);
+        network_leftovers_free(items, n);
+        return r;
+}
+
 const struct broker_op broker_network_ops[] = {
         { "network-up", &broker_network_args_schema, network_begin },
         { "network-status", &broker_network_args_schema, network_look },
         { "network-delete", &broker_network_args_schema, network_remove },
+        { "networks-keep", &broker_networks_args_schema, networks_keep },
         { "network-forwards", &broker_network_args_schema, network_ports },
         { 0 },
 };

@@ -158,6 +158,10 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row);
  */
 int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call);
 
+/** networks_sweep(), networks_renew() - at the daemon's start: networks that are not in the store go; forwards are those of the machines that run. */
+void networks_sweep(struct machines *ms);
+void networks_renew(struct machines *ms);
+
 /** usage_begin() - take samples of what machines use, from now on. */
 int usage_begin(struct machines *ms);
 

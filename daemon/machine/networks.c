@@ -4,7 +4,7 @@
  *
  * A network comes into being when the first machine wants it: "default" by itself, others by name when a person has made them. What the broker chooses for it
  * (bridge, subnets) is kept here, so that it stays. Its forwards are those of the machines that run: a start adds a machine's published ports, its end takes
- * them away.
+ * them away. A daemon may be killed between the store and the host, so the next one renews the forwards, and removes a network that was put up and is not in the store.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -275,6 +275,88 @@ int networks_undo(struct operation *op, struct error *e) {
         if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) == 0)
                 networks_withdraw(ms, row);
         return 0;
+}
+
+/* ---- what a daemon that was killed left -------------------------------------------------------------------------------- */
+
+static int add_name(void *opaque, const struct store_object *o) {
+        return json_array_append_new(opaque, json_string(o->name));
+}
+
+static int network_names(struct machines *ms, json_t **ret_names) {
+        json_auto_t *names = json_array();
+        int r = store_object_each(ms->store, KIND, "", add_name, names, NULL);
+
+        if (r == 0)
+                *ret_names = json_incref(names);
+        return r;
+}
+
+/* The ports that machines publish in a network: those that run, and those that a reboot is about to start again. */
+struct published {
+        struct machines *ms;
+        json_t *config;
+};
+
+static int add_published(void *opaque, const struct store_machine *row) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        struct published *p = opaque;
+        const struct operation *op = operation_of_target(p->ms->operations, row->uuid);
+        const char *text = live_find(p->ms, row->uuid) ? row->running : op && op->kind == &reboot_kind ? row->config : NULL;
+        json_auto_t *list = NULL;
+        const char *first;
+
+        if (!text || machine_definition_parse(text, strlen(text), &d, NULL) < 0 || d->base.n_publish == 0 ||
+            definition_default_net(p->ms, d, NULL) < 0 || machine_networks(p->ms, d, &list, NULL) < 0)
+                return 0;
+        first = json_string_value(json_object_get(json_array_get(list, 0), "name"));
+        if (first && streq(first, json_string_value(json_object_get(p->config, "name"))))
+                set_forwards(p->config, row->name, &d->base);
+        return 0;
+}
+
+static void on_forwards(void *opaque, const struct error *e, struct wire_message *reply) {
+        if (e) /* it is down, as after a boot of the host: its next machine puts it up */
+                log_debug("a network's forwards are not renewed: %s", e->message ?: "?");
+}
+
+static void on_swept(void *opaque, const struct error *e, struct wire_message *reply) {
+        if (e)
+                log_warning("networks that nobody knows cannot be removed: %s", e->message ?: "?");
+}
+
+void networks_sweep(struct machines *ms) {
+        json_t *names;
+
+        if (ms->scope == API_SCOPE_SYSTEM && network_names(ms, &names) == 0)
+                broker_call(ms->broker, "networks-keep", json_pack("{s:o}", "names", names), NULL, on_swept, NULL, NULL);
+}
+
+void networks_renew(struct machines *ms) {
+        const struct store_machine_filter whole = { .whole = true };
+        json_auto_t *names = NULL;
+        json_t *name;
+        size_t i;
+
+        if (ms->scope != API_SCOPE_SYSTEM || network_names(ms, &names) < 0)
+                return;
+        json_array_foreach(names, i, name) {
+                json_auto_t *config = NULL, *before = NULL;
+                struct published p = { .ms = ms };
+
+                if (machine_network_load(ms, json_string_value(name), &config, NULL) < 0 ||
+                    !json_object_get(config, "subnet"))
+                        continue;
+                before = json_incref(json_object_get(config, "forwards"));
+                p.config = config;
+                json_object_set_new(config, "forwards", json_array());
+                if (store_machine_each(ms->store, &whole, add_published, &p, NULL) < 0)
+                        continue;
+                if (!json_equal(before, json_object_get(config, "forwards")))
+                        machine_network_keep(ms, config, NULL);
+                broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, on_forwards,
+                            NULL, NULL);
+        }
 }
 
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row) {

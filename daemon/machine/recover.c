@@ -263,6 +263,7 @@ static void recovered(struct recovery *r, int result) {
         struct machines *ms = r->ms;
 
         ms->found = true;
+        networks_sweep(ms); /* before an operation needs one of them */
         if (result == 0)
                 result = operations_recover(ms->operations, &e);
         if (e.code < 0)
@@ -272,6 +273,7 @@ static void recovered(struct recovery *r, int result) {
 
                 settle_all(r);
                 end_orphans(r);
+                networks_renew(ms);
                 if (r->fresh)
                         autostart(r);
                 machines_event(ms, "daemon-started", NULL, NULL, NULL, "%u machines run; %u operations taken up%s",

@@ -159,8 +159,9 @@ struct network_leftover {
 };
 
 /**
- * network_leftovers() - what is ours and on the host, but not of anything known; in an order in which it can be removed. lodged does not call it yet:
- * it is for tests, and for a person who looks
+ * network_leftovers() - what is ours and on the host, but not of anything known; in an order in which it can be removed
+ *
+ * lodged removes only networks whose directory lies in its own state: what else has our names may be another daemon's.
  * Return: 0 or -errno; free by network_leftovers_free()
  */
 int network_leftovers(struct network_ctx *ctx, const struct network_known *known, size_t n_known,

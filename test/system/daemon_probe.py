@@ -251,7 +251,7 @@ class Daemon:
         """taps, bridges and rules of the network namespace"""
         links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False).stdout
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False).stdout if shutil.which("nft") else ""
-        return sorted(re.findall(r"^\d+: ([^:@]+)", links, re.M)), rules.strip()
+        return sorted(re.findall(r"^\d+: ([^:@]+)", links, re.M)), re.sub(r"packets \d+ bytes \d+", "", rules).strip()
 
     @staticmethod
     def cgroups(uuids):
@@ -310,7 +310,13 @@ class Daemon:
         if found:
             wrong.append(f"control groups {found}")
         if baseline_net is not None and not running and self.net() != baseline_net:
-            wrong.append(f"links and rules {self.net()} instead of {baseline_net}")
+            known = [n["bridge"] for n in self.ask("GET", "/v1/networks")["items"] if n.get("bridge")] if self.system else []
+            links, rules = self.net()
+            if [link for link in links if link not in baseline_net[0] + known]:
+                wrong.append(f"links {links} instead of {baseline_net[0]} and {known}")
+            tables = {t for t in re.findall(r"^table \w+ (\S+)", rules, re.M)} - set(known)
+            if tables - set(re.findall(r"^table \w+ (\S+)", baseline_net[1], re.M)) or "dport" in rules:
+                wrong.append(f"rules {rules} instead of {baseline_net[1]}")
         return wrong
 
     def volumes(self):
