@@ -32,18 +32,23 @@ struct list {
         bool any_status;
 };
 
-static int add_labels(struct machine_summary *s, const char *labels) {
-        json_auto_t *list = labels && strcmp(labels, "[]") != 0 ? json_loads(labels, 0, NULL) : NULL;
+static int add_texts(const json_t *list, char ***ret_texts, size_t *ret_n) {
         size_t n = json_array_size(list);
+        char **texts = n > 0 ? calloc(n, sizeof(*texts)) : NULL;
 
-        if (n == 0)
-                return 0;
-        s->labels = calloc(n, sizeof(*s->labels));
-        if (!s->labels)
+        if (n > 0 && !texts)
                 return -ENOMEM;
         for (size_t i = 0; i < n; i++)
-                s->labels[s->n_labels++] = strdup(json_string_value(json_array_get(list, i)) ?: "");
+                texts[i] = strdup(json_string_value(json_array_get(list, i)) ?: "");
+        *ret_texts = texts;
+        *ret_n = n;
         return 0;
+}
+
+static int add_labels(struct machine_summary *s, const char *labels) {
+        json_auto_t *list = labels && strcmp(labels, "[]") != 0 ? json_loads(labels, 0, NULL) : NULL;
+
+        return add_texts(list, &s->labels, &s->n_labels);
 }
 
 static int list_one(void *opaque, const struct store_machine *row) {
@@ -72,7 +77,8 @@ static int list_one(void *opaque, const struct store_machine *row) {
         s->cpus = row->cpus;
         s->memory = row->memory;
         s->image = text_copy(row->image);
-        return add_labels(s, row->labels);
+        r = engine ? add_texts(machine_addresses(l->q->api->o.machines, row->uuid), &s->addresses, &s->n_addresses) : 0;
+        return r < 0 ? r : add_labels(s, row->labels);
 }
 
 int api_machine_list(struct api_request *q, struct error *e) {

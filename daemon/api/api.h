@@ -91,6 +91,8 @@ struct api {
         GSocketAddress *local; /* what libsoup takes for ours */
         struct loop_source *accept, *sweep;
         unsigned int sweeps;
+        int64_t clock_offset_s;    /* clock_offset_s() at the last sweep */
+        uint64_t clock_doubted_ns; /* when the clock was set forward (monotonic); 0: not of late */
         struct api_connection *connections;
         unsigned int n_connections;
         uint64_t last_connection;

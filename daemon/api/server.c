@@ -26,6 +26,8 @@
 #define USER_MAX        1500u          /* of one user's, other than root */
 #define SLOW_NS         20000000000ull /* for all of a request to come, or any of an answer to be taken */
 #define SWEEP_US        5000000
+#define CLOCK_JUMP_S    60
+#define CLOCK_DOUBT_NS  (86400ull * 1000000000u)
 #define EXPIRE_SWEEPS   720u /* an hour */
 #define ACCEPTS_AT_ONCE 64
 #define GROUPS_MAX      256
@@ -112,6 +114,24 @@ static void expire(struct api *api) {
                 log_warning("cannot forget old operations and audit entries: %s", e.message ?: "");
 }
 
+/* A clock that is set forward makes all look old that is kept for a time only, so that it is kept until somebody has had time to see that. */
+static void watch_clock(struct api *api) {
+        int64_t offset = clock_offset_s(), jump = offset - api->clock_offset_s;
+
+        if (jump > -CLOCK_JUMP_S && jump < CLOCK_JUMP_S)
+                return;
+        api->clock_offset_s = offset;
+        if (jump > 0)
+                api->clock_doubted_ns = clock_ns();
+        machines_event(api->o.machines, "clock-jumped", NULL, NULL, NULL, "the host's clock was set %s by %lld s%s",
+                       jump > 0 ? "forward" : "back", (long long)(jump > 0 ? jump : -jump),
+                       jump > 0 ? ": for a day, nothing is forgotten for its age" : "");
+}
+
+static bool clock_is_doubted(const struct api *api) {
+        return api->clock_doubted_ns != 0 && clock_ns() - api->clock_doubted_ns < CLOCK_DOUBT_NS;
+}
+
 static void on_sweep(void *opaque) {
         struct api *api = opaque;
         uint64_t now = clock_ns();
@@ -125,7 +145,8 @@ static void on_sweep(void *opaque) {
                 else if (now - c->since > SLOW_NS)
                         connection_close(c);
         }
-        if (++api->sweeps % EXPIRE_SWEEPS == 0)
+        watch_clock(api);
+        if (++api->sweeps % EXPIRE_SWEEPS == 0 && !clock_is_doubted(api))
                 expire(api);
         loop_source_set_events(api->accept, EPOLLIN);
         loop_timer_set(api->sweep, SWEEP_US);
@@ -343,6 +364,7 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
         if (!api)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot answer requests");
         api->o = *options;
+        api->clock_offset_s = clock_offset_s();
         /* An address of the kind that libsoup expects to serve HTTP/1.0 without a Host at. */
         api->local = g_inet_socket_address_new_from_string("127.0.0.1", 0);
         /* Paths are decoded by us, once, after they were taken apart. */

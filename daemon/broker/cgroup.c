@@ -168,35 +168,33 @@ int cgroup_make(const char *base, const char *uuid, const struct limits_config *
         return r;
 }
 
-static uint64_t read_number(const char *dir, const char *name) {
+static ssize_t read_text(const char *dir, const char *name, char *text, size_t size) {
         char path[4096];
-        uint64_t n = 0;
-        FILE *f;
+        _cleanup_close_ int fd = -EBADF;
+        ssize_t n;
 
         snprintf(path, sizeof(path), "%s/%s", dir, name);
-        f = fopen(path, "re");
-        if (f) {
-                if (fscanf(f, "%" SCNu64, &n) != 1)
-                        n = 0;
-                fclose(f);
-        }
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        n = fd < 0 ? -1 : read(fd, text, size - 1);
+        text[n > 0 ? n : 0] = '\0';
         return n;
 }
 
 int cgroup_change(const char *base, const char *uuid, const struct limits_config *limits, struct error *e) {
-        char dir[2048];
-        uint64_t used;
+        char dir[2048], cpus[1024], used_text[32];
+        uint64_t used = 0;
 
         if (!base)
                 return no_groups(limits, e);
         snprintf(dir, sizeof(dir), "%s/%s", base, uuid);
-        used = read_number(dir, "memory.current");
+        if (read_text(dir, "memory.current", used_text, sizeof(used_text)) > 0)
+                used = strtoull(used_text, NULL, 10);
         /* A limit below what it has makes the kernel end it. */
         if (limits->memory_max && used > limits->memory_max)
                 return error_set(e, -EBUSY, "memory-in-use", "give it a higher limit, or stop it first",
                                  "the machine has %" PRIu64 " MiB of the host's memory now", used >> 20);
-        if (!limits->n_cpus)
-                write_file(dir, "cpuset.cpus", "\n");
+        if (!limits->n_cpus && read_text(base, "cpuset.cpus.effective", cpus, sizeof(cpus)) > 0)
+                write_file(dir, "cpuset.cpus", cpus); /* all that there are: a group with processes can't have none */
         return set_all(dir, limits, e);
 }
 

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
 
 #define GRACE_SECONDS 10
@@ -51,7 +52,7 @@ _Noreturn static void exec_program(const char *const *argv, const struct run_fd 
 _Noreturn static void keep(const char *const *argv, const struct run_fd *fds, size_t n_fds, const char *dir,
                            pid_t parent) {
         bool ending = false;
-        time_t since = 0;
+        uint64_t since = 0;
         sigset_t set;
         pid_t pid;
 
@@ -74,10 +75,10 @@ _Noreturn static void keep(const char *const *argv, const struct run_fd *fds, si
 
                 if (signo == SIGTERM && !ending) {
                         ending = true;
-                        since = time(NULL);
+                        since = clock_ns();
                         kill(0, SIGTERM); /* us too; it is pending and harmless */
                 }
-                if (ending && time(NULL) - since >= GRACE_SECONDS)
+                if (ending && clock_ns() - since >= GRACE_SECONDS * 1000000000ull)
                         kill(0, SIGKILL);
                 if (waitpid(pid, &status, WNOHANG) == pid) {
                         kill(0, SIGTERM); /* whoever it left behind */

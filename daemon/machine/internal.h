@@ -40,6 +40,7 @@ struct machine_live {
         struct machines *ms;
         char *uuid, *name, *project;
         char *engine, *engine_reason, *since;
+        json_t *addresses; /* a list of texts */
         bool kvm, paused, agent_ready, panicked, ending;
         bool found; /* running, by a daemon that has not started it */
         uint32_t pid;

@@ -29,6 +29,7 @@
 struct attach {
         struct machines *ms;
         char *uuid, *name, *project, *engine_reason;
+        json_t *addresses;
         live_attached_fn fn;
         void *opaque;
 };
@@ -391,6 +392,7 @@ void live_free(struct machine_live *live) {
         free(live->engine);
         free(live->engine_reason);
         free(live->since);
+        json_decref(live->addresses);
         free(live);
 }
 
@@ -435,6 +437,7 @@ static int live_make(const struct attach *a, struct wire_message *reply) {
                 .engine = text_copy(json_string_value(json_object_get(j, "engine"))),
                 .engine_reason = text_copy(a->engine_reason),
                 .since = text_copy(json_string_value(json_object_get(j, "started"))),
+                .addresses = json_incref(a->addresses),
                 .kvm = json_is_true(json_object_get(j, "kvm")),
                 .found = operation_of_target(a->ms->operations, a->uuid) == NULL,
                 .pid = (uint32_t)json_integer_value(json_object_get(j, "pid")),
@@ -455,6 +458,7 @@ static void attach_free(struct attach *a) {
         free(a->name);
         free(a->project);
         free(a->engine_reason);
+        json_decref(a->addresses);
         free(a);
 }
 
@@ -487,6 +491,7 @@ int live_attach(struct machines *ms, const struct store_machine *row, live_attac
                               .name = text_copy(row->name),
                               .project = text_copy(row->project),
                               .engine_reason = text_copy(json_string_value(json_object_get(facts, "engine_reason"))),
+                              .addresses = json_incref(json_object_get(facts, "addresses")),
                               .fn = fn,
                               .opaque = opaque };
         if (broker_call(ms->broker, "machine-attach", json_pack("{s:s}", "uuid", row->uuid), NULL, on_attach, a, NULL) <

@@ -207,6 +207,9 @@ int machine_state_fill(struct machines *ms, const struct store_machine *row, str
 /** machine_view_make() - all of a machine. */
 int machine_view_make(struct machines *ms, const struct store_machine *row, struct machine_view **ret, struct error *e);
 
+/** machine_addresses() - of one that runs, as far as they are known: a list of texts, borrowed; or NULL. */
+const json_t *machine_addresses(const struct machines *ms, const char *uuid);
+
 /** machine_status_of() - the short form, for lists. @ret_engine: borrowed, may be set to NULL. */
 enum machine_status machine_status_of(struct machines *ms, const struct store_machine *row, const char **ret_engine);
 

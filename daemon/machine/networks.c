@@ -302,7 +302,9 @@ static int add_published(void *opaque, const struct store_machine *row) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         struct published *p = opaque;
         const struct operation *op = operation_of_target(p->ms->operations, row->uuid);
-        const char *text = live_find(p->ms, row->uuid) ? row->running : op && op->kind == &reboot_kind ? row->config : NULL;
+        const char *text = live_find(p->ms, row->uuid)      ? row->running
+                           : op && op->kind == &reboot_kind ? row->config
+                                                            : NULL;
         json_auto_t *list = NULL;
         const char *first;
 
@@ -329,7 +331,8 @@ void networks_sweep(struct machines *ms) {
         json_t *names;
 
         if (ms->scope == API_SCOPE_SYSTEM && network_names(ms, &names) == 0)
-                broker_call(ms->broker, "networks-keep", json_pack("{s:o}", "names", names), NULL, on_swept, NULL, NULL);
+                broker_call(ms->broker, "networks-keep", json_pack("{s:o}", "names", names), NULL, on_swept, NULL,
+                            NULL);
 }
 
 void networks_renew(struct machines *ms) {

@@ -18,6 +18,12 @@ char *time_text(int64_t us) {
         return strdup(text);
 }
 
+const json_t *machine_addresses(const struct machines *ms, const char *uuid) {
+        const struct machine_live *live = live_find((struct machines *)ms, uuid);
+
+        return live ? live->addresses : NULL;
+}
+
 enum machine_status machine_status_of(struct machines *ms, const struct store_machine *row, const char **ret_engine) {
         const struct machine_live *live = live_find(ms, row->uuid);
         const struct operation *op = operation_of_target(ms->operations, row->uuid);
@@ -70,7 +76,7 @@ int machine_state_fill(struct machines *ms, const struct store_machine *row, str
                 s->pid = live->pid;
                 s->since = text_copy(live->since);
                 s->agent = live->agent_ready;
-                json_array_foreach(json_object_get(facts, "addresses"), i, item) {
+                json_array_foreach(live->addresses, i, item) {
                         add_text(&s->addresses, &s->n_addresses, json_string_value(item));
                 }
         } else
