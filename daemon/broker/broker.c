@@ -421,7 +421,7 @@ static int start(struct broker *b, struct error *e) {
                 r = image_store_open(b->options->state_dir || b->scope == API_SCOPE_SYSTEM ? b->paths.images : NULL,
                                      NULL, &b->images, e);
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
-                r = cgroup_base(&b->cgroups);
+                r = cgroup_base(b->options->cgroup, &b->cgroups);
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
                 r = network_ctx_new(b->paths.networks, &b->networks, e);
         if (r == 0)

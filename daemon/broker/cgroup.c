@@ -58,28 +58,60 @@ static int own_group(char **ret_path) {
         return r;
 }
 
-int cgroup_base(char **ret_base) {
-        _cleanup_free_ char *own = NULL, *base = NULL, *daemon = NULL, *machines = NULL;
-        char pid[16], *last;
-        int r;
+/* BASE of a daemon that was not told one. */
+static int base_of_own(char **ret_base) {
+        _cleanup_free_ char *own = NULL;
+        char *last;
+        int r = own_group(&own);
 
-        *ret_base = NULL;
-        if (access(ROOT "/cgroup.controllers", R_OK) < 0 || own_group(&own) < 0)
-                return 0;
+        if (r < 0)
+                return r;
         last = strrchr(own, '/');
         if (last && streq(last, "/daemon")) /* a broker that was started by one of ours */
                 *last = 0;
-        if (asprintf(&base, "%s%s", ROOT, streq(own, "/") || !*own ? "/lodge" : own) < 0 ||
-            asprintf(&daemon, "%s/daemon", base) < 0 || asprintf(&machines, "%s/machines", base) < 0)
-                return -ENOMEM;
         if (streq(own, "/"))
                 hand_down(ROOT);
+        return asprintf(ret_base, "%s%s", ROOT, streq(own, "/") || !*own ? "/lodge" : own) < 0 ? -ENOMEM : 0;
+}
+
+/* Whoever is in @from, and we. */
+static int move_processes(const char *from, const char *to) {
+        char path[4096], pid[32];
+        FILE *f;
+
+        snprintf(path, sizeof(path), "%s/cgroup.procs", from);
+        f = fopen(path, "re");
+        while (f && fgets(pid, sizeof(pid), f))
+                write_file(to, "cgroup.procs", pid); /* one that has ended is no loss; one that stays is found by hand_down() */
+        if (f)
+                fclose(f);
+        snprintf(pid, sizeof(pid), "%d", getpid());
+        return write_file(to, "cgroup.procs", pid);
+}
+
+int cgroup_base(const char *dir, char **ret_base) {
+        _cleanup_free_ char *base = NULL, *daemon = NULL, *machines = NULL;
+        int r;
+
+        *ret_base = NULL;
+        if (access(ROOT "/cgroup.controllers", R_OK) < 0)
+                return 0;
+        if (dir && strncmp(dir, ROOT "/", sizeof(ROOT)) == 0 && access(dir, W_OK) == 0)
+                r = (base = strdup(dir)) ? 0 : -ENOMEM;
+        else {
+                if (dir)
+                        log_warning("there is no control group %s: machines get theirs below the daemon's own", dir);
+                r = base_of_own(&base);
+        }
+        if (r < 0)
+                return r == -ENOMEM ? r : 0;
+        if (asprintf(&daemon, "%s/daemon", base) < 0 || asprintf(&machines, "%s/machines", base) < 0)
+                return -ENOMEM;
         r = make_dir(base);
         if (r == 0)
                 r = make_dir(daemon);
-        snprintf(pid, sizeof(pid), "%d", getpid());
         if (r == 0)
-                r = write_file(daemon, "cgroup.procs", pid);
+                r = move_processes(base, daemon);
         if (r == 0)
                 r = make_dir(machines);
         if (r < 0) {

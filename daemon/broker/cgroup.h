@@ -5,8 +5,11 @@
  *      BASE/daemon          the broker, the worker, the keepers
  *      BASE/machines/UUID   a machine's VMM and its helpers
  *
- * BASE is the group that lodged was started in (systemd: Delegate=yes gives it to us), or /sys/fs/cgroup/lodge where it was started in the root group. A group
- * that has processes of its own can't hand controllers down, hence the first line.
+ * BASE is the group that --cgroup names, else the one that lodged was started in, or /sys/fs/cgroup/lodge where it was started in the root group. A group
+ * that has processes of its own can't hand controllers down, hence the first line: whoever is in BASE is moved there.
+ *
+ * Under systemd BASE must not be lodged's own unit: machines outlive the daemon, so their groups with their controllers would still be there when it is started
+ * again, and the kernel lets nobody into a group above such ones, not even the new daemon. So its unit names the group of another one, lodge-machines.service.
  */
 #pragma once
 
@@ -17,9 +20,10 @@
 
 /**
  * cgroup_base() - find, and prepare, the place for machines' groups
+ * @dir:      BASE; NULL, or one that is not there: our own group
  * @ret_base: allocated; NULL where there is none: no version 2, or not ours to change. That is no error: machines run without limits.
  */
-int cgroup_base(char **ret_base);
+int cgroup_base(const char *dir, char **ret_base);
 
 /**
  * cgroup_make() - a machine's group, with its limits
