@@ -19,7 +19,7 @@
 
 #define PLAN_COLUMNS                                                                                                   \
         "name,state.engine,state.engine_reason,config.cpus,config.memory,config.image,config.kernel,config.pool,"      \
-        "config.disk_size,config.disks,config.nets"
+        "config.disk_size,config.disks,config.cdroms,config.firmware,config.tpm,config.nets"
 
 int cli_default_name(const char *image, char **ret_name) {
         const char *base = image ?: "machine";
@@ -125,10 +125,10 @@ static int add_access(const struct access_options *access, struct cloud_config *
 static int complete(struct machine_config *c, struct error *e) {
         int r = 0;
 
-        /* With a kernel, `lodge launch --kernel FILE web` names the machine. */
-        if (c->kernel && c->image && !c->name) {
+        /* With a kernel, or a CD to boot, `lodge launch --kernel FILE web` names the machine. */
+        if ((c->kernel || c->n_cdroms > 0 || (c->firmware != MACHINE_FIRMWARE_NONE && c->n_disks > 0)) && c->image &&
+            !c->name)
                 c->name = TAKE_PTR(c->image);
-        }
         if (!c->name)
                 r = cli_default_name(c->image, &c->name);
         if (r == 0)
@@ -137,6 +137,8 @@ static int complete(struct machine_config *c, struct error *e) {
                 r = make_absolute(&c->initrd);
         for (size_t i = 0; i < c->n_disks && r == 0; i++)
                 r = make_absolute(&c->disks[i].path);
+        for (size_t i = 0; i < c->n_cdroms && r == 0; i++)
+                r = make_absolute(&c->cdroms[i]);
         return r < 0 ? error_set(e, r, "memory", NULL, "cannot prepare the machine") : 0;
 }
 

@@ -20,7 +20,7 @@
  *
  * Directories:       system                   session
  *      state         /var/lib/lodge           ${XDG_DATA_HOME:-~/.local/share}/lodge
- *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/
+ *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/  devices/UUID/
  *      run           /run/lodge               ${XDG_RUNTIME_DIR}/lodge, or /tmp/lodge-UID
  *        lodged.sock                          machines/UUID/  (keeper.h)
  */
@@ -40,7 +40,7 @@ struct network_ctx;
 struct broker_call;
 
 struct broker_paths {
-        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *networks;
+        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *devices, *networks;
 };
 
 /* A keeper that we started: ours to reap. */
