@@ -6,7 +6,7 @@
  * it runs as a user of its own under a system call filter and may open nothing but its store. The broker is the only one with privileges.
  * It parses nothing but the wire (wire.h), does a closed list of operations (broker_host_ops[] and the others of op-*.c, each with checked arguments), and hands out open descriptors.
  *
- *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt
+ *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt, swtpm
  *                          |                 |
  *                        store            disks, images, taps, rules, cgroups
  *
