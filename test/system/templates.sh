@@ -201,6 +201,21 @@ secure() { # starts nothing that is not signed
         run 0 kill safe && console safe | grep -a 'Security Violation'
 }
 
+bios() { # starts a boot sector, of the disk or of a CD, which writes to the serial port
+        printf '\272\370\003\260l\356\260o\356\260d\356\260g\356\260e\356\260\n\356\364\353\375' >"$work/boot.raw" &&
+                truncate -s 510 "$work/boot.raw" && printf '\125\252' >>"$work/boot.raw" && truncate -s 1M "$work/boot.raw" || return
+        timeout 20 "$build/lodge" run --firmware bios --disk "$work/boot.raw" --net none </dev/null >"$work/out" 2>&1 &
+        local pid=$! i found=1
+        for ((i = 0; i < 150 && found; i++)); do
+                sleep 0.1
+                if grep -qa '^lodge' <(tail -n +2 "$work/out"); then found=0; fi
+        done
+        kill "$pid" 2>/dev/null
+        wait "$pid"
+        cat "$work/out"
+        return "$found"
+}
+
 empty_disk() { # of a machine that is installed from a CD, which UEFI finds
         cp "$work/esp.raw" "$work/state/pools/installer.iso"
         run 0 define --template windows-11 --memory 512M --cdrom "$work/state/pools/installer.iso" --preallocate win && run 0 start win &&
@@ -232,6 +247,7 @@ check "UEFI's variables and the TPM are there after a stop, a rename and a start
 check "a clone has the variables, and no TPM of the other's" clones
 check "variables that are none are refused, and not replaced" bad_variables
 check "with Secure Boot, what is not signed does not start" secure
+check "a BIOS starts a boot sector" bios
 check "windows-11 gets an empty disk, the CD, and a word about drivers" empty_disk
 check "deleting removes what devices remembered" deleted
 tap_end
