@@ -165,6 +165,9 @@ class Document:
         obj = self.schema.objects.get(folder.group(1).removesuffix("s")) if folder else None
         fields = {f.name: f for f in obj.fields} if obj else {}
         schema = {"type": "string", "minLength": 1, "maxLength": 512}
+        if folder and folder.group(1) == "templates":
+            return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": list(self.schema.templates)},
+                    "description": fields[name].help}
         if name in fields and fields[name].type == "string":
             schema = self.string(fields[name]) | {"minLength": 1}
         return {"name": name, "in": "path", "required": True, "schema": schema,
@@ -216,6 +219,8 @@ class Document:
         text += " Anybody may." if route.role == "none" else f" Needs the role {route.role}."
         out = {"operationId": route.name, "summary": route.summary, "tags": [self.tag(route)], "description": text,
                "x-lodge-role": route.role, "parameters": self.parameters(route)}
+        if route.template:
+            out["description"] += " The body's template fills in what the body leaves out."
         if route.body:
             media = {"schema": self.ref(route.body.name, PATCH if route.patch else INPUT)}
             kinds = ["application/merge-patch+json", "application/json"] if route.patch else ["application/json"]

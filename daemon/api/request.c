@@ -257,6 +257,25 @@ static int patch_check(const struct schema_object *o, const json_t *patch, const
         return 0;
 }
 
+/* A body whose template fills in what it leaves out. One without is parsed as it came, for what the errors say of its lines. */
+static int template_parse(struct api_request *q, const char *data, size_t n, struct error *e) {
+        _cleanup_free_ char *text = NULL;
+        json_auto_t *body = NULL;
+        int r = schema_parse_json(data, n, &body, e);
+
+        if (r < 0)
+                error_clear(e);
+        if (r < 0 || !json_object_get(body, "template"))
+                return schema_parse(q->route->body, data, n, &q->body, e);
+        r = schema_template_apply(body, e);
+        if (r < 0)
+                return r;
+        text = json_dumps(body, JSON_COMPACT);
+        if (!text)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot read the body");
+        return schema_parse(q->route->body, text, strlen(text), &q->body, e);
+}
+
 static int body_parse(struct api_request *q, struct error *e) {
         SoupMessageBody *body = soup_server_message_get_request_body(q->message);
         GBytes *bytes = soup_message_body_flatten(body);
@@ -275,7 +294,9 @@ static int body_parse(struct api_request *q, struct error *e) {
 
                         r = patch_check(q->route->body, q->patch, &root, e);
                 }
-        } else
+        } else if (q->route->template)
+                r = template_parse(q, n ? data : "{}", n ? n : 2, e);
+        else
                 r = schema_parse(q->route->body, n ? data : "{}", n ? n : 2, &q->body, e);
         g_bytes_unref(bytes);
         return r;

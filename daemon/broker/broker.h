@@ -6,7 +6,7 @@
  * it runs as a user of its own under a system call filter and may open nothing but its store. The broker is the only one with privileges.
  * It parses nothing but the wire (wire.h), does a closed list of operations (broker_host_ops[] and the others of op-*.c, each with checked arguments), and hands out open descriptors.
  *
- *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt
+ *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt, swtpm
  *                          |                 |
  *                        store            disks, images, taps, rules, cgroups
  *
@@ -20,7 +20,7 @@
  *
  * Directories:       system                   session
  *      state         /var/lib/lodge           ${XDG_DATA_HOME:-~/.local/share}/lodge
- *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/
+ *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/  devices/UUID/
  *      run           /run/lodge               ${XDG_RUNTIME_DIR}/lodge, or /tmp/lodge-UID
  *        lodged.sock                          machines/UUID/  (keeper.h)
  */
@@ -40,7 +40,7 @@ struct network_ctx;
 struct broker_call;
 
 struct broker_paths {
-        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *networks;
+        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *devices, *networks;
 };
 
 /* A keeper that we started: ours to reap. */

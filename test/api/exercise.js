@@ -29,7 +29,7 @@ const seed = Number(seedText), requests = Number(requestsText);
 const NAMES = ['m0', 'm1', 'm2', 'm3', 'm4', 'm5'];
 const DICTIONARY = {
         name: NAMES, target: NAMES, kernel: ['/nonexistent/kernel'], project: ['default', 'default', 'other'], after: ['m2', '3'],
-        label: ['a', 'a=b'], status: ['stopped', 'running', 'failed'], prefix: ['m'], wait: [0, 1], id: [],
+        label: ['a', 'a=b'], status: ['stopped', 'running', 'failed'], prefix: ['m'], template: ['tiny', 'database', 'windows-11', 'none'], wait: [0, 1], id: [],
 };
 /* A machine has to run for these, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
 const NEVER = ['machine_exec', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
