@@ -255,7 +255,7 @@ class Route:
     """One request of lodged's API."""
 
     KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
-            "if_match", "raw"}
+            "if_match", "raw", "secret"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -270,6 +270,7 @@ class Route:
         self.operation = raw.get("operation", False)  # answered by 202 and an operation
         self.dry_run = raw.get("dry_run", False)
         self.if_match = raw.get("if_match", False)
+        self.secret = raw.get("secret", False)        # given once: no Idempotency-Key
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
         if self.operation:
@@ -493,7 +494,7 @@ def write_source(schema, out):
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
         out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
-        for flag in ("patch", "operation", "dry_run", "if_match"):
+        for flag in ("patch", "operation", "dry_run", "if_match", "secret"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")
