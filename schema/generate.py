@@ -15,6 +15,8 @@ A mistake in lodge.yaml (an unknown property, a default outside its range, a nam
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
 """
 import copy
+import glob
+import os
 import re
 import sys
 
@@ -289,6 +291,9 @@ class Schema:
     def __init__(self, path):
         with open(path, encoding="utf-8") as stream:
             self.raw = yaml.safe_load(stream)
+        for other in sorted(glob.glob(os.path.join(os.path.dirname(path), "*.yaml"))):
+            if os.path.basename(other) != os.path.basename(path):
+                self.merge(other)
         self.enums = self.raw["enums"]
         for name, values in self.enums.items():
             need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
@@ -300,6 +305,16 @@ class Schema:
         self.all_commands = [c for c in everything if not c.program]
         self.commands = [c for c in self.all_commands if not c.hidden]
         self.programs = [c for c in everything if c.program]
+
+    def merge(self, path):
+        """What a file beside lodge.yaml adds."""
+        with open(path, encoding="utf-8") as stream:
+            raw = yaml.safe_load(stream)
+        for section, entries in raw.items():
+            need(section in self.raw, f"{path}: unknown section {section}")
+            twice = set(entries) & set(self.raw[section])
+            need(not twice, f"{path}: {section}: {twice} is there already")
+            self.raw[section] |= entries
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------

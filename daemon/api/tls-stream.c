@@ -74,19 +74,29 @@ static GSource *source_for(struct shared *s, GObject *stream, GIOCondition condi
         return source;
 }
 
+/* Not by G_DEFINE_TYPE, which keeps the type in a variable of its own: GObject knows it by its name. */
+static GType type_of(const char *name, GType parent, size_t class_size, GClassInitFunc class_init, size_t size,
+                     GType interface, const GInterfaceInfo *info) {
+        GType type = g_type_from_name(name);
+
+        if (type)
+                return type;
+        type = g_type_register_static_simple(parent, name, (guint)class_size, class_init, (guint)size, NULL, 0);
+        if (info)
+                g_type_add_interface_static(type, interface, info);
+        return type;
+}
+
+static void parent_finalize(GObject *object, GType parent) {
+        G_OBJECT_CLASS(g_type_class_peek(parent))->finalize(object);
+}
+
 /* ---- input ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
         GInputStream parent;
         struct shared *shared;
 } TlsInput;
-typedef GInputStreamClass TlsInputClass;
-
-static void tls_input_pollable_init(GPollableInputStreamInterface *iface);
-GType tls_input_get_type(void);
-G_DEFINE_TYPE_WITH_CODE(TlsInput, tls_input, G_TYPE_INPUT_STREAM,
-                        G_IMPLEMENT_INTERFACE(G_TYPE_POLLABLE_INPUT_STREAM, tls_input_pollable_init))
-
 static gssize input_read(GInputStream *stream, void *buf, gsize n, GCancellable *cancellable, GError **error) {
         struct shared *s = ((TlsInput *)stream)->shared;
 
@@ -127,22 +137,30 @@ static GSource *input_source(GPollableInputStream *stream, GCancellable *cancell
 
 static void input_finalize(GObject *object) {
         shared_unref(((TlsInput *)object)->shared);
-        G_OBJECT_CLASS(tls_input_parent_class)->finalize(object);
+        parent_finalize(object, G_TYPE_INPUT_STREAM);
 }
 
-static void tls_input_pollable_init(GPollableInputStreamInterface *iface) {
+static void tls_input_pollable_init(void *opaque, void *data) {
+        GPollableInputStreamInterface *iface = opaque;
+
         iface->read_nonblocking = input_read_now;
         iface->is_readable = input_is_readable;
         iface->create_source = input_source;
 }
 
-static void tls_input_class_init(TlsInputClass *class) {
+static void tls_input_class_init(void *opaque, void *data) {
+        GInputStreamClass *class = opaque;
+
         class->read_fn = input_read;
         class->close_fn = input_close;
         G_OBJECT_CLASS(class)->finalize = input_finalize;
 }
 
-static void tls_input_init(TlsInput *input) {
+static GType tls_input_type(void) {
+        static const GInterfaceInfo pollable = { .interface_init = tls_input_pollable_init };
+
+        return type_of("LodgeTlsInput", G_TYPE_INPUT_STREAM, sizeof(GInputStreamClass), tls_input_class_init,
+                       sizeof(TlsInput), G_TYPE_POLLABLE_INPUT_STREAM, &pollable);
 }
 
 /* ---- output ------------------------------------------------------------------------------------------------------------ */
@@ -151,13 +169,6 @@ typedef struct {
         GOutputStream parent;
         struct shared *shared;
 } TlsOutput;
-typedef GOutputStreamClass TlsOutputClass;
-
-static void tls_output_pollable_init(GPollableOutputStreamInterface *iface);
-GType tls_output_get_type(void);
-G_DEFINE_TYPE_WITH_CODE(TlsOutput, tls_output, G_TYPE_OUTPUT_STREAM,
-                        G_IMPLEMENT_INTERFACE(G_TYPE_POLLABLE_OUTPUT_STREAM, tls_output_pollable_init))
-
 static gssize output_write(GOutputStream *stream, const void *buf, gsize n, GCancellable *cancellable, GError **error) {
         struct shared *s = ((TlsOutput *)stream)->shared;
 
@@ -196,22 +207,30 @@ static GSource *output_source(GPollableOutputStream *stream, GCancellable *cance
 
 static void output_finalize(GObject *object) {
         shared_unref(((TlsOutput *)object)->shared);
-        G_OBJECT_CLASS(tls_output_parent_class)->finalize(object);
+        parent_finalize(object, G_TYPE_OUTPUT_STREAM);
 }
 
-static void tls_output_pollable_init(GPollableOutputStreamInterface *iface) {
+static void tls_output_pollable_init(void *opaque, void *data) {
+        GPollableOutputStreamInterface *iface = opaque;
+
         iface->write_nonblocking = output_write_now;
         iface->is_writable = output_is_writable;
         iface->create_source = output_source;
 }
 
-static void tls_output_class_init(TlsOutputClass *class) {
+static void tls_output_class_init(void *opaque, void *data) {
+        GOutputStreamClass *class = opaque;
+
         class->write_fn = output_write;
         class->close_fn = output_close;
         G_OBJECT_CLASS(class)->finalize = output_finalize;
 }
 
-static void tls_output_init(TlsOutput *output) {
+static GType tls_output_type(void) {
+        static const GInterfaceInfo pollable = { .interface_init = tls_output_pollable_init };
+
+        return type_of("LodgeTlsOutput", G_TYPE_OUTPUT_STREAM, sizeof(GOutputStreamClass), tls_output_class_init,
+                       sizeof(TlsOutput), G_TYPE_POLLABLE_OUTPUT_STREAM, &pollable);
 }
 
 /* ---- both -------------------------------------------------------------------------------------------------------------- */
@@ -222,11 +241,6 @@ typedef struct {
         TlsInput *input;
         TlsOutput *output;
 } TlsStream;
-typedef GIOStreamClass TlsStreamClass;
-
-GType tls_stream_get_type(void);
-G_DEFINE_TYPE(TlsStream, tls_stream, G_TYPE_IO_STREAM)
-
 static GInputStream *stream_input(GIOStream *stream) {
         return &((TlsStream *)stream)->input->parent;
 }
@@ -270,10 +284,12 @@ static void stream_finalize(GObject *object) {
         g_clear_object(&stream->input);
         g_clear_object(&stream->output);
         shared_unref(stream->shared);
-        G_OBJECT_CLASS(tls_stream_parent_class)->finalize(object);
+        parent_finalize(object, G_TYPE_IO_STREAM);
 }
 
-static void tls_stream_class_init(TlsStreamClass *class) {
+static void tls_stream_class_init(void *opaque, void *data) {
+        GIOStreamClass *class = opaque;
+
         class->get_input_stream = stream_input;
         class->get_output_stream = stream_output;
         class->close_fn = stream_close;
@@ -282,17 +298,19 @@ static void tls_stream_class_init(TlsStreamClass *class) {
         G_OBJECT_CLASS(class)->finalize = stream_finalize;
 }
 
-static void tls_stream_init(TlsStream *stream) {
+static GType tls_stream_type(void) {
+        return type_of("LodgeTlsStream", G_TYPE_IO_STREAM, sizeof(GIOStreamClass), tls_stream_class_init,
+                       sizeof(TlsStream), G_TYPE_INVALID, NULL);
 }
 
 GIOStream *tls_stream_new(GSocketConnection *base, gnutls_session_t session) {
-        TlsStream *stream = g_object_new(tls_stream_get_type(), NULL);
+        TlsStream *stream = g_object_new(tls_stream_type(), NULL);
 
         stream->shared = g_rc_box_new0(struct shared);
         *stream->shared = (struct shared){ .base = g_object_ref(base), .session = session };
-        stream->input = g_object_new(tls_input_get_type(), NULL);
+        stream->input = g_object_new(tls_input_type(), NULL);
         stream->input->shared = g_rc_box_acquire(stream->shared);
-        stream->output = g_object_new(tls_output_get_type(), NULL);
+        stream->output = g_object_new(tls_output_type(), NULL);
         stream->output->shared = g_rc_box_acquire(stream->shared);
         return &stream->parent;
 }
