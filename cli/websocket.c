@@ -8,7 +8,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 
-#include "base/io.h"
 #include "daemon/seed/base64.h"
 
 #define PING 9
@@ -64,7 +63,7 @@ int websocket_send(struct http *h, enum websocket_kind kind, const void *data, s
         memcpy(frame, head, n);
         for (size_t i = 0; i < len; i++)
                 frame[n + i] = ((const unsigned char *)data)[i] ^ mask[i % 4];
-        return io_write_all(h->fd, frame, n + len);
+        return http_send(h, frame, n + len, -1);
 }
 
 ssize_t websocket_read(struct http *h) {
