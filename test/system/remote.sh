@@ -246,7 +246,7 @@ listening() { # of its own project's events only
 }
 revoked() {
         "$peer" stream "$port" /v1/events/stream "$work/operb.pem" >"$work/stream" 2>&1 &
-        local pid=$! waiting
+        local pid=$!
         curl -sk --cert "$work/operb.pem" "https://127.0.0.1:$port/v1/machines?project=b" >/dev/null
         sleep 1
         here client delete operb || return
@@ -299,6 +299,7 @@ nobody_there() { complains 3 remote-connect remote add nobody "$(python3 -c 'imp
 guest() { # a machine, its console and a command in it
         [ -d "$image" ] || return 0
         run 0 launch tiny run1 --remote office --net none --wait 0 || return
+        # shellcheck disable=SC2016 # for the guest's shell
         { sleep 8; printf 'echo con$((40+2))sole\n'; sleep 5; } | timeout 20 "$build/lodge" console run1 --remote office >"$work/console" 2>&1
         tail -n 5 "$work/console"
         grep -q con42sole "$work/console" && run 0 kill run1 --remote office && run 0 delete run1 --disks --yes --remote office
@@ -324,7 +325,7 @@ stalled() { # 200 handshakes that do not go on; others are served meanwhile
         done
         run 0 list --remote office || slowest=9
         sleep 16 # they have ten seconds, and a sweep comes every five
-        exec {STALL[1]}>&-
+        eval "exec ${STALL[1]}>&-"
         read -r left <&"${STALL[0]}"
         echo "slowest $slowest s, left $left"
         [ "$left" = 0 ] && python3 -c "assert $slowest < 1"
