@@ -116,6 +116,23 @@ static int enrol(struct remote *remote, const struct token *token, struct error 
         return c->client && c->role ? 0 : -ENOMEM;
 }
 
+static struct render make_render(const struct remote_options *o) {
+        return (struct render){ .file = stdout,
+                                .format = o->format,
+                                .object = &remote_config_schema,
+                                .columns = REMOTE_COLUMNS,
+                                .terminal = isatty(STDOUT_FILENO),
+                                .colour = render_colour(stdout) };
+}
+
+static int show(const struct remote_options *o, const struct remote_config *c, struct error *e) {
+        const struct render render = make_render(o);
+        _cleanup_free_ char *text = remote_config_format(c);
+        json_auto_t *object = text ? json_loads(text, 0, NULL) : NULL;
+
+        return object ? render_object(&render, object, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot show it");
+}
+
 static int add(const struct remote_options *o, struct error *e) {
         _cleanup_(remote_freep) struct remote *remote = NULL;
         _cleanup_(token_freep) struct token *token = NULL;
@@ -138,19 +155,14 @@ static int add(const struct remote_options *o, struct error *e) {
                 return r;
         c = remote->config;
         if (o->format != TABLE_FORMAT_TABLE)
-                return 0;
+                return show(o, c, e);
         printf("%s: let in as client %s (%s, %s%s); lodge list --remote %s\n", c->name, c->client, c->role,
                c->project ? "project " : "all projects", c->project ?: "", c->name);
         return 0;
 }
 
 static int list(const struct remote_options *o, struct error *e) {
-        const struct render render = { .file = stdout,
-                                       .format = o->format,
-                                       .object = &remote_config_schema,
-                                       .columns = REMOTE_COLUMNS,
-                                       .terminal = isatty(STDOUT_FILENO),
-                                       .colour = render_colour(stdout) };
+        const struct render render = make_render(o);
         json_auto_t *page = NULL;
         int r = remote_list(&page, e);
 

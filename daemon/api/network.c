@@ -200,10 +200,22 @@ static uint64_t place_of(const struct sockaddr_storage *from) {
         return place;
 }
 
+/* A key and its echo are small, and people wait for them; a host that has vanished is noticed within two minutes. */
+static void socket_tune(int fd) {
+        static const struct {
+                int level, option, value;
+        } options[] = {
+                { IPPROTO_TCP, TCP_NODELAY, 1 },    { SOL_SOCKET, SO_KEEPALIVE, 1 }, { IPPROTO_TCP, TCP_KEEPIDLE, 60 },
+                { IPPROTO_TCP, TCP_KEEPINTVL, 15 }, { IPPROTO_TCP, TCP_KEEPCNT, 4 },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(options); i++)
+                setsockopt(fd, options[i].level, options[i].option, &options[i].value, sizeof(options[i].value));
+}
+
 static void handshake_begin(struct api *api, int fd, uint64_t place) {
         struct api_network *network = api->network;
         struct handshake *h = calloc(1, sizeof(*h));
-        const int on = 1;
 
         if (!h) {
                 close(fd);
@@ -214,8 +226,7 @@ static void handshake_begin(struct api *api, int fd, uint64_t place) {
         h->next = network->handshakes;
         network->handshakes = h;
         network->n_handshakes++;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on,
-                   sizeof(on)); /* a key and its echo are small, and people wait for them */
+        socket_tune(fd);
         if (identity_session(api->o.identity, true, fd, &h->session) < 0 ||
             loop_add_fd(api->o.loop, fd, EPOLLIN, on_handshake, h, &h->source) < 0)
                 handshake_free(h);

@@ -90,9 +90,11 @@ void connection_answers(struct api *api, SoupServerMessage *message) {
 
 /* libsoup does not look at a connection while a request is being worked on. Once it tries to answer it learns that nobody is there. */
 static void give_up_if_gone(struct api *api, struct api_connection *c) {
-        struct pollfd fd = { .fd = g_socket_get_fd(g_socket_connection_get_socket(c->stream)) };
+        /* Over the network a client that has closed is seen to have ended its half, and one that goes on with the other half is none of HTTP's. */
+        struct pollfd fd = { .fd = g_socket_get_fd(g_socket_connection_get_socket(c->stream)),
+                             .events = c->network ? POLLRDHUP : 0 };
 
-        if (poll(&fd, 1, 0) <= 0 || !(fd.revents & (POLLHUP | POLLERR)))
+        if (poll(&fd, 1, 0) <= 0 || !(fd.revents & (POLLHUP | POLLERR | POLLRDHUP)))
                 return;
         for (struct api_request *q = api->waiting; q; q = q->next) {
                 if (!q->paused || q->gone || connection_of(api, q->message) != c)

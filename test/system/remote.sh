@@ -55,6 +55,7 @@ answers() {
         [ "$who" = - ] || set -- --cert "$work/$who.pem" "$@"
         status=$(curl -sk -o "$work/answer" -w '%{http_code}' "$@" "https://127.0.0.1:$port$path")
         cat "$work/answer"
+        echo # JSON ends without a new line
         [ "$status" = "$want" ] && grep -qF -- "$text" "$work/answer" && return
         echo "$path: $status, not $want with $text"
         return 1
