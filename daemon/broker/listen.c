@@ -41,6 +41,7 @@ static bool is_far(const struct ifaddrs *i, int family) {
 
 /* Both kinds of socket address have the port at the same place. */
 static int addresses_of_all(struct broker *b, int family, in_port_t port) {
+        const size_t before = b->n_addresses;
         struct ifaddrs *list;
         int r = getifaddrs(&list) < 0 ? -errno : 0;
 
@@ -48,6 +49,12 @@ static int addresses_of_all(struct broker *b, int family, in_port_t port) {
                 return r;
         for (const struct ifaddrs *i = list; i && r == 0; i = i->ifa_next)
                 if (is_far(i, family)) {
+                        ((struct sockaddr_in *)i->ifa_addr)->sin_port = port;
+                        r = address_add(b, i->ifa_addr);
+                }
+        /* A host without a network is reached by itself only. */
+        for (const struct ifaddrs *i = list; i && r == 0 && b->n_addresses == before; i = i->ifa_next)
+                if (i->ifa_addr && i->ifa_addr->sa_family == family) {
                         ((struct sockaddr_in *)i->ifa_addr)->sin_port = port;
                         r = address_add(b, i->ifa_addr);
                 }
