@@ -97,6 +97,11 @@ static void print_scope(const struct ask *a, const json_t *answer, const char *w
 
         if (a->options->format == TABLE_FORMAT_JSON || a->options->format == TABLE_FORMAT_YAML || !scope)
                 return;
+        if (a->client->remote) {
+                fprintf(stderr, "remote %s: %s %s\n", a->client->remote->config->name,
+                        streq(scope, "system") ? "system" : "session", what);
+                return;
+        }
         if (streq(scope, "system")) {
                 fprintf(stderr, "system %s\n", what);
                 return;

@@ -120,3 +120,8 @@ int ask_pool_show(struct ask *a, struct error *e);
 int ask_template_list(struct ask *a, struct error *e);
 int ask_template_show(struct ask *a, struct error *e);
 int ask_daemon_show(struct ask *a, struct error *e);
+int ask_token_create(struct ask *a, struct error *e);
+int ask_token_list(struct ask *a, struct error *e);
+int ask_token_delete(struct ask *a, struct error *e);
+int ask_client_list(struct ask *a, struct error *e);
+int ask_client_delete(struct ask *a, struct error *e);

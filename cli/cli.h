@@ -46,6 +46,9 @@ int cli_welcome(void);
 
 int cli_complete(int argc, char **argv);
 int cli_run(int argc, char **argv);
+int cli_remote_add(int argc, char **argv);
+int cli_remote_list(int argc, char **argv);
+int cli_remote_delete(int argc, char **argv);
 int cli_image_build(int argc, char **argv);
 int cli_image_list(int argc, char **argv);
 int cli_image_show(int argc, char **argv);

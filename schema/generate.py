@@ -15,6 +15,7 @@ A mistake in lodge.yaml (an unknown property, a default outside its range, a nam
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
 """
 import copy
+import glob
 import json
 import os
 import re
@@ -25,7 +26,7 @@ import yaml
 sys.dont_write_bytecode = True  # nothing but sources lies beside this file
 import openapi  # noqa: E402
 
-PARTS = ("templates.yaml",)  # beside lodge.yaml: more objects, requests and commands
+SECTIONS = {"enums", "objects", "templates", "api", "commands"}
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 FIELD_KEYS = {"type", "required", "default", "min", "max", "multiple", "max_items", "max_bytes", "pattern",
               "charset", "help", "option", "count"}
@@ -259,7 +260,7 @@ class Route:
     """One request of lodged's API."""
 
     KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
-            "if_match", "raw", "template"}
+            "if_match", "raw", "secret", "template"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -275,6 +276,7 @@ class Route:
         self.dry_run = raw.get("dry_run", False)
         self.template = raw.get("template", False)    # the body's template fills in what the body leaves out
         self.if_match = raw.get("if_match", False)
+        self.secret = raw.get("secret", False)        # given once: no Idempotency-Key
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
         if self.operation:
@@ -324,12 +326,9 @@ class Schema:
     def __init__(self, path):
         with open(path, encoding="utf-8") as stream:
             self.raw = yaml.safe_load(stream)
-        for part in PARTS:
-            with open(os.path.join(os.path.dirname(path), part), encoding="utf-8") as stream:
-                for section, entries in yaml.safe_load(stream).items():
-                    mine = self.raw.setdefault(section, {})
-                    need(not set(mine) & set(entries), f"{part}: {set(mine) & set(entries)} are there already")
-                    mine.update(entries)
+        for other in sorted(glob.glob(os.path.join(os.path.dirname(path), "*.yaml"))):
+            if os.path.basename(other) != os.path.basename(path):
+                self.merge(other)
         self.enums = self.raw["enums"]
         for name, values in self.enums.items():
             need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
@@ -342,6 +341,17 @@ class Schema:
         self.all_commands = [c for c in everything if not c.program]
         self.commands = [c for c in self.all_commands if not c.hidden]
         self.programs = [c for c in everything if c.program]
+
+    def merge(self, path):
+        """What a file beside lodge.yaml adds."""
+        with open(path, encoding="utf-8") as stream:
+            raw = yaml.safe_load(stream)
+        for section, entries in raw.items():
+            need(section in SECTIONS, f"{path}: unknown section {section}")
+            mine = self.raw.setdefault(section, {})
+            twice = set(entries) & set(mine)
+            need(not twice, f"{path}: {section}: {twice} is there already")
+            mine |= entries
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------
@@ -548,7 +558,7 @@ def write_source(schema, out):
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
         out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
-        for flag in ("template", "patch", "operation", "dry_run", "if_match"):
+        for flag in ("template", "patch", "operation", "dry_run", "if_match", "secret"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")

@@ -136,6 +136,7 @@ struct schema_route {
         bool dry_run;                                      /* the query may hold dry_run: check only */
         const struct schema_object *dry_answer;            /* what a dry run answers, with 200 */
         bool if_match;                                     /* If-Match is looked at */
+        bool secret;                                       /* the answer holds a secret: it is never kept */
         const char *raw; /* media type of an answer that is no JSON, or "websocket"; NULL: it is @answer */
 };
 

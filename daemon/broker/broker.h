@@ -39,6 +39,9 @@ struct image_store;
 struct network_ctx;
 struct broker_call;
 
+#define BROKER_NETWORK_FDS_MAX 16u
+#define BROKER_ADDRESSES_MAX   64u
+
 struct broker_paths {
         char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *devices, *networks;
 };
@@ -59,7 +62,11 @@ struct broker {
         struct loop *loop;
         int lock_fd;   /* the state directory's */
         int listen_fd; /* the API's socket */
-        int wire_fd;   /* to the worker */
+        int network_fds[BROKER_NETWORK_FDS_MAX];
+        size_t n_network_fds;
+        char *addresses[BROKER_ADDRESSES_MAX]; /* where these can be reached */
+        size_t n_addresses;
+        int wire_fd; /* to the worker */
         pid_t worker;
         int worker_pidfd;
         uid_t worker_uid; /* whom the store belongs to */
@@ -152,6 +159,10 @@ int broker_networks_attach(struct broker *b, struct machine_config *c, const str
 /** broker_networks_detach() - take its taps away; @forget: its addresses, too. */
 void broker_networks_detach(struct broker *b, const char *machine, const struct network_config *networks, size_t n,
                             bool forget);
+
+/** broker_listen() - open the sockets that --listen names: "listen", -EINVAL for what is no address. */
+int broker_listen(struct broker *b, struct error *e);
+void broker_listen_end(struct broker *b);
 
 int broker_paths_make(struct broker *b, struct error *e);
 void broker_paths_clear(struct broker_paths *p);
