@@ -124,7 +124,8 @@ void follow_say(const json_t *operation) {
                 const char *kind, *text;
         } texts[] = {
                 { "machine-launch", "launched" }, { "machine-start", "started" }, { "machine-stop", "stopped" },
-                { "machine-delete", "deleted" },  { "machine-clone", "cloned" },
+                { "machine-delete", "deleted" },  { "machine-clone", "cloned" },  { "image-pull", "pulled" },
+                { "image-build", "built" },
         };
         const char *kind = text_of(operation, "kind") ?: "", *text = "done";
 

@@ -210,8 +210,8 @@ static int do_import(struct context *c, struct error *error) {
         const struct image_options *o = c->options;
         const struct image_import import = {
                 .name = o->name,
-                .format = o->disk_format == IMAGE_DISK_FORMAT_UNKNOWN ? NULL
-                                                                      : image_disk_format_to_string(o->disk_format),
+                .format = o->disk_format == IMAGE_IMPORT_FORMAT_UNKNOWN ? NULL
+                                                                      : image_import_format_to_string(o->disk_format),
                 .kernel = o->kernel,
                 .initrd = o->initrd,
                 .cmdline = o->append,

@@ -121,4 +121,5 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 /** machine_end_args() - what the broker's machine-end, -forget and -purge need. */
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
-extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind, clone_kind, image_build_kind;
+extern const struct operation_kind launch_kind, start_kind, stop_kind, delete_kind, clone_kind, image_build_kind,
+        image_pull_kind;
