@@ -15,6 +15,7 @@ A mistake in lodge.yaml (an unknown property, a default outside its range, a nam
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
 """
 import copy
+import os
 import re
 import sys
 
@@ -286,8 +287,9 @@ class Route:
 
 class Schema:
     def __init__(self, path):
-        with open(path, encoding="utf-8") as stream:
-            self.raw = yaml.safe_load(stream)
+        self.raw = self.load(path)
+        for part in self.raw.pop("parts", []):
+            self.add(part, self.load(os.path.join(os.path.dirname(path), part)))
         self.enums = self.raw["enums"]
         for name, values in self.enums.items():
             need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
@@ -299,6 +301,19 @@ class Schema:
         self.all_commands = [c for c in everything if not c.program]
         self.commands = [c for c in self.all_commands if not c.hidden]
         self.programs = [c for c in everything if c.program]
+
+    @staticmethod
+    def load(path):
+        with open(path, encoding="utf-8") as stream:
+            return yaml.safe_load(stream)
+
+    def add(self, part, raw):
+        """What another file adds to the sections of this one, behind what is there."""
+        for section, entries in raw.items():
+            need(section in self.raw, f"{part}: there is no section {section}")
+            for name, entry in entries.items():
+                need(name not in self.raw[section], f"{part}: {section}.{name} is there already")
+                self.raw[section][name] = entry
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------

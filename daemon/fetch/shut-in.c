@@ -401,8 +401,8 @@ static int become_program(void *opaque, struct error *e) {
                         return error_set(e, -errno, "fetch", NULL, "cannot prepare a program");
         for (size_t i = 0; i < p->n_keep; i++)
                 io_set_cloexec(p->keep[i], 0);
-        execve(p->argv[0], (char *const *)p->argv, env);
-        return error_set(e, -errno, "fetch-program", NULL, "cannot run %s", p->argv[0]);
+        execve(p->path, (char *const *)p->argv, env);
+        return error_set(e, -errno, "fetch-program", NULL, "cannot run %s", p->path);
 }
 
 int shut_in_program(const struct shut_in_program *program, const struct shut_in_limits *limits, int *ret_status,

@@ -42,7 +42,8 @@ int shut_in_prepare(void);
 
 /* A program, its descriptors 0, 1 and 2 (negative: /dev/null), and others that keep their numbers. */
 struct shut_in_program {
-        const char *const *argv; /* argv[0] absolute */
+        const char *path; /* absolute */
+        const char *const *argv;
         int stdin_fd, stdout_fd, stderr_fd;
         const int *keep;
         size_t n_keep;

@@ -208,23 +208,25 @@ static void last_line(int fd, char ret_text[static SAID_MAX]) {
                         *p = '?';
 }
 
-static int qemu_img(const struct unpack *u, struct error *e) {
+/* @verb: "check" or "convert". */
+static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
+        const char *format = u->format == FETCH_FORMAT_VMDK ? "vmdk" : "vhdx";
+        bool check = streq(verb, "check");
         _cleanup_close_ int said = memfd_create("lodge-qemu-img", MFD_CLOEXEC);
         _cleanup_free_ char *path = NULL;
         char from[40], to[40], text[SAID_MAX];
-        const char *argv[] = { NULL, "convert", "-f", u->format == FETCH_FORMAT_VMDK ? "vmdk" : "vhdx",
-                               "-O", "raw",     "-t", "writeback",
-                               "--", from,      to,   NULL };
+        const char *const checks[] = { "qemu-img", verb, "-f", format, "--", from, NULL };
+        const char *const converts[] = { "qemu-img", verb, "-f", format, "-O", "raw", "--", from, to, NULL };
         const int files[] = { u->from, u->to };
-        const struct shut_in_program program = { .argv = argv,
-                                                 .stdin_fd = -1,
-                                                 .stdout_fd = -1,
-                                                 .stderr_fd = said,
-                                                 .keep = files,
-                                                 .n_keep = ELEMENTSOF(files) };
         const struct shut_in_limits limits = {
                 .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S, .files = files, .n_files = ELEMENTSOF(files)
         };
+        struct shut_in_program program = { .argv = check ? checks : converts,
+                                           .stdin_fd = -1,
+                                           .stdout_fd = -1,
+                                           .stderr_fd = said,
+                                           .keep = files,
+                                           .n_keep = ELEMENTSOF(files) };
         int status = 0, r;
 
         if (said < 0)
@@ -232,7 +234,7 @@ static int qemu_img(const struct unpack *u, struct error *e) {
         if (spawn_find("qemu-img", &path) < 0)
                 return error_set(e, -ENOENT, "qemu-img-missing", "apt-get install qemu-utils",
                                  "qemu-img is not installed, and only it reads vmdk and vhdx");
-        argv[0] = path;
+        program.path = path;
         snprintf(from, sizeof(from), "/proc/self/fd/%d", u->from);
         snprintf(to, sizeof(to), "/proc/self/fd/%d", u->to);
         r = shut_in_program(&program, &limits, &status, e);
@@ -241,7 +243,7 @@ static int qemu_img(const struct unpack *u, struct error *e) {
         last_line(said, text);
         return error_set(e, -EUCLEAN, "image-import",
                          "make a qcow2 file of it where it comes from: qemu-img convert -O qcow2 FILE NEW.qcow2",
-                         THE_FILE " can't be read: %s", text[0] ? text : "qemu-img failed");
+                         THE_FILE " can't be read: %s", text[0] ? text : "it is damaged or was cut short");
 }
 
 int unpack_run(enum fetch_format format, int from, int to, struct error *e) {
@@ -253,8 +255,10 @@ int unpack_run(enum fetch_format format, int from, int to, struct error *e) {
         if (format != FETCH_FORMAT_VMDK && format != FETCH_FORMAT_VHDX)
                 return shut_in_run(SHUT_IN_COMPUTE, &limits, unpack_own, &u, NULL, e);
         r = shut_in_run(SHUT_IN_COMPUTE, &limits, check_header, &u, NULL, e);
+        if (r == 0) /* what lies behind a file's end would be read as zeroes */
+                r = qemu_img(&u, "check", e);
         if (r == 0)
-                r = qemu_img(&u, e);
+                r = qemu_img(&u, "convert", e);
         if (r == 0 && fstat(to, &st) < 0)
                 r = -errno;
         return r < 0 ? r : foreign_check_raw(THE_FILE, to, (uint64_t)st.st_size, e);

@@ -139,10 +139,10 @@ static int judge(int status_fd, int exit_status, struct error *e) {
 static int run_gpgv(const char *keys, int data_fd, int signature_fd, int out_fd, struct error *e) {
         _cleanup_close_ int keyring = keyring_file(keys, e), status = -EBADF;
         char keyring_path[40], data_path[40], signature_path[40], status_text[16];
-        const char *argv[] = {
-                "/usr/bin/gpgv", "--homedir", "/nonexistent", "--keyring", keyring_path, "--status-fd", status_text,
-                "--output",      "-",         "--",           data_path,   NULL,         NULL
-        };
+        const char *argv[] = { "gpgv",       "--homedir",   "/nonexistent", "--keyring",
+                               keyring_path, "--status-fd", status_text,    "--output",
+                               "-",          "--",          data_path,      NULL,
+                               NULL };
         _cleanup_free_ char *path = NULL;
         int exit_status = 0, r;
 
@@ -154,7 +154,6 @@ static int run_gpgv(const char *keys, int data_fd, int signature_fd, int out_fd,
         status = memfd_create("lodge-gpgv-status", MFD_CLOEXEC);
         if (status < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot hear gpgv");
-        argv[0] = path;
         snprintf(keyring_path, sizeof(keyring_path), "/proc/self/fd/%d", keyring);
         snprintf(data_path, sizeof(data_path), "/proc/self/fd/%d", data_fd);
         snprintf(signature_path, sizeof(signature_path), "/proc/self/fd/%d", signature_fd);
@@ -166,7 +165,8 @@ static int run_gpgv(const char *keys, int data_fd, int signature_fd, int out_fd,
                 argv[10] = NULL;
         }
         const int keep[] = { keyring, data_fd, signature_fd >= 0 ? signature_fd : data_fd, status };
-        const struct shut_in_program program = { .argv = argv,
+        const struct shut_in_program program = { .path = path,
+                                                 .argv = argv,
                                                  .stdin_fd = -1,
                                                  .stdout_fd = out_fd,
                                                  .stderr_fd = -1,

@@ -9,7 +9,7 @@ and its value a line, read anew for each request; each concerns paths that end w
 
     cut SUFFIX N       the connection ends after N bytes of the body, once for each request that begins before N
     lie SUFFIX N       Content-Length is N
-    slow SUFFIX N      N bytes, then nothing
+    slow SUFFIX N      up to the Nth byte, then nothing
     pace SUFFIX N      N bytes a second
     loop SUFFIX        a redirect to itself
     file SUFFIX        a redirect to file:///etc/passwd
@@ -68,9 +68,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while True:
             self.wfile.write(bytes(1 << 20))
 
-    def body(self, data, how):
+    def body(self, data, first, how):
         if "slow" in how:
-            self.wfile.write(data[:int(how["slow"])])
+            self.wfile.write(data[:max(0, int(how["slow"]) - first)])
             self.wfile.flush()
             time.sleep(3600)
         elif "pace" in how:
@@ -102,7 +102,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(rest[:int(how["cut"]) - first])
             self.close_connection = True
             return
-        self.body(rest, how)
+        self.body(rest, first, how)
         if "lie" in how:
             self.close_connection = True
 
