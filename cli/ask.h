@@ -19,8 +19,8 @@ struct ask {
         struct client_options *options;
         struct view_options *view; /* NULL: the command has none; so below */
         struct request_options *request;
-        struct client *client;
-        int status; /* the exit status of a good end */
+        struct client *client; /* NULL only in a command that can do without: see enum cli_daemon */
+        int status;            /* the exit status of a good end */
 };
 
 /** cli_ask() - run a command of the daemon's; returns the exit status. */
@@ -103,6 +103,11 @@ int ask_machine_clone(struct ask *a, struct error *e);
 int ask_network_list(struct ask *a, struct error *e);
 int ask_network_show(struct ask *a, struct error *e);
 int ask_pool_show(struct ask *a, struct error *e);
+int ask_image_list(struct ask *a, struct error *e);
+int ask_image_show(struct ask *a, struct error *e);
+int ask_image_build(struct ask *a, struct error *e);
+int ask_image_delete(struct ask *a, struct error *e);
+int ask_image_import(struct ask *a, struct error *e);
 int ask_image_source_add(struct ask *a, struct error *e);
 int ask_image_source_list(struct ask *a, struct error *e);
 int ask_image_source_delete(struct ask *a, struct error *e);

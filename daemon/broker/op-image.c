@@ -6,51 +6,41 @@
 #include "daemon/broker/broker.h"
 #include "daemon/image/fetch.h"
 #include "daemon/image/image.h"
+#include "daemon/image/view.h"
 #include "daemon/storage/pool.h"
 
 #define FETCHES_MAX 8u
 
-static json_t *image_json(const struct image *image) {
-        uint64_t size = 0;
-
-        for (size_t i = 0; i < _IMAGE_FILE_MAX; i++)
-                size += image->files[i].name ? image->files[i].size : 0;
-        return json_pack("{s:s, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:b, "
-                         "s:I, s:I}",
-                         "name", image->name, "version", image->version, "created", image->created, "arch", image->arch,
-                         "catalogue", image->catalogue, "checksum", image->checksum, "trust", image->trust, "kernel",
-                         image->files[IMAGE_FILE_KERNEL].name || image->files[IMAGE_FILE_VMLINUX].name, "format",
-                         image->format, "source", image->source, "broken", image->broken, "user", image->user, "login",
-                         image->login, "cmdline", image->cmdline, "agent", image->agent, "disk",
-                         image->files[IMAGE_FILE_DISK].name != NULL, "size", (json_int_t)size, "disk_size",
-                         (json_int_t)(image->files[IMAGE_FILE_DISK].name ? image->files[IMAGE_FILE_DISK].size : 0));
+static int images_list(struct broker_call *call, void *args, struct error *e) {
+        return image_page_json(call->broker->images, &call->result, e);
 }
 
-static int images_list(struct broker_call *call, void *args, struct error *e) {
-        json_t *items = json_array();
-        struct image **images;
-        size_t n;
-        int r = image_list(call->broker->images, &images, &n, e);
+struct look {
+        struct image_store *store;
+        const char *name;
+};
 
-        if (r < 0) {
-                json_decref(items);
-                return r;
-        }
-        for (size_t i = 0; i < n; i++)
-                json_array_append_new(items, image_json(images[i]));
-        image_list_free(images, n);
-        call->result = json_pack("{s:o}", "items", items);
-        return call->result ? 0 : -ENOMEM;
+static int look_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        _cleanup_(image_freep) struct image *image = NULL;
+        const struct look *l = opaque;
+        int r = image_find(l->store, l->name, &image, e);
+
+        if (r == 0)
+                r = image_verify(image, e);
+        if (r == 0)
+                *ret = image_view_json(image);
+        return r;
 }
 
 static int images_find(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
         _cleanup_(image_freep) struct image *image = NULL;
-        int r = image_find(call->broker->images, a->name, &image, e);
+        struct look look = { call->broker->images, a->name };
+        int r = a->verify ? broker_task(call, look_task, &look, e) : image_find(look.store, a->name, &image, e);
 
-        if (r < 0)
+        if (r != 0)
                 return r;
-        call->result = image_json(image);
+        call->result = image_view_json(image);
         return call->result ? 0 : -ENOMEM;
 }
 

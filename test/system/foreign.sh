@@ -17,7 +17,7 @@ trap 'rm -rf -- "$work"' EXIT
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
 needs qemu-img python3
-export XDG_DATA_HOME=$work/data
+export XDG_DATA_HOME=$work/data XDG_RUNTIME_DIR=$work/no-daemon
 images=$work/data/lodge/images
 cd "$work" || exit 1
 
