@@ -46,6 +46,13 @@ static bool is_cancelled(const struct image_progress *p, int wait_ms) {
         return poll(&fd, 1, wait_ms) > 0;
 }
 
+/* Somebody wanted the end: a byte is there. A pipe whose other end is only closed means that the daemon was killed, and will go on with this later. */
+static bool is_unwanted(const struct image_progress *p) {
+        struct pollfd fd = { .fd = p ? p->cancel_fd : -1, .events = POLLIN };
+
+        return poll(&fd, 1, 0) > 0 && (fd.revents & POLLIN);
+}
+
 static int part_lock(struct pull *p, struct error *e) {
         for (int waited = 0; flock(p->part_fd, LOCK_EX | LOCK_NB) < 0; waited += LOCK_TICK_MS) {
                 if (errno != EWOULDBLOCK && errno != EINTR)
@@ -172,7 +179,8 @@ static int download(struct pull *p, struct error *e) {
         job.size_max = size_limit(p->store) + (uint64_t)st.st_size;
         r = fetch_run(&job, &files, p->progress, e);
         /* What is not what it should be is of no use to the next one. A connection that broke off is another matter. */
-        if (r == -EINTR || r == -EBADMSG || r == -EPROTO || r == -EFBIG || r == -ENOENT || r == -ELOOP)
+        if ((r == -EINTR && is_unwanted(p->progress)) || r == -EBADMSG || r == -EPROTO || r == -EFBIG || r == -ENOENT ||
+            r == -ELOOP)
                 part_remove(p);
         return r;
 }
@@ -233,7 +241,7 @@ static int run(struct pull *p, const char *checksum, struct error *e) {
                 p->progress->step(p->progress->opaque, "writing it to the disk");
         if (r == 0)
                 r = stage_commit(stage, image, false, e);
-        if (r == 0 || r == -EINTR || r == -EUCLEAN || r == -ENOTSUP)
+        if (r == 0 || (r == -EINTR && is_unwanted(p->progress)) || r == -EUCLEAN || r == -ENOTSUP)
                 part_remove(p);
         return r;
 }
