@@ -2,7 +2,7 @@
 /*
  * api-catalogue: servers of images, what they have, and pulling it
  *
- * The list of what could be had asks for the images that are here, then for every source's index, and answers when the last of them has come. A source
+ * The list of what could be had asks for the images that are here, then for every source's index, some at a time, and answers when the last of them has come. A source
  * whose index can't be had or believed is a problem in the answer, and no reason to keep the others back.
  */
 #include <errno.h>
@@ -14,7 +14,8 @@
 #include "daemon/api/internal.h"
 #include "daemon/machine/catalogue.h"
 
-#define BUILTIN "builtin"
+#define BUILTIN   "builtin"
+#define AT_A_TIME 4u /* the broker does twice as many, for two clients */
 
 /* ---- sources ------------------------------------------------------------------------------------------------------------- */
 
@@ -57,10 +58,11 @@ int api_image_source_delete(struct api_request *q, struct error *e) {
 struct listing {
         struct api_request *q;
         struct catalogue_page *page;
-        json_t *images; /* those that are here */
+        json_t *images;  /* those that are here */
+        json_t *sources; /* names of those that are still to be asked */
         unsigned int n_open;
         const char *only; /* a source; NULL: all */
-        bool beginning, found;
+        bool found;
 };
 
 struct one { /* a source that is asked */
@@ -69,15 +71,10 @@ struct one { /* a source that is asked */
         enum image_trust trust;
 };
 
-static void end(struct listing *l) {
-        if (l->n_open > 0 || l->beginning)
-                return;
-        if (l->q->gone)
-                api_answer_error(l->q, NULL);
-        else
-                api_answer(l->q, l->page);
+static void listing_free(struct listing *l) {
         catalogue_page_free(l->page);
         json_decref(l->images);
+        json_decref(l->sources);
         free(l);
 }
 
@@ -145,6 +142,8 @@ static void add_problem(struct listing *l, const char *source, const struct erro
                 note->message = strdup("");
 }
 
+static void go_on(struct listing *l);
+
 static void on_index(void *opaque, const struct error *e, const struct fetch_result *result) {
         struct one *one = opaque;
         struct listing *l = one->l;
@@ -157,29 +156,57 @@ static void on_index(void *opaque, const struct error *e, const struct fetch_res
         free(one->name);
         free(one);
         l->n_open--;
-        end(l);
+        go_on(l);
 }
 
-static int ask_source(void *opaque, const struct image_source_config *source) {
+/* Ask the source of that name; one that can't be asked is a problem. */
+static void ask_source(struct listing *l, const char *name) {
+        _cleanup_(image_source_config_freep) struct image_source_config *source = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
+        struct one *one = calloc(1, sizeof(*one));
+
+        if (one)
+                *one = (struct one){ .l = l, .name = strdup(name) };
+        if (!one || !one->name)
+                error_set(&e, -ENOMEM, "memory", NULL, "it can't be asked");
+        else if (machine_source_load(l->q->api->o.machines, name, &source, &e) == 0) {
+                one->trust = machine_source_trust(source);
+                if (machine_index(l->q->api->o.machines, source, on_index, one, NULL, &e) == 0) {
+                        l->n_open++;
+                        return;
+                }
+        }
+        add_problem(l, name, &e);
+        if (one)
+                free(one->name);
+        free(one);
+}
+
+/* Ask as many as may be asked at a time; answer when none is left. */
+static void go_on(struct listing *l) {
+        while (!l->q->gone && l->n_open < AT_A_TIME && json_array_size(l->sources) > 0) {
+                json_t *name = json_incref(json_array_get(l->sources, 0));
+
+                json_array_remove(l->sources, 0);
+                ask_source(l, json_string_value(name));
+                json_decref(name);
+        }
+        if (l->n_open > 0)
+                return;
+        if (l->q->gone)
+                api_answer_error(l->q, NULL);
+        else
+                api_answer(l->q, l->page);
+        listing_free(l);
+}
+
+static int want_source(void *opaque, const struct image_source_config *source) {
         struct listing *l = opaque;
-        struct one *one;
 
         if (l->only && !streq(l->only, source->name))
                 return 0;
         l->found = true;
-        one = calloc(1, sizeof(*one));
-        if (!one)
-                return -ENOMEM;
-        *one = (struct one){ l, strdup(source->name), machine_source_trust(source) };
-        if (!one->name || machine_index(l->q->api->o.machines, source, on_index, one, NULL, &e) < 0) {
-                add_problem(l, source->name, &e);
-                free(one->name);
-                free(one);
-                return 0;
-        }
-        l->n_open++;
-        return 0;
+        return json_array_append_new(l->sources, json_string(source->name)) < 0 ? -ENOMEM : 0;
 }
 
 static int add_recipes(struct listing *l) {
@@ -207,7 +234,6 @@ static void on_images(void *opaque, const struct error *e, struct wire_message *
         struct listing *l = opaque;
         int r = 0;
 
-        l->beginning = true;
         l->n_open--;
         if (e)
                 add_problem(l, BUILTIN, e);
@@ -215,36 +241,33 @@ static void on_images(void *opaque, const struct error *e, struct wire_message *
                 l->images = json_incref(json_object_get(reply->json, "items"));
         r = add_recipes(l);
         if (r == 0)
-                r = machine_source_each(l->q->api->o.machines, ask_source, l, &own);
+                r = machine_source_each(l->q->api->o.machines, want_source, l, &own);
         if (r == 0 && !l->found)
                 r = error_set(&own, -ENOENT, "source-not-found", "lodge image source list shows them",
                               "there is no source %s", l->only);
-        l->beginning = false;
-        if (r < 0 && l->n_open == 0) {
-                error_set(&own, r, "memory", NULL, "cannot list the catalogue");
-                api_answer_error(l->q, &own);
-                catalogue_page_free(l->page);
-                json_decref(l->images);
-                free(l);
+        if (r == 0) {
+                go_on(l);
                 return;
         }
-        end(l);
+        error_set(&own, r, "memory", NULL, "cannot list the catalogue");
+        api_answer_error(l->q, &own);
+        listing_free(l);
 }
 
 int api_catalogue_list(struct api_request *q, struct error *e) {
         const struct catalogue_query *query = q->query;
         struct listing *l = calloc(1, sizeof(*l));
 
-        if (!l || catalogue_page_new(&l->page) < 0) {
-                free(l);
+        if (!l || catalogue_page_new(&l->page) < 0 || !(l->sources = json_array())) {
+                if (l)
+                        listing_free(l);
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot list the catalogue");
         }
         l->q = q;
         l->only = query->source; /* the request's, which stays until it is answered */
         l->n_open = 1;
         if (broker_call(q->api->o.broker, "image-list", NULL, NULL, on_images, l, NULL) < 0) {
-                catalogue_page_free(l->page);
-                free(l);
+                listing_free(l);
                 return broker_gone(e);
         }
         return 1;

@@ -18,7 +18,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/catalogue.XXXXXX") || exit 1
 . "$top/test/system/tap.bash"
 # shellcheck source=test/system/daemon.bash
 . "$top/test/system/daemon.bash"
-needs gpg gpgv qemu-img python3 xz pgrep
+needs gpg gpgv qemu-img python3 xz pgrep ssh-keygen
 unset LODGE_PROJECT http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 export LODGE_SOCKET=$work/run/lodged.sock LODGE_FETCH_STALL_S=2 GNUPGHOME=$work/gpg
 srv=$work/srv images=$work/state/images server=""
@@ -360,6 +360,21 @@ shut_in() { # what downloads has no privileges, filters, and none of the daemon'
         [ "$seen" -ge 2 ] && [ "$r" = 0 ]
 }
 
+many() { # more sources than are read at a time
+        local i
+        for i in {1..20}; do lodge image source add "many$i" "$url/plain" --type plain --insecure-unsigned >/dev/null || return; done
+        lodge image available >"$work/said" 2>&1
+        cat "$work/said"
+        [ "$(grep -c '^one  *many' "$work/said")" = 20 ] || return
+        for i in {1..20}; do lodge image source delete "many$i" >/dev/null || return; done
+}
+
+commands() { # the image commands ask the daemon; what a machine needs stays
+        ssh-keygen -q -t ed25519 -N '' -f "$work/key" && lodge image list | grep -q '^one .*open:one' && lodge image show one --verify | grep -q 'is what was recorded' &&
+                lodge define one m --ssh-key "$work/key.pub" && refused image-in-use image delete one && is_one one &&
+                lodge delete m --keep-disks --yes && lodge image delete one && [ ! -e "$images/one" ]
+}
+
 no_source() {
         lodge image source delete none && refused source-not-found image source delete none &&
                 refused source-not-found image available none && [ "$(meta u1 catalogue)" = ss:ubuntu/24.04 ]
@@ -401,5 +416,8 @@ fi
 check "what downloads is shut in" shut_in
 switch
 lodge image pull ss:noble --as u1 >/dev/null 2>&1
+check "many sources are read, some at a time" many
+lodge image pull open:one >/dev/null 2>&1
+check "image commands ask the daemon, and what a machine needs is not deleted" commands
 check "a source is deleted, and its images stay" no_source
 tap_end
