@@ -370,7 +370,9 @@ many() { # more sources than are read at a time
 }
 
 commands() { # the image commands ask the daemon; what a machine needs stays
-        ssh-keygen -q -t ed25519 -N '' -f "$work/key" && lodge image list | grep -q '^one .*open:one' && lodge image show one --verify | grep -q 'is what was recorded' &&
+        ssh-keygen -q -t ed25519 -N '' -f "$work/key" && lodge image list >"$work/said" && lodge image show one --verify >>"$work/said" || return
+        cat "$work/said"
+        grep -q '^one .*open:one' "$work/said" && grep -q 'is what was recorded' "$work/said" &&
                 lodge define one m --ssh-key "$work/key.pub" && refused image-in-use image delete one && is_one one &&
                 lodge delete m --keep-disks --yes && lodge image delete one && [ ! -e "$images/one" ]
 }
