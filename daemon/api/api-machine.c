@@ -176,11 +176,21 @@ static void on_seed(void *opaque, const struct error *e, struct wire_message *re
         }
 }
 
-static void on_image(void *opaque, const struct error *e, struct wire_message *reply) {
+static int judge_seed(struct judge *j, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        int r = machine_row_new(j->q->project, j->q->body, &row, e);
+        json_t *args = r == 0 ? machine_seed_args(row, true) : NULL;
+
+        if (r < 0)
+                return r;
+        return !args || broker_call(j->q->api->o.broker, "seed-write", args, NULL, on_seed, j, NULL) < 0
+                       ? broker_gone(e)
+                       : 0;
+}
+
+static void on_image(void *opaque, const struct error *e, struct wire_message *reply) {
         _cleanup_error_ struct error own = ERROR_INIT;
         struct judge *j = opaque;
-        json_t *args;
 
         if (e && e->id && streq(e->id, "image-not-found")) {
                 const struct machine_definition *d = j->q->body;
@@ -189,17 +199,24 @@ static void on_image(void *opaque, const struct error *e, struct wire_message *r
                 machine_image_hint(j->q->api->o.machines, d->base.image, &own);
                 e = &own;
         }
-        if (!e && machine_row_new(j->q->project, j->q->body, &row, &own) < 0)
+        if (!e && judge_seed(j, &own) < 0)
                 e = &own;
-        if (e) {
+        if (e)
                 then(j, e);
-                return;
-        }
-        args = machine_seed_args(row, true);
-        if (!args || broker_call(j->q->api->o.broker, "seed-write", args, NULL, on_seed, j, NULL) < 0) {
-                broker_gone(&own);
-                then(j, &own);
-        }
+}
+
+/* Files and interfaces of the host are all projects' and none's: not for who is held to one. */
+static int host_things_allowed(const struct api_request *q, const struct machine_definition *d, struct error *e) {
+        const struct machine_config *c = &d->base;
+        bool tap = false;
+
+        for (size_t i = 0; i < c->n_nets; i++)
+                tap |= c->nets[i].type == MACHINE_NET_TYPE_TAP;
+        if (!q->access.project[0] || (!c->n_disks && !c->n_cdroms && !c->kernel && !c->initrd && !tap))
+                return 0;
+        return error_set(e, -EACCES, "project",
+                         "leave out disks, CDs, kernels and taps; images and networks are for everybody",
+                         "files and interfaces of the host are not for a client that is held to one project");
 }
 
 static int judge(struct api_request *q, int (*next)(struct api_request *q, struct error *e), struct error *e) {
@@ -207,6 +224,8 @@ static int judge(struct api_request *q, int (*next)(struct api_request *q, struc
         struct judge *j;
         int r = machine_definition_complete(d, e);
 
+        if (r == 0)
+                r = host_things_allowed(q, d, e);
         if (r < 0)
                 return r;
         j = calloc(1, sizeof(*j));
@@ -214,11 +233,13 @@ static int judge(struct api_request *q, int (*next)(struct api_request *q, struc
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot check the definition");
         *j = (struct judge){ q, next };
         if (!d->base.image)
-                on_image(j, NULL, NULL);
+                r = judge_seed(j, e);
         else if (broker_call(q->api->o.broker, "image-find", json_pack("{s:s}", "name", d->base.image), NULL, on_image,
-                             j, NULL) < 0) {
+                             j, NULL) < 0)
+                r = broker_gone(e);
+        if (r < 0) {
                 free(j);
-                return broker_gone(e);
+                return r;
         }
         return 1;
 }
@@ -310,6 +331,8 @@ static int redefine(struct api_request *q, struct store_machine *row, struct mac
         }
         if (r == 0)
                 r = machine_definition_complete(d, e);
+        if (r == 0)
+                r = host_things_allowed(q, d, e);
         if (r == 0 && generation && generation != row->generation)
                 r = error_set(e, -ESTALE, "machine-changed", "look at it again, and try again",
                               "%s has changed since you looked at it", row->name);

@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "daemon/api/internal.h"
 #include "daemon/api/uri.h"
@@ -35,6 +36,7 @@
 #define CONSOLE_WAIT_US 20000
 #define INPUT_MAX       (64u << 10)
 #define STREAMS_MAX     512u
+#define STREAMS_OF_ONE  128u /* of one client of the network's: others can listen, too */
 #define KEEPALIVE_S     30
 
 struct api_stream {
@@ -338,6 +340,29 @@ static int stream_allowed(struct api_stream *s, const struct schema_route *route
         return 0;
 }
 
+static bool has_too_many(const struct api_stream *s) {
+        unsigned int n = 0;
+
+        for (const struct api_stream *o = s->access.network ? s->api->streams : NULL; o; o = o->next)
+                n += o->access.network && streq(o->access.who, s->access.who);
+        return n > STREAMS_OF_ONE;
+}
+
+/* Who had a console or a shell, or wanted one: keys change a guest, as requests do. */
+static void stream_audit(struct api_stream *s, const struct schema_route *route, char *name, int result) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        const struct store_audit a = { .principal = s->access.who,
+                                       .action = (char *)route->name,
+                                       .project = s->project,
+                                       .target = name,
+                                       .status = result == 0         ? 101
+                                                 : result == -EACCES ? 403
+                                                                     : 400 };
+
+        if (route->role >= SCHEMA_ROLE_OPERATOR && store_audit_add(s->api->o.store, &a, NULL, &e) < 0)
+                log_warning("a stream is not in the audit record: %s", e.message ?: "");
+}
+
 static int stream_begin(struct api_stream *s, const char *path, const char *query_string, struct error *e) {
         _cleanup_free_ char *name = NULL;
         const struct stream_kind *kind = stream_kind_of(path, &name);
@@ -348,8 +373,12 @@ static int stream_begin(struct api_stream *s, const char *path, const char *quer
 
         if (r == 0)
                 r = stream_allowed(s, route, query, said, e);
+        if (r == 0 && has_too_many(s))
+                r = error_set(e, -EAGAIN, "too-many-streams", "close some of them", "this client has %u streams open",
+                              STREAMS_OF_ONE);
         if (r == 0)
                 r = kind->begin(s, name, query, e);
+        stream_audit(s, route, name, r);
         schema_free(route->query, query);
         return r;
 }

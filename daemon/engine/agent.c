@@ -25,6 +25,7 @@ struct request {
         agent_reply_fn fn; /* NULL: forgotten */
         void *opaque;
         bool silent; /* success is not answered */
+        bool opens;  /* it makes a handle, which is closed if nobody waits for it any more */
 };
 
 /* A command in the guest. */
@@ -48,6 +49,7 @@ struct agent {
         json_int_t sync;
         struct request *queue; /* the first one is open if `sent` */
         bool sent;
+        int failed; /* sending did: it ends at the loop's next turn, and not inside of somebody's call */
         unsigned int n_queue, n_execs;
         struct exec *execs;
 };
@@ -86,11 +88,12 @@ static struct request *queue_take(struct agent *a) {
 static void queue_next(struct agent *a) {
         int r;
 
-        if (a->state != AGENT_READY || a->sent || !a->queue)
+        if (a->state != AGENT_READY || a->failed || a->sent || !a->queue)
                 return;
         r = json_stream_send(a->stream, a->queue->command, false);
         if (r < 0) {
-                end(a, r);
+                a->failed = r;
+                loop_timer_set(a->timer, 0);
                 return;
         }
         a->sent = true;
@@ -101,7 +104,8 @@ static void queue_next(struct agent *a) {
 static void queue_done(struct agent *a, int result, json_t *value, const char *reason) {
         struct request *q = queue_take(a);
 
-        loop_timer_set(a->timer, UINT64_MAX);
+        if (!a->failed)
+                loop_timer_set(a->timer, UINT64_MAX);
         queue_next(a);
         if (q->fn)
                 q->fn(q->opaque, result, value, reason);
@@ -115,9 +119,9 @@ static int queue_add(struct agent *a, const char *name, json_t *arguments, bool 
 
         if (!arguments)
                 return -EINVAL; /* not UTF-8, or no memory */
-        if (a->state == AGENT_ENDED || a->state != AGENT_READY || a->n_queue >= AGENT_QUEUE_MAX) {
+        if (a->failed || a->state != AGENT_READY || a->n_queue >= AGENT_QUEUE_MAX) {
                 json_decref(arguments);
-                return a->state == AGENT_ENDED ? -EPIPE : -EBUSY;
+                return a->failed || a->state == AGENT_ENDED ? -EPIPE : -EBUSY;
         }
         command = json_pack("{s:s, s:o}", "execute", name, "arguments", arguments);
         q = command ? calloc(1, sizeof(*q)) : NULL;
@@ -125,7 +129,11 @@ static int queue_add(struct agent *a, const char *name, json_t *arguments, bool 
                 json_decref(command);
                 return -ENOMEM;
         }
-        *q = (struct request){ .command = command, .fn = fn, .opaque = opaque, .silent = silent };
+        *q = (struct request){ .command = command,
+                               .fn = fn,
+                               .opaque = opaque,
+                               .silent = silent,
+                               .opens = strcmp(name, "guest-file-open") == 0 };
         while (*at)
                 at = &(*at)->next;
         *at = q;
@@ -172,9 +180,22 @@ static void end(struct agent *a, int reason) {
 
 /* ---- its timer ------------------------------------------------------------------------------------------------------- */
 
+static int draw_number(json_int_t *ret_number) {
+        uint32_t id;
+
+        if (getrandom(&id, sizeof(id), 0) != sizeof(id))
+                return -EIO;
+        *ret_number = (json_int_t)(id >> 2);
+        return 0;
+}
+
 static void on_timer(void *opaque) {
         struct agent *a = opaque;
 
+        if (a->failed && a->state != AGENT_ENDED) {
+                end(a, a->failed);
+                return;
+        }
         switch (a->state) {
         case AGENT_SYNCING:
         case AGENT_SETTLING:
@@ -191,7 +212,9 @@ static void on_timer(void *opaque) {
                         return;
                 }
                 a->state = AGENT_SYNCING; /* nothing else is sent now */
-                a->sync++;
+                if (draw_number(&a->sync) <
+                    0) /* one that the guest can't guess, or it could be ready before it has heard */
+                        a->failed = -EIO;
                 queue_done(a, -EREMOTEIO, NULL, "it does not answer");
                 if (a->state == AGENT_SYNCING)
                         loop_timer_set(a->timer, 0);
@@ -309,10 +332,19 @@ int agent_call(struct agent *a, const char *command, json_t *arguments, agent_re
         return queue_add(a, command, arguments, false, fn, opaque);
 }
 
+/* A handle that nobody waits for any more; a guest has only so many. */
+static void on_orphan(void *opaque, int result, json_t *value, const char *reason) {
+        if (result == 0 && json_is_integer(value))
+                agent_call(opaque, "guest-file-close", json_pack("{s:I}", "handle", json_integer_value(value)), NULL,
+                           NULL);
+}
+
 void agent_forget(struct agent *a, const void *opaque) {
         for (struct request *q = a->queue; q; q = q->next)
-                if (q->opaque == opaque)
-                        q->fn = NULL;
+                if (q->opaque == opaque) {
+                        q->fn = q->opens ? on_orphan : NULL;
+                        q->opaque = a;
+                }
         for (struct exec *x = a->execs; x; x = x->next)
                 if (x->opaque == opaque)
                         x->fn = NULL;
@@ -375,7 +407,6 @@ static void on_end(void *opaque, int reason) {
 int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *opaque, struct agent **ret_agent) {
         static const struct json_stream_ops stream_ops = { .on_object = on_object, .on_end = on_end };
         _cleanup_(agent_freep) struct agent *a = calloc(1, sizeof(*a));
-        uint32_t id;
         int r;
 
         if (!a)
@@ -383,9 +414,9 @@ int agent_new(struct loop *loop, int fd, const struct agent_ops *ops, void *opaq
         a->loop = loop;
         a->ops = ops;
         a->opaque = opaque;
-        if (getrandom(&id, sizeof(id), 0) != sizeof(id))
-                return -EIO;
-        a->sync = (json_int_t)(id >> 2);
+        r = draw_number(&a->sync);
+        if (r < 0)
+                return r;
         r = json_stream_new(loop, fd, AGENT_LINE_MAX, &stream_ops, a, &a->stream);
         if (r < 0)
                 return r;

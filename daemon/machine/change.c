@@ -93,7 +93,11 @@ static int limits_part(struct change *c) {
 }
 
 static void on_publish(void *opaque, const struct error *e, struct wire_message *reply) {
-        broker_part_done(opaque, "publish", e);
+        struct change *c = opaque;
+
+        if (!e)
+                networks_keep_published(c->live->ms, c->live->uuid);
+        broker_part_done(c, "publish", e);
 }
 
 static int publish_part(struct change *c) {

@@ -163,6 +163,16 @@ int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn
 void networks_sweep(struct machines *ms);
 void networks_renew(struct machines *ms);
 
+/** networks_keep_published() - the ports that the machine's definition publishes are forwarded now: remember that. */
+int networks_keep_published(struct machines *ms, const char *uuid);
+
+/**
+ * networks_name_free() - may a machine of this name be in a network? Addresses, taps and forwards are known by machines' names, whatever their projects.
+ * -EEXIST "network-name" when another project has one that is in a network.
+ */
+int networks_name_free(struct machines *ms, const char *project, const char *name, const struct machine_definition *d,
+                       struct error *e);
+
 /** usage_begin() - take samples of what machines use, from now on. */
 int usage_begin(struct machines *ms);
 

@@ -9,8 +9,9 @@
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static const struct operation_kind *const kinds[] = { &launch_kind, &start_kind,  &stop_kind,        &delete_kind,
-                                                      &clone_kind,  &reboot_kind, &image_build_kind, &image_pull_kind, NULL };
+static const struct operation_kind *const kinds[] = { &launch_kind,      &start_kind,      &stop_kind,
+                                                      &delete_kind,      &clone_kind,      &reboot_kind,
+                                                      &image_build_kind, &image_pull_kind, NULL };
 
 int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
                  machines_event_fn on_event, void *opaque, struct machines **ret_machines) {
@@ -126,8 +127,10 @@ int machine_define(struct machines *ms, const char *project, const struct machin
         struct store_event event = { .kind = (char *)"machine-defined",
                                      .project = (char *)project,
                                      .request_id = (char *)caller->request_id };
-        int r = machine_row_new(project, d, &row, e);
+        int r = networks_name_free(ms, project, d->base.name, d, e);
 
+        if (r == 0)
+                r = machine_row_new(project, d, &row, e);
         if (r == 0 && asprintf(&message, "defined by %s", caller->who) < 0)
                 r = error_set(e, -ENOMEM, "memory", NULL, "cannot define the machine");
         if (r == 0)
@@ -176,6 +179,8 @@ int machine_redefine(struct machines *ms, struct store_machine *row, const struc
                 return error_set(e, -EINVAL, "machine-uuid", NULL, "the UUID of %s does not change", row->name);
         r = disk_not_smaller(row, d, e);
         if (r == 0)
+                r = networks_name_free(ms, row->project, row->name, d, e);
+        if (r == 0)
                 r = machine_row_set(row, d, e);
         if (r == 0)
                 r = write_row(ms, "change", row, generation, store_machine_update, e);
@@ -208,6 +213,8 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 return error_set(e, -EBUSY, "machine-running", "stop it first: lodge stop NAME",
                                  "%s runs under its name and keeps it until it stops", row->name);
         r = machine_definition_load(row, &d, e);
+        if (r == 0)
+                r = networks_name_free(ms, row->project, name, d, e);
         if (r < 0)
                 return r;
         old_args = machine_end_args(ms, row);

@@ -87,6 +87,48 @@ int machine_network_unused(struct machines *ms, const char *name, struct error *
         return r < 0 ? r : 0;
 }
 
+static bool in_a_network(const struct machines *ms, struct machine_definition *d) {
+        if (definition_default_net(ms, d, NULL) < 0)
+                return true;
+        for (size_t i = 0; i < d->base.n_nets; i++)
+                if (d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK)
+                        return true;
+        return false;
+}
+
+struct namesake {
+        struct machines *ms;
+        const char *project, *name;
+        bool found;
+};
+
+static int is_namesake(void *opaque, const struct store_machine *row) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        struct namesake *n = opaque;
+
+        if (!streq(row->name, n->name) || streq(row->project, n->project))
+                return 0;
+        n->found = machine_definition_load(row, &d, NULL) < 0 || in_a_network(n->ms, d);
+        return n->found;
+}
+
+int networks_name_free(struct machines *ms, const char *project, const char *name, const struct machine_definition *d,
+                       struct error *e) {
+        const struct store_machine_filter filter = { .name_prefix = name, .whole = true };
+        struct namesake n = { ms, project, name, false };
+        bool attached = d->base.n_nets == 0;
+        int r = 0;
+
+        for (size_t i = 0; i < d->base.n_nets; i++)
+                attached |= d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK;
+        if (ms->scope == API_SCOPE_SYSTEM && attached)
+                r = store_machine_each(ms->store, &filter, is_namesake, &n, e);
+        if (r >= 0 && n.found)
+                r = error_set(e, -EEXIST, "network-name", "give it another name, or no interface in a network",
+                              "another project has a machine %s, and networks know machines by their names", name);
+        return r < 0 ? r : 0;
+}
+
 /* The machine's forwards in a network become @publish, or none. */
 static int set_forwards(json_t *config, const char *machine, const struct machine_config *publish) {
         json_t *old = json_object_get(config, "forwards"), *forwards = json_array(), *item;
@@ -224,6 +266,20 @@ static void on_ignored(void *opaque, const struct error *e, struct wire_message 
                 log_warning("published ports are not withdrawn: %s", e->message ?: "?");
 }
 
+/* Kept is what may be in force, which may be more than what the machine was started with. */
+static bool has_forwards(const json_t *config, const char *machine) {
+        json_t *item;
+        size_t i;
+
+        json_array_foreach(json_object_get(config, "forwards"), i, item) {
+                const char *name = json_string_value(json_object_get(item, "machine"));
+
+                if (name && streq(name, machine))
+                        return true;
+        }
+        return false;
+}
+
 void networks_withdraw(struct machines *ms, const struct store_machine *row) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         json_auto_t *list = NULL;
@@ -231,19 +287,19 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row) {
         size_t i;
 
         if (machine_definition_parse(row->running ?: row->config, strlen(row->running ?: row->config), &d, NULL) < 0 ||
-            d->base.n_publish == 0 || definition_default_net(ms, d, NULL) < 0 ||
-            machine_networks(ms, d, &list, NULL) < 0)
+            definition_default_net(ms, d, NULL) < 0 || machine_networks(ms, d, &list, NULL) < 0)
                 return;
         json_array_foreach(list, i, config) {
-                if (set_forwards(config, row->name, NULL) < 0 || machine_network_keep(ms, config, NULL) < 0 ||
-                    !json_object_get(config, "subnet"))
+                if (!has_forwards(config, row->name) || set_forwards(config, row->name, NULL) < 0 ||
+                    machine_network_keep(ms, config, NULL) < 0 || !json_object_get(config, "subnet"))
                         continue;
                 broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, on_ignored,
                             NULL, NULL);
         }
 }
 
-int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call) {
+/* The machine's first network, with the ports that its definition publishes now; NULL: it is attached to none of ours. */
+static int republished(struct machines *ms, const char *uuid, json_t **ret_config) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         json_auto_t *list = NULL;
@@ -257,15 +313,31 @@ int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn
         if (r == 0)
                 r = machine_networks(ms, d, &list, NULL);
         config = r == 0 ? json_array_get(list, 0) : NULL;
+        *ret_config = NULL;
         if (!config || !json_object_get(config, "subnet"))
                 return r;
         r = set_forwards(config, row->name, &d->base);
         if (r == 0)
-                r = machine_network_keep(ms, config, NULL);
-        if (r == 0)
-                r = broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, fn, opaque,
-                                ret_call);
+                *ret_config = json_incref(config);
+        return r;
+}
+
+int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call) {
+        json_auto_t *config = NULL;
+        int r = republished(ms, uuid, &config);
+
+        if (r < 0 || !config)
+                return r;
+        r = broker_call(ms->broker, "network-forwards", json_pack("{s:O}", "network", config), NULL, fn, opaque,
+                        ret_call);
         return r < 0 ? r : 1;
+}
+
+int networks_keep_published(struct machines *ms, const char *uuid) {
+        json_auto_t *config = NULL;
+        int r = republished(ms, uuid, &config);
+
+        return r < 0 || !config ? r : machine_network_keep(ms, config, NULL);
 }
 
 int networks_undo(struct operation *op, struct error *e) {

@@ -140,6 +140,8 @@ int machine_clone(struct machines *ms, const struct store_machine *row, const ch
         }
         r = clone_definition(row, name, &d, e);
         if (r == 0)
+                r = networks_name_free(ms, row->project, name, d, e);
+        if (r == 0)
                 r = machine_row_new(row->project, d, &clone, e);
         if (r == 0)
                 r = store_begin(ms->store, e);

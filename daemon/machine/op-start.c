@@ -514,8 +514,10 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
                    unsigned int boot_timeout, const struct machine_caller *caller, char **ret_id, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         struct operation *op;
-        int r = machine_row_new(project, d, &row, e);
+        int r = networks_name_free(ms, project, d->base.name, d, e);
 
+        if (r == 0)
+                r = machine_row_new(project, d, &row, e);
         if (r == 0)
                 r = store_begin(ms->store, e);
         if (r < 0)
