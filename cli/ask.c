@@ -21,13 +21,20 @@ bool ask_is_people(const struct ask *a) {
 
 int ask_send(struct ask *a, enum schema_route_id route, const char *name, const struct schema_object *body,
              json_t **ret_json, struct error *e) {
-        _cleanup_free_ char *text = body ? schema_format(body, ask_object(a, body)) : NULL, *query = NULL;
+        _cleanup_free_ char *text = body ? schema_format(body, ask_object(a, body)) : NULL;
+
+        if (body && !text)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");
+        return ask_send_text(a, route, name, text, ret_json, e);
+}
+
+int ask_send_text(struct ask *a, enum schema_route_id route, const char *name, const char *text, json_t **ret_json,
+                  struct error *e) {
+        _cleanup_free_ char *query = NULL;
         const struct schema_object *how = schema_routes[route].query;
         struct client_call call = { .route = route, .parameter = name, .body = text };
 
         if (how && ask_object(a, how) && client_query_object(&query, how, ask_object(a, how)) < 0)
-                return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");
-        if (body && !text)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");
         if (a->request && a->request->dry_run && client_query_add(&query, "dry_run", "true") < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");
@@ -90,6 +97,11 @@ static void print_scope(const struct ask *a, const json_t *answer, const char *w
 
         if (a->options->format == TABLE_FORMAT_JSON || a->options->format == TABLE_FORMAT_YAML || !scope)
                 return;
+        if (a->client->remote) {
+                fprintf(stderr, "remote %s: %s %s\n", a->client->remote->config->name,
+                        streq(scope, "system") ? "system" : "session", what);
+                return;
+        }
         if (streq(scope, "system")) {
                 fprintf(stderr, "system %s\n", what);
                 return;
@@ -156,7 +168,7 @@ int cli_ask(const struct cli_command *command, int argc, char **argv) {
         struct ask a = { .command = command->schema };
         int status, r = make_objects(&a, &e);
 
-        if (r == 0 && cli_parse(command->schema, argc, argv, a.objects, &status)) {
+        if (r == 0 && cli_parse_given(command->schema, argc, argv, a.objects, &a.given, &status)) {
                 free_objects(&a);
                 return status;
         }

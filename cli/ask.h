@@ -20,7 +20,8 @@ struct ask {
         struct view_options *view; /* NULL: the command has none; so below */
         struct request_options *request;
         struct client *client;
-        int status; /* the exit status of a good end */
+        uint64_t given; /* a bit for each of the command's options that was among the words */
+        int status;     /* the exit status of a good end */
 };
 
 /** cli_ask() - run a command of the daemon's; returns the exit status. */
@@ -35,6 +36,10 @@ void *ask_object(const struct ask *a, const struct schema_object *object);
  */
 int ask_send(struct ask *a, enum schema_route_id route, const char *name, const struct schema_object *body,
              json_t **ret_json, struct error *e);
+
+/** ask_send_text() - ask_send() with a body that the caller has made; NULL: none. */
+int ask_send_text(struct ask *a, enum schema_route_id route, const char *name, const char *body, json_t **ret_json,
+                  struct error *e);
 
 /**
  * ask_list() - every page of a list, joined in the first one's JSON
@@ -112,4 +117,11 @@ int ask_machine_clone(struct ask *a, struct error *e);
 int ask_network_list(struct ask *a, struct error *e);
 int ask_network_show(struct ask *a, struct error *e);
 int ask_pool_show(struct ask *a, struct error *e);
+int ask_template_list(struct ask *a, struct error *e);
+int ask_template_show(struct ask *a, struct error *e);
 int ask_daemon_show(struct ask *a, struct error *e);
+int ask_token_create(struct ask *a, struct error *e);
+int ask_token_list(struct ask *a, struct error *e);
+int ask_token_delete(struct ask *a, struct error *e);
+int ask_client_list(struct ask *a, struct error *e);
+int ask_client_delete(struct ask *a, struct error *e);

@@ -34,6 +34,10 @@ int cli_fail_json(const struct error *e);
  */
 int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status);
 
+/** cli_parse_given() - the same; *@ret_given: a bit for each of the command's options that was among the words. */
+int cli_parse_given(const struct schema_command *command, int argc, char **argv, void *const objects[],
+                    uint64_t *ret_given, int *ret_status);
+
 /** cli_default_name() - "debian/12" -> "debian-12-3f2a": what a name may hold, and a random end, so that many can run; allocated. */
 int cli_default_name(const char *image, char **ret_name);
 
@@ -42,6 +46,9 @@ int cli_welcome(void);
 
 int cli_complete(int argc, char **argv);
 int cli_run(int argc, char **argv);
+int cli_remote_add(int argc, char **argv);
+int cli_remote_list(int argc, char **argv);
+int cli_remote_delete(int argc, char **argv);
 int cli_image_build(int argc, char **argv);
 int cli_image_list(int argc, char **argv);
 int cli_image_show(int argc, char **argv);

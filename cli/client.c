@@ -173,10 +173,20 @@ static int find(const struct client_options *o, bool start, char **ret_path, str
         return connect_session(ret_path, start, e);
 }
 
-int client_open(const struct client_options *options, bool start, struct client **ret_client, struct error *e) {
-        _cleanup_(client_freep) struct client *c = calloc(1, sizeof(*c));
+/* The remote's name; NULL: this host's daemon is asked. What was typed comes before the environment. */
+static int choose(const struct client_options *o, const char **ret_name, struct error *e) {
+        const char *name = o->remote ?: o->socket || o->session ? NULL : getenv("LODGE_REMOTE");
+
+        if (o->remote && (o->socket || o->session))
+                return error_set(e, -EINVAL, "remote-socket", "leave one out", "--remote %s and --%s name two daemons",
+                                 o->remote, o->socket ? "socket" : "session");
+        *ret_name = name && *name && !streq(name, REMOTE_LOCAL) ? name : NULL;
+        return 0;
+}
+
+static int client_new(const struct client_options *options, struct client **ret_client, struct error *e) {
         const char *project = options->project ?: getenv("LODGE_PROJECT");
-        int fd;
+        struct client *c = calloc(1, sizeof(*c));
 
         if (!c)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");
@@ -184,10 +194,47 @@ int client_open(const struct client_options *options, bool start, struct client 
                               .project = project && *project ? project : NULL,
                               .http = HTTP_INIT,
                               .stop_fd = -EBADF };
-        fd = find(options, start, &c->path, e);
-        if (fd < 0)
-                return fd;
-        c->http.fd = fd;
+        *ret_client = c;
+        return 0;
+}
+
+static int reach_remote(struct client *c, struct error *e) {
+        if (!c->project)
+                c->project = c->remote->config->project;
+        return remote_connect(c->remote, &c->http, e);
+}
+
+int client_open_remote(const struct client_options *options, struct remote *remote, struct client **ret_client,
+                       struct error *e) {
+        _cleanup_(client_freep) struct client *c = NULL;
+        int r = client_new(options, &c, e);
+
+        if (r < 0)
+                return r;
+        c->remote = remote;
+        c->borrowed = true;
+        r = reach_remote(c, e);
+        if (r == 0)
+                *ret_client = TAKE_PTR(c);
+        return r;
+}
+
+int client_open(const struct client_options *options, bool start, struct client **ret_client, struct error *e) {
+        _cleanup_(client_freep) struct client *c = NULL;
+        const char *name = NULL;
+        int r = client_new(options, &c, e);
+
+        if (r == 0)
+                r = choose(options, &name, e);
+        if (r == 0 && name)
+                r = remote_load(name, &c->remote, e);
+        if (r < 0)
+                return r;
+        r = name ? reach_remote(c, e) : find(options, start, &c->path, e);
+        if (r < 0)
+                return r;
+        if (!name)
+                c->http.fd = r;
         *ret_client = TAKE_PTR(c);
         return 0;
 }
@@ -197,6 +244,8 @@ void client_free(struct client *client) {
                 return;
         http_close(&client->http);
         safe_close(client->stop_fd);
+        if (!client->borrowed)
+                remote_free(client->remote);
         free(client->path);
         free(client);
 }
@@ -311,15 +360,21 @@ static int ask_failed(int r, struct error *e) {
 }
 
 /* Each request has a connection of its own: one that lay idle may be closed at any moment, and then nobody knows what became of a request. */
-static int ask_once(struct client *client, const struct http_request *request, struct http_answer *ret_answer) {
+static int ask_once(struct client *client, const struct http_request *request, struct http_answer *ret_answer,
+                    struct error *e) {
+        int r = 0;
+
+        client->http.stop_fd = client->stop_fd;
         if (client->used) {
                 http_close(&client->http);
-                client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
-                if (client->http.fd < 0)
-                        return client->http.fd;
+                if (client->remote)
+                        r = remote_connect(client->remote, &client->http, e);
+                else
+                        r = client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
+                if (r < 0)
+                        return r;
         }
         client->used = true;
-        client->http.stop_fd = client->stop_fd;
         return http_ask(&client->http, request, ret_answer);
 }
 
@@ -360,7 +415,7 @@ int client_call(struct client *client, const struct client_call *call, json_t **
         for (unsigned int i = 0;; i++) {
                 _cleanup_(http_answer_clear) struct http_answer answer = { 0 };
                 json_auto_t *json = NULL;
-                int r = ask_once(client, &request, &answer);
+                int r = ask_once(client, &request, &answer, e);
 
                 if (r < 0)
                         return ask_failed(r, e);

@@ -2,7 +2,7 @@
 /*
  * client: lodged, as the commands see it
  *
- * Which daemon: --socket or $LODGE_SOCKET; else the system daemon's, /run/lodge/lodged.sock; else the user's own, in $XDG_RUNTIME_DIR/lodge or
+ * Which daemon: with --remote or $LODGE_REMOTE that of another host (remote.h); else --socket or $LODGE_SOCKET; else the system daemon's, /run/lodge/lodged.sock; else the user's own, in $XDG_RUNTIME_DIR/lodge or
  * /tmp/lodge-UID, where everything must belong to the user; and when that does not run, it is started (start.c) and said so, once, on stderr.
  *
  * A system daemon that refuses the caller is an error with the cure, not a reason to ask another daemon: the machines would be others.
@@ -18,6 +18,7 @@
 #include <stdbool.h>
 
 #include "cli/http.h"
+#include "cli/remote.h"
 #include "schema/lodge-schema.h"
 
 #define CLIENT_SYSTEM_SOCKET "/run/lodge/lodged.sock"
@@ -25,7 +26,9 @@
 struct client {
         const struct client_options *options; /* borrowed */
         const char *project;                  /* NULL: the daemon's default */
-        char *path;                           /* of its socket */
+        char *path;                           /* of its socket; NULL: it is on another host */
+        struct remote *remote;                /* that host; NULL: it is on this one */
+        bool borrowed;                        /* the remote is */
         struct http http;
         bool used;   /* the connection */
         int stop_fd; /* becomes readable when waiting should end; -EBADF: none */
@@ -35,6 +38,10 @@ struct client {
 
 /** client_open() - find and reach the daemon; @start: start one if none runs. Return: 0, -ENOTCONN or -errno with @e. */
 int client_open(const struct client_options *options, bool start, struct client **ret_client, struct error *e);
+
+/** client_open_remote() - reach a remote that was not kept yet; it is borrowed. */
+int client_open_remote(const struct client_options *options, struct remote *remote, struct client **ret_client,
+                       struct error *e);
 void client_free(struct client *client);
 DEFINE_CLEANUP(client, client_free);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * complete: `lodge complete machines|images|operations`: names for the shell's completion, one a line
+ * complete: `lodge complete machines|images|operations|templates`: names for the shell's completion, one a line
  *
  * A shell asks at each Tab: so it is quick, it says nothing about what went wrong, and it never starts a daemon. What is no plain word is left out: the shells
  * would split or expand it.
@@ -68,5 +68,8 @@ int cli_complete(int argc, char **argv) {
                 from_daemon(client, ROUTE_OPERATION_LIST, "id");
         else if (streq(request->what, "images"))
                 images();
+        else if (streq(request->what, "templates"))
+                for (unsigned int i = 0; i < schema_n_templates; i++)
+                        put_name(schema_templates[i].name);
         return CLI_OK;
 }

@@ -10,7 +10,7 @@
 #define OPERATION_SHOW    "id,kind,project,target,status,step,progress,created,changed,requester,request,error,warnings"
 #define EVENT_COLUMNS     "seq,time,kind,target,message"
 #define NETWORK_COLUMNS   "all"
-#define DAEMON_COLUMNS    "version,scope,pid,started,machines,running,kvm,kvm_evidence,kvm_cure,user,role"
+#define DAEMON_COLUMNS    "version,scope,pid,started,machines,running,kvm,kvm_evidence,kvm_cure,user,role,project"
 
 int ask_operation_list(struct ask *a, struct error *e) {
         _cleanup_free_ char *query = NULL;

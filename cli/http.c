@@ -8,10 +8,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "cli/tls.h"
+
 #define HEAD_MAX  (64u << 10)
 #define READ_SIZE (64u << 10)
 
 void http_close(struct http *h) {
+        tls_close(h->tls);
+        h->tls = NULL;
         h->fd = safe_close(h->fd);
         free(h->buf);
         h->buf = NULL;
@@ -38,27 +42,46 @@ static int wait_for(const struct http *h, short events, int timeout_ms) {
         return r == 0 ? -ETIMEDOUT : 0;
 }
 
-static int send_all(const struct http *h, const char *text, size_t n, int timeout_ms) {
+static ssize_t send_some(const struct http *h, const char *data, size_t n) {
+        ssize_t sent;
+
+        if (h->tls)
+                return tls_write(h->tls, data, n);
+        sent = send(h->fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0)
+                return sent;
+        return errno == EINTR ? -EAGAIN : errno == EPIPE ? -ECONNRESET : -errno;
+}
+
+int http_send(struct http *h, const void *data, size_t n, int timeout_ms) {
+        const char *at = data;
+
         while (n > 0) {
                 int r = wait_for(h, POLLOUT, timeout_ms);
                 ssize_t sent;
 
                 if (r < 0)
                         return r;
-                sent = send(h->fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-                if (sent < 0 && errno != EAGAIN && errno != EINTR)
-                        return errno == EPIPE ? -ECONNRESET : -errno;
+                sent = send_some(h, at, n);
+                if (sent < 0 && sent != -EAGAIN)
+                        return (int)sent;
                 if (sent > 0) {
-                        text += sent;
+                        at += sent;
                         n -= (size_t)sent;
                 }
         }
         return 0;
 }
 
+static ssize_t receive_some(const struct http *h, char *buf, size_t n) {
+        ssize_t got = h->tls ? tls_read(h->tls, buf, n) : recv(h->fd, buf, n, 0);
+
+        return got < 0 && !h->tls ? -errno : got;
+}
+
 ssize_t http_more(struct http *h, int timeout_ms) {
         ssize_t n;
-        int r = wait_for(h, POLLIN, timeout_ms);
+        int r = h->tls && tls_pending(h->tls) ? 0 : wait_for(h, POLLIN, timeout_ms);
 
         if (r < 0)
                 return r;
@@ -74,9 +97,9 @@ ssize_t http_more(struct http *h, int timeout_ms) {
                 h->buf = grown;
                 h->room = room;
         }
-        n = recv(h->fd, h->buf + h->len, h->room - h->len - 1, 0);
+        n = receive_some(h, h->buf + h->len, h->room - h->len - 1);
         if (n < 0)
-                return errno == EINTR || errno == EAGAIN ? 1 : -errno;
+                return n == -EINTR || n == -EAGAIN ? 1 : n;
         h->len += (size_t)n;
         h->buf[h->len] = '\0';
         return n;
@@ -267,9 +290,9 @@ int http_ask(struct http *h, const struct http_request *q, struct http_answer *r
                 head = NULL;
                 return -ENOMEM;
         }
-        r = send_all(h, head, (size_t)len, q->timeout_ms);
+        r = http_send(h, head, (size_t)len, q->timeout_ms);
         if (r == 0 && q->body)
-                r = send_all(h, q->body, n, q->timeout_ms);
+                r = http_send(h, q->body, n, q->timeout_ms);
         /* A server that refuses a request early has answered before it closed. */
         if (r == 0 || r == -ECONNRESET)
                 r = read_answer(h, &answer, q->upgrade, q->timeout_ms);

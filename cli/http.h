@@ -2,7 +2,7 @@
 /*
  * http: one connection to lodged, for one request and its answer (HTTP/1.1, RFC 9112)
  *
- * Only what lodged speaks over its unix socket: bodies with Content-Length or chunked. An answer is bounded: 64 KiB of
+ * Only what lodged speaks, over its unix socket or over TLS (tls.h): bodies with Content-Length or chunked. An answer is bounded: 64 KiB of
  * headers, HTTP_BODY_MAX of body. Why not libsoup, which the daemon uses: doc/adr/0015-a-small-http-client.md.
  *
  * A wait for an answer ends early when a descriptor that the caller names becomes readable (a signalfd: Ctrl-C).
@@ -19,10 +19,13 @@
 
 #define HTTP_BODY_MAX (256u << 20)
 
+struct tls;
+
 struct http {
         int fd;
-        int stop_fd; /* -EBADF: none */
-        char *buf;   /* what has come and was not used yet */
+        struct tls *tls; /* what lies in between; NULL: nothing */
+        int stop_fd;     /* -EBADF: none */
+        char *buf;       /* what has come and was not used yet */
         size_t len, room;
         size_t used; /* by websocket.c: bytes at its beginning that were handed out */
 };
@@ -55,6 +58,9 @@ struct http_answer {
 int http_ask(struct http *h, const struct http_request *q, struct http_answer *ret_answer);
 
 void http_answer_clear(struct http_answer *answer);
+
+/** http_send() - all of it; @timeout_ms for each pause, -1: none. Return: 0, as http_ask() else. */
+int http_send(struct http *h, const void *data, size_t n, int timeout_ms);
 
 /** http_more() - read more into the buffer. Return: bytes, 0 at the end, -ETIMEDOUT, -ECANCELED, -EBADMSG when it holds too much, -errno. */
 ssize_t http_more(struct http *h, int timeout_ms);

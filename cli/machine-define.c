@@ -13,13 +13,14 @@
 
 #include "base/io.h"
 #include "cli/ask.h"
+#include "cli/template.h"
 #include "daemon/seed/seed.h"
 
 #define FILE_MAX (256u << 10) /* of user-data, and of keys */
 
 #define PLAN_COLUMNS                                                                                                   \
         "name,state.engine,state.engine_reason,config.cpus,config.memory,config.image,config.kernel,config.pool,"      \
-        "config.disk_size,config.disks,config.nets"
+        "config.disk_size,config.disks,config.cdroms,config.firmware,config.tpm,config.nets"
 
 int cli_default_name(const char *image, char **ret_name) {
         const char *base = image ?: "machine";
@@ -122,13 +123,25 @@ static int add_access(const struct access_options *access, struct cloud_config *
         return r;
 }
 
-static int complete(struct machine_config *c, struct error *e) {
+/* A template for systems that are installed from a CD: those with firmware. */
+static bool template_installs(const char *name) {
+        const struct schema_template *t = name ? schema_template_find(name) : NULL;
+
+        for (unsigned int i = 0; t && i < t->n_fields; i++)
+                if (streq(t->fields[i].field, "firmware"))
+                        return true;
+        return false;
+}
+
+static int complete(struct machine_definition *d, struct error *e) {
+        struct machine_config *c = &d->base;
         int r = 0;
 
-        /* With a kernel, `lodge launch --kernel FILE web` names the machine. */
-        if (c->kernel && c->image && !c->name) {
+        /* With a kernel, or a CD or disk to boot, `lodge launch --kernel FILE web` names the machine. */
+        if ((c->kernel || c->n_cdroms > 0 || (c->firmware != MACHINE_FIRMWARE_NONE && c->n_disks > 0) ||
+             template_installs(d->template)) &&
+            c->image && !c->name)
                 c->name = TAKE_PTR(c->image);
-        }
         if (!c->name)
                 r = cli_default_name(c->image, &c->name);
         if (r == 0)
@@ -137,7 +150,30 @@ static int complete(struct machine_config *c, struct error *e) {
                 r = make_absolute(&c->initrd);
         for (size_t i = 0; i < c->n_disks && r == 0; i++)
                 r = make_absolute(&c->disks[i].path);
+        for (size_t i = 0; i < c->n_cdroms && r == 0; i++)
+                r = make_absolute(&c->cdroms[i]);
         return r < 0 ? error_set(e, r, "memory", NULL, "cannot prepare the machine") : 0;
+}
+
+static int send(struct ask *a, enum schema_route_id route, json_t **ret_json, struct error *e) {
+        const struct machine_definition *d = ask_object(a, &machine_definition_schema);
+        _cleanup_free_ char *said = NULL;
+        int r;
+
+        if (!d->template)
+                return ask_send(a, route, NULL, &machine_definition_schema, ret_json, e);
+        r = template_said(a, &said, e);
+        return r < 0 ? r : ask_send_text(a, route, NULL, said, ret_json, e);
+}
+
+static int explain_template(const struct ask *a, struct error *e) {
+        const struct machine_definition *d = ask_object(a, &machine_definition_schema);
+        _cleanup_free_ char *said = NULL;
+        int r = d->template ? template_said(a, &said, e) : 0;
+
+        if (r == 0 && d->template)
+                template_explain(d->template, said, stderr);
+        return r;
 }
 
 /* What --dry-run and --explain show: the machine as it would be. */
@@ -147,8 +183,10 @@ static int show_plan(struct ask *a, enum schema_route_id route, struct error *e)
         int r;
 
         a->request->dry_run = true;
-        r = ask_send(a, route, NULL, &machine_definition_schema, &machine, e);
+        r = send(a, route, &machine, e);
         a->request->dry_run = dry_run;
+        if (r == 0 && a->request->explain)
+                r = explain_template(a, e);
         if (r < 0)
                 return r;
         if (dry_run)
@@ -159,7 +197,7 @@ static int show_plan(struct ask *a, enum schema_route_id route, struct error *e)
 
 static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer, struct error *e) {
         struct machine_definition *d = ask_object(a, &machine_definition_schema);
-        int r = complete(&d->base, e);
+        int r = complete(d, e);
 
         if (r == 0)
                 r = add_access(ask_object(a, &access_options_schema), &d->cloud, e);
@@ -167,8 +205,7 @@ static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer,
                 r = show_plan(a, route, e);
         if (r < 0 || a->request->dry_run)
                 return r;
-        r = ask_send(a, route, NULL, &machine_definition_schema, ret_answer, e);
-        return r;
+        return send(a, route, ret_answer, e);
 }
 
 int ask_machine_define(struct ask *a, struct error *e) {

@@ -47,6 +47,16 @@ static const struct cli_command commands[] = {
         { &schema_command_network_show, .ask = ask_network_show },
         { &schema_command_pool_show, .ask = ask_pool_show },
         { &schema_command_daemon_show, .ask = ask_daemon_show },
+        { &schema_command_template_list, .ask = ask_template_list },
+        { &schema_command_template_show, .ask = ask_template_show },
+        { &schema_command_token_create, .ask = ask_token_create },
+        { &schema_command_token_list, .ask = ask_token_list },
+        { &schema_command_token_delete, .ask = ask_token_delete },
+        { &schema_command_client_list, .ask = ask_client_list },
+        { &schema_command_client_delete, .ask = ask_client_delete },
+        { &schema_command_remote_add, cli_remote_add },
+        { &schema_command_remote_list, cli_remote_list },
+        { &schema_command_remote_delete, cli_remote_delete },
         { &schema_command_complete, cli_complete },
         { &schema_command_run, cli_run },
         { &schema_command_image_build, cli_image_build },
@@ -132,8 +142,15 @@ int cli_fail_json(const struct error *e) {
 }
 
 int cli_parse(const struct schema_command *command, int argc, char **argv, void *const objects[], int *ret_status) {
+        uint64_t given;
+
+        return cli_parse_given(command, argc, argv, objects, &given, ret_status);
+}
+
+int cli_parse_given(const struct schema_command *command, int argc, char **argv, void *const objects[],
+                    uint64_t *ret_given, int *ret_status) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        int r = schema_command_parse(command, argc, argv, objects, &e);
+        int r = schema_command_parse_given(command, argc, argv, objects, ret_given, &e);
 
         if (r == 0)
                 return 0;

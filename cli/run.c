@@ -96,6 +96,8 @@ static int choose_engine(struct run *run, struct error *e) {
                 explain(run);
         else if (run->choice.fallback)
                 fprintf(stderr, "lodge: engine qemu%s: %s\n", run->choice.kvm ? "" : ", emulating", run->choice.reason);
+        if (run->choice.warning[0])
+                fprintf(stderr, "lodge: %s\n", run->choice.warning);
         return 0;
 }
 

@@ -274,6 +274,13 @@ static void on_net_dead(void *opaque, size_t index, int status, const char *reas
                                 status, reason);
 }
 
+static void on_tpm_dead(void *opaque, int status, const char *reason) {
+        struct session *s = opaque;
+
+        if (s->rung == RUNG_NONE)
+                console_message(s->console, "the TPM is dead: swtpm ended with status %d: %s", status, reason);
+}
+
 static void on_backend(void *opaque, size_t index, bool lost) {
         struct session *s = opaque;
         const char *socket = s->parts->disks[index].socket;
@@ -294,6 +301,7 @@ static int watch_all(struct session *s) {
                                                         .on_first_output = on_first_output };
         static const struct watch_ops watch_ops = { .on_end = on_process_end,
                                                     .on_net_dead = on_net_dead,
+                                                    .on_tpm_dead = on_tpm_dead,
                                                     .on_backend = on_backend };
         static const int signals[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT };
         struct console_options console_options = {

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 
 #include "base/base64.h"
-#include "base/io.h"
 
 #define PING 9
 #define PONG 10
@@ -64,7 +63,7 @@ int websocket_send(struct http *h, enum websocket_kind kind, const void *data, s
         memcpy(frame, head, n);
         for (size_t i = 0; i < len; i++)
                 frame[n + i] = ((const unsigned char *)data)[i] ^ mask[i % 4];
-        return io_write_all(h->fd, frame, n + len);
+        return http_send(h, frame, n + len, -1);
 }
 
 ssize_t websocket_read(struct http *h) {

@@ -3,7 +3,7 @@
  * websocket: the client's side of a WebSocket (RFC 6455) over a connection to lodged
  *
  * Frames are whole messages here: lodged sends no fragments; the bound on one is WEBSOCKET_MESSAGE_MAX. Pings are answered. The server's proof that it
- * speaks WebSocket (Sec-WebSocket-Accept) is not checked: it guards against caches and proxies, and between us and a unix socket is none.
+ * speaks WebSocket (Sec-WebSocket-Accept) is not checked: it guards against caches and proxies, and between us and a daemon is none.
  *
  * Threads: one.
  */

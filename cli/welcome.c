@@ -16,6 +16,7 @@ struct situation {
         struct error refused;      /* why there is none */
         size_t n_images;
         char image[256]; /* the first one */
+        char remote[64]; /* whose daemon it is; "": this host's */
         int kvm;         /* 0, or -errno of opening /dev/kvm */
 };
 
@@ -28,6 +29,8 @@ static void look_at_daemon(struct situation *s) {
         if (client_options_new(&options) < 0 || client_open(options, false, &client, &s->refused) < 0 ||
             client_call(client, &show, &s->daemon, &s->refused) < 0)
                 return;
+        if (client->remote)
+                snprintf(s->remote, sizeof(s->remote), "%s", client->remote->config->name);
         client_call(client, &list, &s->machines, &s->refused);
 }
 
@@ -64,6 +67,8 @@ static void print_here(const struct situation *s) {
                 const char *scope = json_string_value(json_object_get(s->daemon, "scope"));
 
                 fputs("runs (", stdout);
+                if (s->remote[0])
+                        printf("remote %s, ", s->remote);
                 render_text(stdout, scope ?: "?");
                 printf("); machines: %lld, running: %lld\n", number(s->daemon, "machines"),
                        number(s->daemon, "running"));

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Write from lodge.yaml what must agree with it.
 
-usage: generate.py lodge.yaml WHAT OUTPUT
+usage: generate.py lodge.yaml WHAT OUTPUT        (templates.yaml lies beside it)
 
 WHAT is one of
   header, source      C structs, their typed functions, and the tables that schema/*.c walk
@@ -15,6 +15,9 @@ A mistake in lodge.yaml (an unknown property, a default outside its range, a nam
 message that names the place. See the head of lodge.yaml for what the properties mean and schema.h for the tables.
 """
 import copy
+import glob
+import json
+import os
 import re
 import sys
 
@@ -23,6 +26,7 @@ import yaml
 sys.dont_write_bytecode = True  # nothing but sources lies beside this file
 import openapi  # noqa: E402
 
+SECTIONS = {"enums", "objects", "templates", "api", "commands"}
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 FIELD_KEYS = {"type", "required", "default", "min", "max", "multiple", "max_items", "max_bytes", "pattern",
               "charset", "help", "option", "count"}
@@ -185,6 +189,7 @@ class Option:
             self.head = item.field(raw["head"]) if "head" in raw else None
             self.head_value = item.field(raw["head_value"]) if "head_value" in raw else None
             self.sub = [f for f in item.fields if f not in (self.head, self.head_value)]
+        self.templates = list(schema.templates) if field.where == "machine_definition.template" else []
         self.arg = None if field.type == "bool" else raw.get("arg") or "|".join(field.values or ["VALUE"])
         if self.sub:
             self.arg += "".join(f"[,{f.name}{self.sub_arg(f)}]" for f in self.sub)
@@ -255,7 +260,7 @@ class Route:
     """One request of lodged's API."""
 
     KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
-            "if_match", "raw"}
+            "if_match", "raw", "secret", "template"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -269,7 +274,9 @@ class Route:
         self.patch = raw.get("patch", False)          # the body is a JSON merge patch of the object
         self.operation = raw.get("operation", False)  # answered by 202 and an operation
         self.dry_run = raw.get("dry_run", False)
+        self.template = raw.get("template", False)    # the body's template fills in what the body leaves out
         self.if_match = raw.get("if_match", False)
+        self.secret = raw.get("secret", False)        # given once: no Idempotency-Key
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
         if self.operation:
@@ -284,21 +291,67 @@ class Route:
         self.parameters = re.findall(r"\{(\w+)\}", self.path)
 
 
+class Template:
+    """Values for fields of a machine_definition, each with its reason."""
+
+    OWN = {"name", "uuid", "image", "kernel", "initrd", "exec", "template"}  # these are a person's to say
+
+    def __init__(self, definition, name, raw):
+        need(set(raw) == {"summary", "fields"}, f"templates.{name}: has summary and fields")
+        self.name, self.summary, self.fields = name, raw["summary"], []
+        for field_name, choice in raw["fields"].items():
+            where = f"templates.{name}.{field_name}"
+            need(set(choice) == {"value", "why"} and choice["why"], f"{where}: has a value and why")
+            need(field_name not in self.OWN, f"{where}: is not a template's to choose")
+            self.check(definition.field(field_name), choice["value"], where)
+            self.fields.append((field_name, choice["value"], choice["why"]))
+
+    @staticmethod
+    def check(field, value, where):
+        """What is no list or object; a unit test parses the whole."""
+        kinds = {"bool": bool, "int": int, "size": (int, str), "enum": str, "string": str, "object": dict}
+        need(isinstance(value, kinds.get(field.type, list)), f"{where}: {value!r} is no {field.type}")
+        if field.type in ("int", "size"):
+            need(field.min <= number(value) <= field.max, f"{where}: {value} is out of range")
+        if field.type == "enum":
+            need(value in field.values, f"{where}: {value} is none of {field.values}")
+
+    @staticmethod
+    def text(value):
+        """A value as a person reads it."""
+        return value if isinstance(value, str) else json.dumps(value)
+
+
 class Schema:
     def __init__(self, path):
         with open(path, encoding="utf-8") as stream:
             self.raw = yaml.safe_load(stream)
+        for other in sorted(glob.glob(os.path.join(os.path.dirname(path), "*.yaml"))):
+            if os.path.basename(other) != os.path.basename(path):
+                self.merge(other)
         self.enums = self.raw["enums"]
         for name, values in self.enums.items():
             need(all(isinstance(v, str) for v in values), f"enum {name}: quote the values that YAML takes for others")
         self.objects = {}
         for name, raw in self.raw["objects"].items():
             self.objects[name] = Object(self, name, raw)
+        self.templates = {n: Template(self.objects["machine_definition"], n, t) for n, t in self.raw["templates"].items()}
         self.routes = [Route(self, n, r) for n, r in self.raw["api"].items()]
         everything = [Command(self, n, c) for n, c in self.raw["commands"].items()]
         self.all_commands = [c for c in everything if not c.program]
         self.commands = [c for c in self.all_commands if not c.hidden]
         self.programs = [c for c in everything if c.program]
+
+    def merge(self, path):
+        """What a file beside lodge.yaml adds."""
+        with open(path, encoding="utf-8") as stream:
+            raw = yaml.safe_load(stream)
+        for section, entries in raw.items():
+            need(section in SECTIONS, f"{path}: unknown section {section}")
+            mine = self.raw.setdefault(section, {})
+            twice = set(entries) & set(mine)
+            need(not twice, f"{path}: {section}: {twice} is there already")
+            mine |= entries
 
 
 # ---- C ---------------------------------------------------------------------------------------------------------------
@@ -466,6 +519,18 @@ def write_options(schema, command, options, suffix, out):
     out("};")
 
 
+def write_templates(schema, out):
+    for i, template in enumerate(schema.templates.values()):
+        out(f"static const struct schema_template_field template_{i}_fields[] = {{")
+        for field, value, why in template.fields:
+            out(f"        {{ {c_string(field)}, {c_string(json.dumps(value))}, {c_string(why)} }},")
+        out("};")
+    out("const struct schema_template schema_templates[] = {")
+    for i, template in enumerate(schema.templates.values()):
+        out(f"        {{ {c_string(template.name)}, {c_string(template.summary)}, template_{i}_fields, {len(template.fields)} }},")
+    out(f"}};\nconst unsigned int schema_n_templates = {len(schema.templates)};\n")
+
+
 def write_source(schema, out):
     out(f"/* {NOTICE} */\n#include \"schema/lodge-schema.h\"\n")
     out("#include <assert.h>\n#include <stddef.h>\n#include <stdint.h>\n\n#include \"schema/rules.h\"\n")
@@ -493,11 +558,12 @@ def write_source(schema, out):
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
         out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
-        for flag in ("patch", "operation", "dry_run", "if_match"):
+        for flag in ("template", "patch", "operation", "dry_run", "if_match", "secret"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")
     out("};\n")
+    write_templates(schema, out)
     for command in schema.all_commands + schema.programs:
         write_options(schema, command, command.arguments, "arguments", out)
         write_options(schema, command, command.options, "options", out)
@@ -566,13 +632,23 @@ def roff_object(schema, name, out):
             out(".RE")
 
 
+def roff_templates(schema, out):
+    for template in schema.templates.values():
+        out(f".TP\n\\fB{roff(template.name)}\\fR\n{roff(template.summary[0].upper() + template.summary[1:])}.\n.RS")
+        for field, value, why in template.fields:
+            out(f".TP\n\\fB{roff(field)}\\fR \\fI{roff(Template.text(value))}\\fR\n{roff(why[0].upper() + why[1:])}.")
+        out(".RE")
+
+
 def write_man(schema, template, out):
     commands = {c.name: c for c in schema.commands + schema.programs}
     with open(template, encoding="utf-8") as stream:
         for line in stream:
-            match = re.fullmatch(r'\.\\" @(options|object|commands) ?(.*)@\n', line)
+            match = re.fullmatch(r'\.\\" @(options|object|commands|templates) ?(.*)@\n', line)
             if not match:
                 out(line.rstrip("\n"))
+            elif match.group(1) == "templates":
+                roff_templates(schema, out)
             elif match.group(1) == "object":
                 roff_object(schema, match.group(2), out)
             elif match.group(1) == "commands":
@@ -592,6 +668,12 @@ def write_markdown(schema, out):
             form = o.name if o in command.arguments else f"--{o.name}" + (f" {o.arg}" if o.arg else "")
             out(f"| `{form.replace('|', chr(92) + '|')}` | {o.field.help} | {o.field.limits()} |")
         out("")
+    out("# Templates\n")
+    for template in schema.templates.values():
+        out(f"## {template.name}: {template.summary}\n\n| field | value | why |\n|---|---|---|")
+        for field, value, why in template.fields:
+            out(f"| `{field}` | `{Template.text(value)}` | {why} |")
+        out("")
     out("# Objects\n")
     for obj in schema.objects.values():
         out(f"## {obj.name}: {obj.help}\n\n| field | type | meaning | range |\n|---|---|---|---|")
@@ -609,8 +691,8 @@ def completes_files(option):
 
 
 def choices(option):
-    if option.field.values:
-        return option.field.values
+    if option.field.values or option.templates:
+        return option.field.values or option.templates
     if option.head is not None and option.head.values:
         return [v + "=" if v == "tap" else v for v in option.head.values]
     return []

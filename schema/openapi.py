@@ -22,7 +22,7 @@ SUFFIX = {OUTPUT: "", INPUT: "Input", PATCH: "Patch"}
 CHARSETS = {"SCHEMA_CHARSET_TEXT": r"^[^\u0000-\u001f\u007f]*$", "SCHEMA_CHARSET_PRINTABLE": r"^[ -~]*$",
             "SCHEMA_CHARSET_ANY": r"^[^\u0000]*$"}
 SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)? *([KMGT](iB|B)?)?$"
-DESCRIPTION = """Lodge's daemon, `lodged`, on its unix socket.
+DESCRIPTION = """Lodge's daemon, `lodged`, on its unix socket, and with `--listen` over the network, by TLS 1.3.
 
 Names, ranges and defaults are those of the command line: all come from one schema. Unknown keys are refused, in bodies and in queries.
 A string's `maxLength` is counted in bytes of UTF-8. A body may have up to 1 MiB, and 16 nested objects and lists.
@@ -32,14 +32,17 @@ Errors are `{"error": {"id", "message", "fix", "code", "request"}}`; `id` is sta
 
 What takes time answers 202 with an operation: `GET /v1/operations/{id}?wait=60` waits for its next change.
 A `POST` with an `Idempotency-Key` that succeeded is answered the same way again, for a day, and done once.
-Each request needs a role, `x-lodge-role`; an operator may what a viewer may, and an admin everything."""
+Each request needs a role, `x-lodge-role`; an operator may what a viewer may, and an admin everything. A client of the network may be held to one
+project: it may look at images, pools and networks, and does not see what other projects have."""
 ERRORS = {
     400: "Malformed: the body, the query or the path is not as this document says.",
-    403: "The caller's role does not allow it.",
+    401: "The certificate of this connection is not known here, or there is none.",
+    403: "The caller's role, or the project that it is held to, does not allow it.",
     404: "What the path or the project names is not there.",
     409: "It contradicts what is there: a name that is taken, a state that does not fit, work that goes on.",
     412: "If-Match names another generation: it has changed meanwhile.",
     413: "Too large.",
+    429: "Too many wrong guesses.",
     422: "Well-formed, but this daemon or this host cannot do it.",
     503: "Not now: try again in a moment.",
     504: "What had to answer did not, in time.",
@@ -165,6 +168,9 @@ class Document:
         obj = self.schema.objects.get(folder.group(1).removesuffix("s")) if folder else None
         fields = {f.name: f for f in obj.fields} if obj else {}
         schema = {"type": "string", "minLength": 1, "maxLength": 512}
+        if folder and folder.group(1) == "templates":
+            return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": list(self.schema.templates)},
+                    "description": fields[name].help}
         if name in fields and fields[name].type == "string":
             schema = self.string(fields[name]) | {"minLength": 1}
         return {"name": name, "in": "path", "required": True, "schema": schema,
@@ -183,7 +189,7 @@ class Document:
         out.append({"$ref": "#/components/parameters/RequestId"})
         if route.if_match:
             out.append({"$ref": "#/components/parameters/IfMatch"})
-        if route.method == "POST":
+        if route.method == "POST" and not route.secret:
             out.append({"$ref": "#/components/parameters/IdempotencyKey"})
         return out
 
@@ -206,7 +212,8 @@ class Document:
         if route.dry_answer and route.status != 200:
             out["200"] = self.answer(route.dry_answer, "With dry_run: it would work, and this is what it would work on.")
         codes = [c for c in ERRORS if (c != 404 or route.parameters or route.query or route.body) and
-                 (c != 413 or route.body) and (c != 412 or route.if_match)]
+                 (c != 413 or route.body) and (c != 412 or route.if_match) and (c != 429 or route.name == "client_enrol") and
+                 (c != 401 or route.role != "none" or route.name == "client_enrol")]
         out |= {str(c): {"$ref": f"#/components/responses/Problem{c}"} for c in codes}
         out["default"] = PROBLEM
         return dict(sorted(out.items()))
@@ -216,6 +223,8 @@ class Document:
         text += " Anybody may." if route.role == "none" else f" Needs the role {route.role}."
         out = {"operationId": route.name, "summary": route.summary, "tags": [self.tag(route)], "description": text,
                "x-lodge-role": route.role, "parameters": self.parameters(route)}
+        if route.template:
+            out["description"] += " The body's template fills in what the body leaves out."
         if route.body:
             media = {"schema": self.ref(route.body.name, PATCH if route.patch else INPUT)}
             kinds = ["application/merge-patch+json", "application/json"] if route.patch else ["application/json"]
@@ -255,8 +264,9 @@ class Document:
                          "schema": {"type": "string", "pattern": '^"[0-9]+"$'}}},
             "responses": responses,
             "securitySchemes": {
-                "peer": {"type": "mutualTLS",
-                         "description": "On the unix socket the kernel says who asks, and nothing has to be sent."}}}
+                "certificate": {"type": "mutualTLS",
+                                "description": "Over the network (TLS 1.3): a certificate that POST /v1/clients has let in; it may have signed itself. "
+                                               "On the unix socket the kernel says who asks, and nothing has to be sent."}}}
 
     def build(self):
         paths = {}
@@ -270,7 +280,7 @@ class Document:
             "info": {"title": "lodged", "version": self.version, "description": DESCRIPTION,
                      "license": {"name": "GPL-2.0-or-later", "identifier": "GPL-2.0-or-later"}},
             "servers": [{"url": "http://localhost", "description": "curl --unix-socket /run/lodge/lodged.sock http://localhost/v1"}],
-            "security": [{}, {"peer": []}],
+            "security": [{}, {"certificate": []}],
             "tags": [{"name": tag, "description": f"Requests about: {tag}."} for tag in tags],
             "paths": paths,
             "components": {"schemas": dict(sorted(components.items()))} | self.shared()}

@@ -313,13 +313,9 @@ static int parse_option(const struct schema_command *cmd, int argc, char *const 
         }
         snprintf(label, sizeof(label), "--%s", o->name);
 
-        if (o->field->kind < SCHEMA_INT_LIST) {
-                uint64_t bit = 1ull << (o - cmd->options);
-
-                if (*given & bit)
-                        return error_set(e, -EINVAL, "option-twice", NULL, "%s: given twice", label);
-                *given |= bit;
-        }
+        if (o->field->kind < SCHEMA_INT_LIST && (*given & 1ull << (o - cmd->options)))
+                return error_set(e, -EINVAL, "option-twice", NULL, "%s: given twice", label);
+        *given |= 1ull << (o - cmd->options);
         if (text)
                 text++;
         else if (o->field->kind == SCHEMA_BOOL)
@@ -352,8 +348,8 @@ static int parse_argument(const struct schema_command *cmd, unsigned int n, cons
         return option_set(argument, argument->name, text, objects, e);
 }
 
-int schema_command_parse(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
-                         struct error *e) {
+int schema_command_parse_given(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
+                               uint64_t *ret_given, struct error *e) {
         unsigned int n_arguments = 0;
         bool options = true;
         uint64_t given = 0;
@@ -389,7 +385,15 @@ int schema_command_parse(const struct schema_command *cmd, int argc, char *const
                         error_set_fix(e, "lodge %s %s", cmd->name, cmd->arguments[k].name);
                         return -EINVAL;
                 }
+        *ret_given = given;
         return 0;
+}
+
+int schema_command_parse(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
+                         struct error *e) {
+        uint64_t given;
+
+        return schema_command_parse_given(cmd, argc, argv, objects, &given, e);
 }
 
 /* How many of the words are a command's name? 0: they are not. */

@@ -120,11 +120,36 @@ int schema_rule_machine_publish(void *value, const struct schema_path *path, str
 int schema_rule_machine_boot(void *value, const struct schema_path *path, struct error *e) {
         const struct machine_config *m = value;
 
-        if (!m->image && !m->kernel)
-                return schema_fail(e, path, "schema-required", "name an image, such as tiny, or give --kernel FILE",
-                                   "has nothing to boot: neither image nor kernel");
+        if (!m->image && !m->kernel && m->firmware == MACHINE_FIRMWARE_NONE)
+                return schema_fail(e, path, "schema-required",
+                                   "name an image, such as tiny, or give --kernel FILE, or --firmware uefi and a disk",
+                                   "has nothing to boot: neither image nor kernel nor firmware");
         if (m->initrd && !m->kernel)
                 return schema_fail(e, path, "schema-conflict", "add --kernel FILE", "has an initrd without a kernel");
+        return 0;
+}
+
+/* Firmware starts what is on a disk; a kernel from outside would be started past it. */
+int schema_rule_machine_firmware(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *m = value;
+        const struct schema_path at = { .up = path, .name = "firmware", .index = -1 };
+        const struct schema_path cdroms = { .up = path, .name = "cdroms", .index = -1 };
+
+        for (size_t i = 0; i < m->n_cdroms; i++) {
+                const struct schema_path cdrom = { .up = &cdroms, .index = (int)i };
+
+                if (m->cdroms[i][0] == '\0')
+                        return schema_fail(e, &cdrom, "schema-required", "name an ISO file", "is empty");
+        }
+        if (m->firmware == MACHINE_FIRMWARE_NONE)
+                return 0;
+        if (m->kernel || m->append)
+                return schema_fail(
+                        e, &at, "schema-conflict",
+                        m->kernel ? "leave --kernel and --initrd out, or --firmware"
+                                  : "leave --append out: the boot loader on the disk has the kernel's command line",
+                        "%s starts what is on a disk, and the machine names a kernel%s of its own",
+                        machine_firmware_to_string(m->firmware), m->kernel ? "" : " command line");
         return 0;
 }
 

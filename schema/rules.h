@@ -21,6 +21,9 @@ int schema_rule_machine_publish(void *value, const struct schema_path *path, str
 /** Something to boot; no initrd without a kernel. */
 int schema_rule_machine_boot(void *value, const struct schema_path *path, struct error *e);
 
+/** Firmware starts what is on a disk, so there is no kernel beside it. */
+int schema_rule_machine_firmware(void *value, const struct schema_path *path, struct error *e);
+
 /** sockets * cores * threads is cpus; those not given are filled in, so that all four are set afterwards. */
 int schema_rule_machine_topology(void *value, const struct schema_path *path, struct error *e);
 int schema_rule_vmm_topology(void *value, const struct schema_path *path, struct error *e);

@@ -130,13 +130,30 @@ struct schema_route {
         enum schema_role role;
         unsigned int status;                               /* of a good answer */
         const struct schema_object *query, *body, *answer; /* NULL: none */
+        bool template;                                     /* see schema_template_apply() */
         bool patch;                                        /* the body is a JSON merge patch (RFC 7396) of @body */
         bool operation;                                    /* the answer is an operation that goes on */
         bool dry_run;                                      /* the query may hold dry_run: check only */
         const struct schema_object *dry_answer;            /* what a dry run answers, with 200 */
         bool if_match;                                     /* If-Match is looked at */
+        bool secret;                                       /* the answer holds a secret: it is never kept */
         const char *raw; /* media type of an answer that is no JSON, or "websocket"; NULL: it is @answer */
 };
+
+/* Hardware that fits a purpose: values for fields of a machine_definition, as JSON, each with its reason. */
+struct schema_template_field {
+        const char *field, *json, *why;
+};
+
+struct schema_template {
+        const char *name, *summary;
+        const struct schema_template_field *fields;
+        unsigned int n_fields;
+};
+
+/* Every template, in templates.yaml's order (generated). */
+extern const struct schema_template schema_templates[];
+extern const unsigned int schema_n_templates;
 
 /* The OpenAPI document (generated), and its ETag, in quotes. */
 extern const char schema_openapi[], schema_openapi_etag[];
@@ -177,6 +194,16 @@ int schema_parse(const struct schema_object *o, const char *json, size_t len, vo
 struct json_t;
 int schema_parse_json(const char *json, size_t len, struct json_t **ret_json, struct error *e);
 
+/** schema_template_find() - the template of that name, or NULL. */
+const struct schema_template *schema_template_find(const char *name);
+
+/**
+ * schema_template_apply() - let the template that a body names fill in what the body leaves out
+ * @body: a JSON object; its key `template` stays. Without that key nothing happens
+ * Return: 0, or -EINVAL ("template-unknown", with the nearest name) or -ENOMEM with @e.
+ */
+int schema_template_apply(struct json_t *body, struct error *e);
+
 /** schema_check() - check an object that was filled by hand or by options, and apply its rules (they may complete it). */
 int schema_check(const struct schema_object *o, void *value, struct error *e);
 
@@ -198,6 +225,10 @@ const struct schema_command *schema_command_find(int argc, char *const argv[], i
  */
 int schema_command_parse(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
                          struct error *e);
+
+/** schema_command_parse_given() - the same; *@ret_given: a bit for each of the command's options that was among the words. */
+int schema_command_parse_given(const struct schema_command *cmd, int argc, char *const argv[], void *const objects[],
+                               uint64_t *ret_given, struct error *e);
 
 /**
  * schema_set_text() - set one field of an object from "FIELD=VALUE", as "memory=2G" or "limits.cpu_quota=50"

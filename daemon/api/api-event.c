@@ -8,7 +8,9 @@
 #include "daemon/api/internal.h"
 
 struct list {
+        const struct api_request *q;
         struct event_page *page;
+        size_t limit;
 };
 
 void api_event_fill(struct event_view *v, const struct store_event *event) {
@@ -28,6 +30,10 @@ static int list_one(void *opaque, const struct store_event *event) {
         struct event_view *item;
         int r;
 
+        if (!request_sees(l->q, event->project))
+                return 0;
+        if (l->page->n_items == l->limit)
+                return 1;
         r = event_page_add_items(l->page, &item);
         if (r < 0)
                 return r;
@@ -38,7 +44,7 @@ static int list_one(void *opaque, const struct store_event *event) {
 int api_event_list(struct api_request *q, struct error *e) {
         _cleanup_(event_page_freep) struct event_page *page = NULL;
         const struct event_query *query = q->query;
-        struct list l = { 0 };
+        struct list l = { .q = q, .limit = query->limit };
         uint64_t oldest;
         int r;
 
@@ -46,10 +52,10 @@ int api_event_list(struct api_request *q, struct error *e) {
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot list the events");
         page->scope = q->api->o.config->scope;
         l.page = page;
-        r = store_event_each(q->api->o.store, query->after, query->project, query->limit, list_one, &l, e);
+        r = store_event_each(q->api->o.store, query->after, query->project, 0, list_one, &l, e);
         if (r < 0)
                 error_set(e, r, "memory", NULL, "cannot list the events");
-        if (r == 0)
+        if (r >= 0)
                 r = store_event_range(q->api->o.store, &oldest, &page->last, e);
         return r < 0 ? r : api_answer(q, page);
 }

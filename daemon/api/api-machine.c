@@ -215,6 +215,17 @@ static int judge(struct api_request *q, int (*next)(struct api_request *q, struc
         return 1;
 }
 
+/* Why this engine, and what it leaves out. */
+static char *reason_text(const json_t *decision) {
+        const char *reason = json_string_value(json_object_get(decision, "engine_reason"));
+        const char *warning = json_string_value(json_object_get(decision, "warning"));
+        char *text;
+
+        if (!reason)
+                return NULL;
+        return asprintf(&text, "%s%s%s", reason, warning && *warning ? "; " : "", warning ?: "") < 0 ? NULL : text;
+}
+
 /* What a dry run of a new machine answers: the machine as it would be. */
 static int answer_dry(struct api_request *q, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL, *other = NULL;
@@ -230,7 +241,7 @@ static int answer_dry(struct api_request *q, struct error *e) {
         if (r < 0)
                 return r;
         view->state.engine = text_copy(json_string_value(json_object_get(q->decision, "engine")));
-        view->state.engine_reason = text_copy(json_string_value(json_object_get(q->decision, "engine_reason")));
+        view->state.engine_reason = reason_text(q->decision);
         view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
         return api_answer(q, view);
 }

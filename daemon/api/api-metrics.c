@@ -164,14 +164,14 @@ int api_audit_list(struct api_request *q, struct error *e) {
 
 void api_audit(struct api_request *q, unsigned int status) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        const struct store_audit a = { .principal = q->who,
+        const struct store_audit a = { .principal = q->access.who,
                                        .action = (char *)q->route->name,
                                        .project = (char *)q->project,
                                        .target = q->parameters[0],
                                        .request_id = q->id,
                                        .status = (int32_t)status };
 
-        if (q->route->role < SCHEMA_ROLE_OPERATOR || q->dry_run || streq(q->route->method, "GET"))
+        if ((q->route->role < SCHEMA_ROLE_OPERATOR && !q->audited) || q->dry_run || streq(q->route->method, "GET"))
                 return;
         if (store_audit_add(q->api->o.store, &a, NULL, &e) < 0)
                 log_warning("request %s is not in the audit record: %s", q->id, e.message ?: "");

@@ -177,11 +177,24 @@ void api_operation_changed(void *opaque, const struct operation *op) {
         }
 }
 
+/* One of another project is as if it were not there. */
+static int find_row(struct api_request *q, struct store_op **ret_row, struct error *e) {
+        _cleanup_(store_op_freep) struct store_op *row = NULL;
+        int r = store_op_find(q->api->o.store, q->parameters[0], &row, e);
+
+        if (r < 0)
+                return r;
+        if (!request_sees(q, row->project))
+                return store_op_unknown(q->parameters[0], e);
+        *ret_row = TAKE_PTR(row);
+        return 0;
+}
+
 int api_operation_show(struct api_request *q, struct error *e) {
         _cleanup_(store_op_freep) struct store_op *row = NULL;
         const struct operation_wait_query *query = q->query;
         struct waiting *w;
-        int r = store_op_find(q->api->o.store, q->parameters[0], &row, e);
+        int r = find_row(q, &row, e);
 
         if (r < 0)
                 return r;
@@ -202,17 +215,14 @@ int api_operation_show(struct api_request *q, struct error *e) {
 int api_operation_cancel(struct api_request *q, struct error *e) {
         _cleanup_(store_op_freep) struct store_op *row = NULL;
         struct operation *op = operation_find(machines_operations(q->api->o.machines), q->parameters[0]);
-        int r;
+        int r = find_row(q, &row, e);
 
-        if (op)
-                r = operation_cancel(op, e);
-        else {
-                r = store_op_find(q->api->o.store, q->parameters[0], &row, e);
-                if (r == 0)
-                        r = error_set(e, -EALREADY, "operation-finished", NULL, "the operation is over already");
-        }
+        if (r == 0)
+                r = op ? operation_cancel(op, e)
+                       : error_set(e, -EALREADY, "operation-finished", NULL, "the operation is over already");
         if (r < 0)
                 return r;
+        store_op_free(TAKE_PTR(row));
         r = store_op_find(q->api->o.store, q->parameters[0], &row, e);
         return r < 0 ? r : answer_row(q, row, e);
 }

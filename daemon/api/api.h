@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * api: lodged's HTTP, over a unix socket: who may ask, what is asked, and the answer
+ * api: lodged's HTTP, over a unix socket and, with TLS, over the network: who may ask, what is asked, and the answer
  *
  * Theory of operation. The schema says which requests there are (schema_routes[]): method, path, the objects that come and go, who may send them. This room
- * accepts connections (server.c), finds the route, the caller's role, parses query and body by the schema, and calls the route's handler from the one
+ * accepts connections (server.c, network.c), finds the route, the caller's role, parses query and body by the schema, and calls the route's handler from the one
  * table in routes.c. A handler answers at once, or keeps the request and answers later. Errors are answered as {"error": {id, message, fix, code, request}} with
  * a status made from the errno.
  *
@@ -23,6 +23,7 @@
 #include <libsoup/soup.h>
 #include <stdbool.h>
 
+#include "daemon/api/access.h"
 #include "daemon/api/uri.h"
 #include "daemon/machine/machine.h"
 #include "daemon/store/store.h"
@@ -31,7 +32,10 @@
 
 struct api;
 struct api_connection;
+struct api_guesses;
+struct api_network;
 struct api_stream;
+struct identity;
 
 struct api_options {
         const struct worker_config *config;
@@ -39,9 +43,10 @@ struct api_options {
         struct store *store;
         struct machines *machines;
         struct broker_client *broker;
+        const struct identity *identity; /* of ours on the network; NULL: nobody listens there */
 };
 
-/** api_new() - answer on config->listen_fd. */
+/** api_new() - answer on config->listen_fd, and with TLS on config->network_fds. */
 int api_new(const struct api_options *options, struct api **ret_api, struct error *e);
 void api_free(struct api *api);
 DEFINE_CLEANUP(api, api_free);
@@ -73,11 +78,11 @@ struct api_request {
         void *body;
         json_t *patch; /* of a route with `patch`: the body as it came */
         char id[40];
-        char who[64]; /* "user root" */
-        enum schema_role role;
+        struct access access; /* who asks, and what they may */
         struct machine_caller caller;
         const char *project; /* of the query, or "default" */
         bool dry_run, paused, gone;
+        bool audited;                          /* write it down, although its route needs no role */
         void (*forget)(struct api_request *q); /* the client has gone before the answer; NULL: nothing to stop */
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;                 /* to be remembered with the answer; NULL: none */
@@ -100,7 +105,9 @@ struct api {
         struct api_stream *streams;  /* WebSockets */
         unsigned int n_streams;
         bool ready;
-        uint64_t counts[6]; /* answers by hundreds of their status */
+        struct api_network *network; /* who comes by TLS */
+        struct api_guesses *guesses; /* wrong tokens */
+        uint64_t counts[6];          /* answers by hundreds of their status */
 };
 
 /** A handler. Return: 0 answered, 1 answered later, -errno with @e. */

@@ -48,7 +48,7 @@ static bool is_key(const char *text) {
 static bool in_flight(const struct api_request *q, const char *key) {
         for (const struct api_request *other = q->api->waiting; other; other = other->next)
                 if (other != q && other->idempotency_key && streq(other->idempotency_key, key) &&
-                    streq(other->who, q->who))
+                    streq(other->access.who, q->access.who))
                         return true;
         return false;
 }
@@ -62,11 +62,14 @@ int idempotency_begin(struct api_request *q, struct error *e) {
 
         if (!key || !streq(q->route->method, "POST"))
                 return 0;
+        if (q->route->secret)
+                return error_set(e, -EINVAL, "idempotency-secret", "leave the Idempotency-Key out",
+                                 "the answer of %s holds a secret, and is not kept to be given twice", q->route->name);
         if (!is_key(key))
                 return error_set(e, -EINVAL, "idempotency-key", "a UUID is a good one",
                                  "an Idempotency-Key has 1 to %d printable characters without blanks", KEY_MAX);
         digest_make(q);
-        r = store_idempotency_find(q->api->o.store, q->who, key, q->idempotency_digest, &status, &body, e);
+        r = store_idempotency_find(q->api->o.store, q->access.who, key, q->idempotency_digest, &status, &body, e);
         if (r < 0)
                 return r;
         if (r > 0) {
@@ -88,7 +91,7 @@ void idempotency_end(struct api_request *q, unsigned int status, const char *tex
 
         if (!q->idempotency_key || status >= 300)
                 return;
-        if (store_idempotency_add(q->api->o.store, q->who, q->idempotency_key, q->idempotency_digest,
+        if (store_idempotency_add(q->api->o.store, q->access.who, q->idempotency_key, q->idempotency_digest,
                                   fits ? (int32_t)status : SOUP_STATUS_CONFLICT, fits ? text : too_large, &e) < 0)
                 log_warning("request %s: its Idempotency-Key is not kept: %s", q->id, e.message);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "daemon/api/api.h"
+#include "daemon/tls/identity.h"
 
 /* Whom a connection waits for. */
 enum api_phase {
@@ -18,11 +19,16 @@ struct api_connection {
         GSocketConnection *stream;
         GSocketAddress *address; /* what libsoup knows it by */
         uid_t uid;
-        bool in_group; /* of those who may use the daemon */
+        bool in_group;         /* of those who may use the daemon */
+        bool network;          /* it has no uid, but perhaps a certificate */
+        bool certified, known; /* it has shown one; a client's, when it came */
+        uint8_t fingerprint[FINGERPRINT_SIZE];
+        uint64_t place; /* where it comes from: an address, or the half of one that a site has */
         enum api_phase phase;
         uint64_t since;    /* when its phase began, or when a part of the answer was taken last (monotonic ns) */
         uint64_t received; /* bytes of the body */
         bool lasting;      /* a WebSocket: it may be silent */
+        bool stream_open;  /* it became a WebSocket */
 };
 
 /** request_take() - all of a request has come: find out what it wants, and call its handler. */
@@ -31,11 +37,30 @@ void request_take(struct api *api, SoupServerMessage *message);
 /** request_refuse() - an answer to a request that is not looked at; @status 0: the answer in case libsoup refuses it by itself. */
 void request_refuse(SoupServerMessage *message, unsigned int status, const char *id, const char *fix, const char *text);
 
-/** request_peer() - who is at the other end: role and name. */
-void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, size_t n, enum schema_role *ret_role);
+/** request_peer() - who is at the other end of @c, which may be NULL. */
+void request_peer(struct api *api, const struct api_connection *c, struct access *ret_access);
+
+/** request_unknown() - the answer to who is not known here, and how to become known. */
+int request_unknown(const struct access *a, struct error *e);
+
+/** request_sees() - may the caller see what is in that project? NULL: what is in none. */
+bool request_sees(const struct api_request *q, const char *project);
 
 /** connection_of() - NULL if it is closed by now. */
 struct api_connection *connection_of(struct api *api, SoupServerMessage *message);
+
+/** connection_add() - a connection of @socket is there, over @stream; its fields that say who it is are filled in. Frees all when that can't be done. */
+void connection_add(struct api *api, struct api_connection *c, GIOStream *stream);
+
+/** connection_close() - at once; it is freed later. */
+void connection_close(struct api_connection *c);
+
+/** network_begin() - accept from the sockets that listen on the network. */
+int network_begin(struct api *api, struct error *e);
+void network_end(struct api *api);
+
+/** network_sweep() - end handshakes that take too long. */
+void network_sweep(struct api *api);
 
 /** connection_answers() - the answer is there: the client has to take it, in time. */
 void connection_answers(struct api *api, SoupServerMessage *message);
@@ -54,6 +79,9 @@ bool api_stream_wanted(SoupServerMessage *message, const char *path);
 
 /** api_stream_begin() - answer the handshake; the stream begins when that answer is out. */
 void api_stream_begin(struct api *api, SoupServerMessage *message);
+
+/** api_stream_revoke() - a client is known no longer: its streams end. */
+void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE]);
 
 /** api_stream_connection_gone() - @c is about to be freed. */
 void api_stream_connection_gone(struct api *api, const struct api_connection *c);

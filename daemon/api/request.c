@@ -17,18 +17,48 @@
 
 /* ---- who ------------------------------------------------------------------------------------------------------------ */
 
-void request_peer(struct api *api, SoupServerMessage *message, char *ret_who, size_t n, enum schema_role *ret_role) {
-        const struct api_connection *c = connection_of(api, message);
+static void peer_of_network(struct api *api, const struct api_connection *c, struct access *a) {
+        _cleanup_(store_client_freep) struct store_client *client = NULL;
+        char text[FINGERPRINT_TEXT_SIZE];
 
-        *ret_role = SCHEMA_ROLE_NONE;
-        snprintf(ret_who, n, "nobody");
+        a->network = true;
+        a->certified = c->certified;
+        if (!c->certified)
+                return;
+        memcpy(a->fingerprint, c->fingerprint, sizeof(a->fingerprint));
+        snprintf(a->who, sizeof(a->who), "certificate %.16s", fingerprint_format(c->fingerprint, text));
+        if (store_client_find(api->o.store, c->fingerprint, &client, NULL) == 0 && client->revoked == 0 &&
+            access_of_client(client->name, client->role, client->projects, a) < 0)
+                log_warning("client %s is not let in: the store holds a role or projects of it that make no sense",
+                            client->name);
+}
+
+void request_peer(struct api *api, const struct api_connection *c, struct access *ret_access) {
+        struct access *a = ret_access;
+
+        *a = (struct access){ .role = SCHEMA_ROLE_NONE, .who = "nobody" };
         if (!c)
                 return;
-        snprintf(ret_who, n, "user %u", c->uid);
+        if (c->network) {
+                peer_of_network(api, c, a);
+                return;
+        }
+        snprintf(a->who, sizeof(a->who), "user %u", c->uid);
         if (c->uid == api->o.config->owner || c->uid == 0)
-                *ret_role = SCHEMA_ROLE_ADMIN;
+                a->role = SCHEMA_ROLE_ADMIN;
         else if (c->in_group)
-                *ret_role = SCHEMA_ROLE_OPERATOR;
+                a->role = SCHEMA_ROLE_OPERATOR;
+}
+
+int request_unknown(const struct access *a, struct error *e) {
+        static const char fix[] = "on the server: lodge token create NAME; then here: lodge remote add NAME TOKEN";
+
+        return a->certified ? error_set(e, -EKEYREJECTED, "client-unknown", fix, "%s is not known here", a->who)
+                            : error_set(e, -EKEYREJECTED, "client-unknown", fix, "this connection has no certificate");
+}
+
+bool request_sees(const struct api_request *q, const char *project) {
+        return access_sees(&q->access, project);
 }
 
 /* ---- the answer ------------------------------------------------------------------------------------------------------ */
@@ -73,7 +103,7 @@ int api_answer_text(struct api_request *q, unsigned int status, const char *type
         idempotency_end(q, status, text, n);
         q->api->counts[status / 100 < 6 ? status / 100 : 0]++;
         log_debug("request %s: %s %s by %s: %u", q->id, q->route ? q->route->method : "?",
-                  q->route ? q->route->name : "?", q->who, status);
+                  q->route ? q->route->name : "?", q->access.who, status);
         request_free(q);
         return 0;
 }
@@ -98,11 +128,13 @@ static unsigned int status_of(int code) {
                 int code;
                 unsigned int status;
         } table[] = {
-                { -EINVAL, 400 },   { -EPROTO, 400 },   { -EDOM, 400 },      { -ERANGE, 400 },  { -EACCES, 403 },
-                { -EPERM, 403 },    { -ENOENT, 404 },   { -ENODEV, 404 },    { -EEXIST, 409 },  { -EBUSY, 409 },
-                { -EALREADY, 409 }, { -ENOTUNIQ, 409 }, { -ENOTEMPTY, 409 }, { -EUCLEAN, 409 }, { -ESTALE, 412 },
-                { -EFBIG, 413 },    { -EMSGSIZE, 413 }, { -E2BIG, 413 },     { -ENOTSUP, 422 }, { -ENOSYS, 422 },
-                { -EAGAIN, 503 },   { -EPIPE, 503 },    { -ETIMEDOUT, 504 }, { -ENOSPC, 507 },  { -ECANCELED, 409 },
+                { -EINVAL, 400 },    { -EPROTO, 400 },       { -EDOM, 400 },        { -ERANGE, 400 },
+                { -EACCES, 403 },    { -EPERM, 403 },        { -ENOENT, 404 },      { -ENODEV, 404 },
+                { -EEXIST, 409 },    { -EBUSY, 409 },        { -EALREADY, 409 },    { -ENOTUNIQ, 409 },
+                { -ENOTEMPTY, 409 }, { -EUCLEAN, 409 },      { -ESTALE, 412 },      { -EFBIG, 413 },
+                { -EMSGSIZE, 413 },  { -E2BIG, 413 },        { -ENOTSUP, 422 },     { -ENOSYS, 422 },
+                { -EAGAIN, 503 },    { -EPIPE, 503 },        { -ETIMEDOUT, 504 },   { -ENOSPC, 507 },
+                { -ECANCELED, 409 }, { -EKEYREJECTED, 401 }, { -EKEYEXPIRED, 403 }, { -EUSERS, 429 },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++)
@@ -135,7 +167,7 @@ static void answer_error(struct api_request *q, unsigned int status, const struc
                 soup_message_headers_replace(headers, "Retry-After", "1");
         if (status >= 500)
                 log_warning("request %s: %s %s by %s: %s [%s]", q->id, q->route ? q->route->method : "?",
-                            q->route ? q->route->name : "?", q->who, e->message ?: "", e->id ?: "");
+                            q->route ? q->route->name : "?", q->access.who, e->message ?: "", e->id ?: "");
         api_answer_text(q, status, "application/json", text ?: fallback, strlen(text ?: fallback));
 }
 
@@ -257,6 +289,25 @@ static int patch_check(const struct schema_object *o, const json_t *patch, const
         return 0;
 }
 
+/* A body whose template fills in what it leaves out. One without is parsed as it came, for what the errors say of its lines. */
+static int template_parse(struct api_request *q, const char *data, size_t n, struct error *e) {
+        _cleanup_free_ char *text = NULL;
+        json_auto_t *body = NULL;
+        int r = schema_parse_json(data, n, &body, e);
+
+        if (r < 0)
+                error_clear(e);
+        if (r < 0 || !json_object_get(body, "template"))
+                return schema_parse(q->route->body, data, n, &q->body, e);
+        r = schema_template_apply(body, e);
+        if (r < 0)
+                return r;
+        text = json_dumps(body, JSON_COMPACT);
+        if (!text)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot read the body");
+        return schema_parse(q->route->body, text, strlen(text), &q->body, e);
+}
+
 static int body_parse(struct api_request *q, struct error *e) {
         SoupMessageBody *body = soup_server_message_get_request_body(q->message);
         GBytes *bytes = soup_message_body_flatten(body);
@@ -275,7 +326,9 @@ static int body_parse(struct api_request *q, struct error *e) {
 
                         r = patch_check(q->route->body, q->patch, &root, e);
                 }
-        } else
+        } else if (q->route->template)
+                r = template_parse(q, n ? data : "{}", n ? n : 2, e);
+        else
                 r = schema_parse(q->route->body, n ? data : "{}", n ? n : 2, &q->body, e);
         g_bytes_unref(bytes);
         return r;
@@ -297,30 +350,66 @@ static void make_id(struct api_request *q) {
         random_id(q->id);
 }
 
-static int allowed(const struct api_request *q, struct error *e) {
+static int allowed(const struct api_request *q, const char *project, struct error *e) {
         static const char *const names[] = { "nobody", "viewer", "operator", "admin" };
+        const struct access *a = &q->access;
 
-        if (q->role >= q->route->role)
+        switch (access_judge(a, q->route, project)) {
+        case ACCESS_GRANTED:
                 return 0;
+        case ACCESS_UNKNOWN:
+                return request_unknown(a, e);
+        case ACCESS_PROJECT:
+                return error_set(e, -EACCES, "project", "ask the daemon's administrator for a client of that project",
+                                 "%s is held to project %s", a->who, a->project);
+        case ACCESS_HOST:
+                return error_set(e, -EACCES, "project", "ask somebody who works in all projects",
+                                 "%s is held to project %s, and %s is about more than that", a->who, a->project,
+                                 q->route->name);
+        case ACCESS_ROLE:
+                break;
+        }
         return error_set(e, -EACCES, "role", "ask the daemon's administrator for that role",
-                         "%s is %s, and %s needs the role %s", q->who, q->role ? names[q->role] : "not known here",
+                         "%s is %s, and %s needs the role %s", a->who, a->role ? names[a->role] : "not known here",
                          q->route->name, names[q->route->role]);
+}
+
+/* Where the query takes a project: the one that it names; who is held to one need not name it. */
+static int project_find(struct api_request *q, const char *query, const char **ret_project) {
+        const struct schema_field *field = schema_field_find(q->route->query, "project");
+        char **value = field ? schema_at(q->query, field->offset) : NULL;
+
+        *ret_project = NULL;
+        if (!value)
+                return 0;
+        if (q->access.project[0] && !uri_query_has(query, "project")) {
+                char *own = strdup(q->access.project);
+
+                if (!own)
+                        return -ENOMEM;
+                free(*value);
+                *value = own;
+        }
+        *ret_project = *value;
+        return 0;
 }
 
 static int prepare(struct api_request *q, const char *query, struct error *e) {
         const struct schema_field *field;
-        int r = allowed(q, e);
+        const char *project = NULL;
+        int r = allowed(q, NULL, e);
 
         if (r == 0)
                 r = uri_query_parse(q->route->query, query, &q->query, e);
         if (r == 0)
+                r = project_find(q, query, &project);
+        if (r == 0)
+                r = allowed(q, project, e);
+        if (r == 0)
                 r = body_parse(q, e);
         if (r < 0)
                 return r;
-        q->project = "default";
-        field = schema_field_find(q->route->query, "project");
-        if (field)
-                q->project = *(char **)schema_at(q->query, field->offset);
+        q->project = project ?: "default";
         field = schema_field_find(q->route->query, "dry_run");
         q->dry_run = field && *(bool *)schema_at(q->query, field->offset);
         if (q->dry_run && !q->route->dry_run) /* never do what was not to be done */
@@ -335,7 +424,10 @@ static void answer_no_route(struct api_request *q, int code, const char *allow) 
         static const char *const look = "the OpenAPI document lists what there is: GET /v1/openapi.json";
         _cleanup_error_ struct error e = ERROR_INIT;
 
-        if (code < 0) {
+        if (q->access.network && q->access.role == SCHEMA_ROLE_NONE) {
+                request_unknown(&q->access, &e);
+                api_answer_error(q, &e);
+        } else if (code < 0) {
                 error_set(&e, code, "path", look, "the path holds what is no UTF-8 text, or a name that is too long");
                 api_answer_error(q, &e);
         } else if (*allow) {
@@ -362,8 +454,8 @@ void request_take(struct api *api, SoupServerMessage *message) {
         *q = (struct api_request){ .api = api, .message = g_object_ref(message), .next = api->waiting };
         api->waiting = q;
         make_id(q);
-        request_peer(api, message, q->who, sizeof(q->who), &q->role);
-        q->caller = (struct machine_caller){ q->who, q->id };
+        request_peer(api, connection_of(api, message), &q->access);
+        q->caller = (struct machine_caller){ q->access.who, q->id };
         r = route_find(q, soup_server_message_get_method(message), g_uri_get_path(uri), allow);
         if (r <= 0) {
                 answer_no_route(q, r, allow);

@@ -65,7 +65,7 @@ static void on_connection_gone(gpointer opaque, GObject *was) {
         free(gone);
 }
 
-static void connection_close(struct api_connection *c) {
+void connection_close(struct api_connection *c) {
         g_socket_shutdown(g_socket_connection_get_socket(c->stream), TRUE, TRUE, NULL);
 }
 
@@ -92,9 +92,11 @@ void connection_answers(struct api *api, SoupServerMessage *message) {
 
 /* libsoup does not look at a connection while a request is being worked on. Once it tries to answer it learns that nobody is there. */
 static void give_up_if_gone(struct api *api, struct api_connection *c) {
-        struct pollfd fd = { .fd = g_socket_get_fd(g_socket_connection_get_socket(c->stream)) };
+        /* Over the network a client that has closed is seen to have ended its half, and one that goes on with the other half is none of HTTP's. */
+        struct pollfd fd = { .fd = g_socket_get_fd(g_socket_connection_get_socket(c->stream)),
+                             .events = c->network ? POLLRDHUP : 0 };
 
-        if (poll(&fd, 1, 0) <= 0 || !(fd.revents & (POLLHUP | POLLERR)))
+        if (poll(&fd, 1, 0) <= 0 || !(fd.revents & (POLLHUP | POLLERR | POLLRDHUP)))
                 return;
         for (struct api_request *q = api->waiting; q; q = q->next) {
                 if (!q->paused || q->gone || connection_of(api, q->message) != c)
@@ -146,6 +148,7 @@ static void on_sweep(void *opaque) {
                         connection_close(c);
         }
         watch_clock(api);
+        network_sweep(api);
         if (++api->sweeps % EXPIRE_SWEEPS == 0 && !clock_is_doubted(api))
                 expire(api);
         loop_source_set_events(api->accept, EPOLLIN);
@@ -157,7 +160,7 @@ static bool close_idle(struct api *api, const uid_t *uid) {
         struct api_connection *oldest = NULL;
 
         for (struct api_connection *c = api->connections; c; c = c->next)
-                if (c->phase == API_FRESH && !c->lasting && (!uid || c->uid == *uid) &&
+                if (c->phase == API_FRESH && !c->lasting && (!uid || (!c->network && c->uid == *uid)) &&
                     (!oldest || c->since < oldest->since))
                         oldest = c;
         if (!oldest || oldest->since == UINT64_MAX)
@@ -174,7 +177,7 @@ static bool is_over_share(struct api *api, uid_t uid) {
         if (uid == 0)
                 return false;
         for (struct api_connection *c = api->connections; c; c = c->next)
-                n += c->uid == uid && c->since != UINT64_MAX;
+                n += !c->network && c->uid == uid && c->since != UINT64_MAX;
         return n >= USER_MAX && !close_idle(api, &uid);
 }
 
@@ -194,43 +197,53 @@ static bool in_group(int fd, gid_t group, gid_t primary) {
         return false;
 }
 
-static void take_connection(struct api *api, int fd) {
-        struct api_connection *c = calloc(1, sizeof(*c));
+void connection_add(struct api *api, struct api_connection *c, GIOStream *stream) {
         struct gone *gone = calloc(1, sizeof(*gone));
-        GSocket *socket = g_socket_new_from_fd(fd, NULL);
-        struct ucred peer;
-        socklen_t n = sizeof(peer);
         char name[32];
         GError *error = NULL;
 
-        if (!c || !gone || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 ||
-            is_over_share(api, peer.uid)) {
+        if (!gone) {
+                g_object_unref(stream);
+                g_object_unref(c->stream);
                 free(c);
-                free(gone);
+                return;
+        }
+        *gone = (struct gone){ api, c };
+        /* libsoup knows a connection by its address only, and clients of a unix socket have none: each gets a name. */
+        snprintf(name, sizeof(name), "client-%llu", (unsigned long long)++api->last_connection);
+        c->address = g_unix_socket_address_new(name);
+        c->since = clock_ns();
+        c->next = api->connections;
+        api->connections = c;
+        api->n_connections++;
+        g_object_weak_ref(G_OBJECT(c->stream), on_connection_gone, gone);
+        if (!soup_server_accept_iostream(api->server, stream, api->local, c->address, &error)) {
+                log_warning("cannot serve a connection: %s", error->message);
+                g_error_free(error);
+        }
+        g_object_unref(c->stream); /* the stream's now, and that is the server's */
+        g_object_unref(stream);
+}
+
+static void take_connection(struct api *api, int fd) {
+        struct api_connection *c = calloc(1, sizeof(*c));
+        GSocket *socket = g_socket_new_from_fd(fd, NULL);
+        struct ucred peer;
+        socklen_t n = sizeof(peer);
+
+        if (!c || !socket || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0 || is_over_share(api, peer.uid)) {
+                free(c);
                 if (socket)
                         g_object_unref(socket);
                 else
                         close(fd);
                 return;
         }
-        *c = (struct api_connection){ .next = api->connections,
-                                      .stream = g_socket_connection_factory_create_connection(socket),
+        *c = (struct api_connection){ .stream = g_socket_connection_factory_create_connection(socket),
                                       .uid = peer.uid,
-                                      .in_group = in_group(fd, (gid_t)api->o.config->group, peer.gid),
-                                      .since = clock_ns() };
-        *gone = (struct gone){ api, c };
-        /* libsoup knows a connection by its address only, and clients of a unix socket have none: each gets a name. */
-        snprintf(name, sizeof(name), "client-%llu", (unsigned long long)++api->last_connection);
-        c->address = g_unix_socket_address_new(name);
+                                      .in_group = in_group(fd, (gid_t)api->o.config->group, peer.gid) };
         g_object_unref(socket);
-        api->connections = c;
-        api->n_connections++;
-        g_object_weak_ref(G_OBJECT(c->stream), on_connection_gone, gone);
-        if (!soup_server_accept_iostream(api->server, G_IO_STREAM(c->stream), api->local, c->address, &error)) {
-                log_warning("cannot serve a connection: %s", error->message);
-                g_error_free(error);
-        }
-        g_object_unref(c->stream); /* the server's now */
+        connection_add(api, c, g_object_ref(G_IO_STREAM(c->stream)));
 }
 
 static void on_accept(void *opaque, int listen_fd, uint32_t events) {
@@ -344,13 +357,20 @@ static void on_started(SoupServer *server, SoupServerMessage *message, gpointer 
         g_signal_connect(message, "finished", G_CALLBACK(on_finished), opaque);
 }
 
+static enum schema_role connection_role(struct api *api, SoupServerMessage *message) {
+        struct access a;
+
+        request_peer(api, connection_of(api, message), &a);
+        return a.role;
+}
+
 static void on_request(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query,
                        gpointer opaque) {
         struct api *api = opaque;
 
         if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
                 return; /* refused already */
-        if (api_stream_wanted(message, path)) {
+        if (api_stream_wanted(message, path) && connection_role(api, message) > SCHEMA_ROLE_NONE) {
                 api_stream_begin(api, message);
                 return;
         }
@@ -377,6 +397,8 @@ int api_new(const struct api_options *options, struct api **ret_api, struct erro
                 r = loop_timer_set(api->sweep, SWEEP_US);
         if (r == 0)
                 r = loop_add_fd(options->loop, options->config->listen_fd, EPOLLIN, on_accept, api, &api->accept);
+        if (r == 0)
+                r = network_begin(api, e);
         if (r < 0)
                 return error_set(e, r, "api", NULL, "cannot answer requests");
         *ret_api = TAKE_PTR(api);
@@ -388,11 +410,13 @@ void api_free(struct api *api) {
                 return;
         loop_source_free(TAKE_PTR(api->accept));
         loop_source_free(api->sweep);
+        network_end(api);
         if (api->server) {
                 soup_server_disconnect(api->server);
                 g_object_unref(api->server);
         }
         g_clear_object(&api->local);
+        free(api->guesses);
         free(api);
 }
 

@@ -21,6 +21,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/text.h"
 #include "daemon/api/internal.h"
@@ -29,6 +30,7 @@
 #define SLOW_BYTES      (1u << 20)
 #define CLOSE_SLOW      4008
 #define CLOSE_FAILED    4000
+#define CLOSE_REVOKED   4001
 #define CONSOLE_CHUNK   16384
 #define CONSOLE_WAIT_US 20000
 #define INPUT_MAX       (64u << 10)
@@ -40,6 +42,8 @@ struct api_stream {
         struct api *api;
         struct api_connection *connection;
         SoupWebsocketConnection *socket;
+        struct access access;
+        bool revoked;
         char *project;     /* of events; NULL: all */
         size_t behind;     /* bytes sent while the socket took none */
         int fd;            /* of a console, or -EBADF */
@@ -108,7 +112,8 @@ static void send_event(struct api_stream *s, const struct store_event *event) {
 }
 
 static bool concerns(const struct api_stream *s, const struct store_event *event) {
-        return !s->console && (!s->project || !event->project || streq(s->project, event->project));
+        return !s->console && access_sees(&s->access, event->project) &&
+               (!s->project || !event->project || streq(s->project, event->project));
 }
 
 void api_event(struct api *api, const struct store_event *event) {
@@ -124,7 +129,8 @@ void api_event(struct api *api, const struct store_event *event) {
 static int send_old(void *opaque, const struct store_event *event) {
         struct api_stream *s = opaque;
 
-        send_event(s, event);
+        if (access_sees(&s->access, event->project))
+                send_event(s, event);
         return soup_websocket_connection_get_state(s->socket) == SOUP_WEBSOCKET_STATE_OPEN ? 0 : 1;
 }
 
@@ -217,6 +223,8 @@ static void on_message(SoupWebsocketConnection *socket, gint type, GBytes *messa
         gsize n;
         const char *data = g_bytes_get_data(message, &n);
 
+        if (s->revoked)
+                return;
         if (s->shell)
                 shell_message(s, type, data, n);
         else if (s->console && s->fd >= 0)
@@ -233,6 +241,8 @@ static void on_console_fd(void *opaque, const struct error *e, struct wire_messa
         int r;
 
         s->call = 0;
+        if (s->revoked)
+                return;
         if (e) {
                 stream_close(s, CLOSE_FAILED, e->message ?: "there is no console");
                 return;
@@ -298,11 +308,10 @@ static void stream_take(struct api *api, SoupServerMessage *message, const char 
         _cleanup_free_ char *console = machine_of(path, "console"), *shell = machine_of(path, "shell");
         _cleanup_error_ struct error e = ERROR_INIT;
         struct api_stream *s = calloc(1, sizeof(*s));
-        enum schema_role role;
-        char who[64];
+        struct access a;
         int r = 0;
 
-        request_peer(api, message, who, sizeof(who), &role);
+        request_peer(api, connection_of(api, message), &a);
         if (!s || api->n_streams >= STREAMS_MAX) {
                 free(s);
                 soup_websocket_connection_close(socket, CLOSE_FAILED, "too many listen");
@@ -316,18 +325,23 @@ static void stream_take(struct api *api, SoupServerMessage *message, const char 
         api->streams = s;
         api->n_streams++;
         if (s->connection)
-                s->connection->lasting = true;
+                s->connection->lasting = s->connection->stream_open = true;
         soup_websocket_connection_set_max_incoming_payload_size(socket, INPUT_MAX);
         soup_websocket_connection_set_keepalive_interval(socket, KEEPALIVE_S);
         g_signal_connect(socket, "closed", G_CALLBACK(on_closed), s);
         g_signal_connect(socket, "message", G_CALLBACK(on_message), s);
+        s->access = a;
         if (query_text(query, "project"))
                 s->project = strdup(query_text(query, "project"));
-        if (console && role >= SCHEMA_ROLE_OPERATOR)
+        else if (a.project[0])
+                s->project = strdup(a.project);
+        if (a.project[0] && !access_sees(&a, s->project))
+                r = error_set(&e, -EACCES, "project", NULL, "you are held to another project");
+        else if (console && a.role >= SCHEMA_ROLE_OPERATOR)
                 r = console_begin(s, console, query, &e);
-        else if (shell && role >= SCHEMA_ROLE_OPERATOR)
+        else if (shell && a.role >= SCHEMA_ROLE_OPERATOR)
                 r = shell_begin(s, shell, query_string, &e);
-        else if (streq(path, "/v1/events/stream") && role >= SCHEMA_ROLE_VIEWER) {
+        else if (streq(path, "/v1/events/stream") && a.role >= SCHEMA_ROLE_VIEWER) {
                 if (query_text(query, "after"))
                         r = store_event_each(api->o.store, query_number(query, "after", INT64_MAX), s->project, 0,
                                              send_old, s, &e);
@@ -358,6 +372,24 @@ static void on_shaken(SoupServerMessage *message, gpointer opaque) {
 void api_stream_begin(struct api *api, SoupServerMessage *message) {
         if (soup_websocket_server_process_handshake(message, NULL, NULL, NULL, NULL))
                 g_signal_connect(message, "wrote-informational", G_CALLBACK(on_shaken), api);
+}
+
+/* It is told, and has the sweep's time to hear that; no key and no byte of a console passes from now on. */
+void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE]) {
+        for (struct api_stream *s = api->streams, *next; s; s = next) {
+                next = s->next;
+                if (!s->access.network || memcmp(s->access.fingerprint, fingerprint, FINGERPRINT_SIZE) != 0)
+                        continue;
+                s->revoked = true;
+                loop_source_free(TAKE_PTR(s->source));
+                s->fd = safe_close(s->fd);
+                if (s->connection) {
+                        s->connection->lasting = false;
+                        s->connection->phase = API_WRITING;
+                        s->connection->since = clock_ns();
+                }
+                stream_close(s, CLOSE_REVOKED, "this client is let in no longer");
+        }
 }
 
 /* A connection goes before its WebSocket is told. */

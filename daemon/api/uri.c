@@ -165,3 +165,16 @@ int uri_query_parse(const struct schema_object *o, const char *query, void **ret
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot read the query");
         return schema_parse(o, text, strlen(text), ret_value, e);
 }
+
+bool uri_query_has(const char *query, const char *key) {
+        for (const char *pair = query; pair && *pair;) {
+                size_t n = strcspn(pair, "&");
+                const char *equals = memchr(pair, '=', n);
+                _cleanup_free_ char *name = NULL;
+
+                if (uri_decode(pair, equals ? (size_t)(equals - pair) : n, true, &name) < 0 || streq(name, key))
+                        return true;
+                pair += n + (pair[n] == '&');
+        }
+        return false;
+}

@@ -42,3 +42,6 @@ int uri_path_match(const char *pattern, const char *path, char *ret_parameters[s
  * Return: 0, or -EINVAL "query" or one of the schema's ids, -ENOMEM
  */
 int uri_query_parse(const struct schema_object *o, const char *query, void **ret_value, struct error *e);
+
+/** uri_query_has() - does a query hold that key? One that a broken escape makes unreadable counts as held. */
+bool uri_query_has(const char *query, const char *key);

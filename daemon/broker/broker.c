@@ -234,11 +234,16 @@ static void on_respawn(void *opaque) {
 }
 
 static char *worker_config_text(const struct broker *b, int wire_fd) {
+        uint32_t network_fds[BROKER_NETWORK_FDS_MAX];
         struct worker_config c = {
                 .version = 1,
                 .scope = b->scope,
                 .wire_fd = wire_fd,
                 .listen_fd = b->listen_fd,
+                .network_fds = network_fds,
+                .n_network_fds = b->n_network_fds,
+                .addresses = (char **)b->addresses,
+                .n_addresses = b->n_addresses,
                 .store_dir = b->paths.store,
                 .uid = b->worker_uid,
                 .gid = b->worker_uid,
@@ -252,6 +257,8 @@ static char *worker_config_text(const struct broker *b, int wire_fd) {
                 .debug = b->options->debug,
         };
 
+        for (size_t i = 0; i < b->n_network_fds; i++)
+                network_fds[i] = (uint32_t)b->network_fds[i];
         return worker_config_format(&c);
 }
 
@@ -278,11 +285,11 @@ static int spawn_worker(struct broker *b, struct error *e) {
         const int size = 1 << 20;
         char fd_text[16];
         const char *argv[] = { "lodged: worker", "--worker-fd", fd_text, NULL };
-        int pair[2], fds[3], r;
+        int pair[2], fds[3 + BROKER_NETWORK_FDS_MAX], r;
         struct spawn s = { .path = "/proc/self/exe",
                            .argv = argv,
                            .fds = fds,
-                           .n_fds = 3,
+                           .n_fds = 3 + b->n_network_fds,
                            .stdin_fd = -1,
                            .stdout_fd = STDERR_FILENO,
                            .stderr_fd = STDERR_FILENO,
@@ -303,6 +310,7 @@ static int spawn_worker(struct broker *b, struct error *e) {
         fds[0] = theirs;
         fds[1] = config_fd;
         fds[2] = b->listen_fd;
+        memcpy(fds + 3, b->network_fds, b->n_network_fds * sizeof(*fds));
         r = spawn_child(&s, &b->worker, &b->worker_pidfd, e);
         if (r < 0)
                 return r;
@@ -425,6 +433,8 @@ static int start(struct broker *b, struct error *e) {
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
                 r = network_ctx_new(b->paths.networks, &b->networks, e);
         if (r == 0)
+                r = broker_listen(b, e);
+        if (r == 0)
                 r = socket_make(b, e);
         if (r < 0)
                 return r;
@@ -454,6 +464,7 @@ static void finish(struct broker *b) {
         free(b->cgroups);
         network_ctx_free(b->networks);
         safe_close(b->listen_fd);
+        broker_listen_end(b);
         loop_free(b->loop);
         safe_close(b->lock_fd);
         broker_paths_clear(&b->paths);

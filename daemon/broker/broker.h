@@ -6,7 +6,7 @@
  * it runs as a user of its own under a system call filter and may open nothing but its store. The broker is the only one with privileges.
  * It parses nothing but the wire (wire.h), does a closed list of operations (broker_host_ops[] and the others of op-*.c, each with checked arguments), and hands out open descriptors.
  *
- *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt
+ *      clients --HTTP--> worker --wire--> broker --spawn--> lodge-keeper --spawn--> lodge-vmm, passt, swtpm
  *                          |                 |
  *                        store            disks, images, taps, rules, cgroups
  *
@@ -20,7 +20,7 @@
  *
  * Directories:       system                   session
  *      state         /var/lib/lodge           ${XDG_DATA_HOME:-~/.local/share}/lodge
- *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/
+ *        store/      lodge.db: the worker's   images/  pools/default/  seeds/UUID/  devices/UUID/
  *      run           /run/lodge               ${XDG_RUNTIME_DIR}/lodge, or /tmp/lodge-UID
  *        lodged.sock                          machines/UUID/  (keeper.h)
  */
@@ -39,8 +39,11 @@ struct image_store;
 struct network_ctx;
 struct broker_call;
 
+#define BROKER_NETWORK_FDS_MAX 16u
+#define BROKER_ADDRESSES_MAX   64u
+
 struct broker_paths {
-        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *networks;
+        char *state, *run, *store, *socket, *machines, *images, *pools, *seeds, *devices, *networks;
 };
 
 /* A keeper that we started: ours to reap. */
@@ -59,7 +62,11 @@ struct broker {
         struct loop *loop;
         int lock_fd;   /* the state directory's */
         int listen_fd; /* the API's socket */
-        int wire_fd;   /* to the worker */
+        int network_fds[BROKER_NETWORK_FDS_MAX];
+        size_t n_network_fds;
+        char *addresses[BROKER_ADDRESSES_MAX]; /* where these can be reached */
+        size_t n_addresses;
+        int wire_fd; /* to the worker */
         pid_t worker;
         int worker_pidfd;
         uid_t worker_uid; /* whom the store belongs to */
@@ -152,6 +159,10 @@ int broker_networks_attach(struct broker *b, struct machine_config *c, const str
 /** broker_networks_detach() - take its taps away; @forget: its addresses, too. */
 void broker_networks_detach(struct broker *b, const char *machine, const struct network_config *networks, size_t n,
                             bool forget);
+
+/** broker_listen() - open the sockets that --listen names: "listen", -EINVAL for what is no address. */
+int broker_listen(struct broker *b, struct error *e);
+void broker_listen_end(struct broker *b);
 
 int broker_paths_make(struct broker *b, struct error *e);
 void broker_paths_clear(struct broker_paths *p);

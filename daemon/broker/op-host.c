@@ -28,9 +28,9 @@ static int engine_which(struct broker_call *call, void *args, struct error *e) {
 
         if (r < 0)
                 return r;
-        call->result =
-                json_pack("{s:s, s:s, s:b, s:b}", "engine", engine_name(choice.kind), "engine_reason", choice.reason,
-                          "kvm", choice.kind == ENGINE_NATIVE || choice.kvm, "fallback", choice.fallback);
+        call->result = json_pack("{s:s, s:s, s:b, s:b, s:s}", "engine", engine_name(choice.kind), "engine_reason",
+                                 choice.reason, "kvm", choice.kind == ENGINE_NATIVE || choice.kvm, "fallback",
+                                 choice.fallback, "warning", choice.warning);
         return call->result ? 0 : -ENOMEM;
 }
 

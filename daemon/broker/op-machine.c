@@ -21,6 +21,7 @@
 #include "base/spawn.h"
 #include "daemon/broker/broker.h"
 #include "daemon/broker/cgroup.h"
+#include "daemon/broker/devices.h"
 #include "daemon/engine/boot-image.h"
 #include "daemon/engine/engine.h"
 #include "daemon/image/image.h"
@@ -99,10 +100,10 @@ static void on_started(void *opaque, int fd, uint32_t events) {
         if (r == -EAGAIN && e.code == 0)
                 return;
         if (r == 0)
-                call->result =
-                        json_pack("{s:O, s:s, s:s, s:b, s:b}", "addresses", s->addresses, "engine",
-                                  engine_name(s->choice.kind), "engine_reason", s->choice.reason, "kvm",
-                                  s->choice.kind == ENGINE_NATIVE || s->choice.kvm, "fallback", s->choice.fallback);
+                call->result = json_pack("{s:O, s:s, s:s, s:b, s:b, s:s}", "addresses", s->addresses, "engine",
+                                         engine_name(s->choice.kind), "engine_reason", s->choice.reason, "kvm",
+                                         s->choice.kind == ENGINE_NATIVE || s->choice.kvm, "fallback",
+                                         s->choice.fallback, "warning", s->choice.warning);
         broker_answer(call, &e);
 }
 
@@ -134,6 +135,10 @@ static int add_disks(struct broker *b, const struct broker_start_args *a, const 
                                                 volume->format == VOLUME_FORMAT_RAW ? MACHINE_DISK_FORMAT_RAW
                                                                                     : MACHINE_DISK_FORMAT_QCOW2,
                                                 e);
+                if (r == 0) {
+                        c->disks[0].cache = a->disk_cache;
+                        c->disks[0].iothreads = a->disk_iothreads;
+                }
         }
         if (r < 0 || !a->seed)
                 return r;
@@ -208,6 +213,9 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
         k->kvm = s->choice.kind == ENGINE_NATIVE || s->choice.kvm;
         if (b->scope == API_SCOPE_SYSTEM)
                 k->uid = k->gid = UID_BASE + a->number;
+        r = devices_dir(b, a->uuid, &k->machine, &k->devices_dir, e);
+        if (r < 0)
+                return r;
         k->run_dir = run_dir(b, a->uuid);
         if (!k->run_dir)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
@@ -443,7 +451,7 @@ static int wait_lock(const char *dir, int *ret_fd) {
         return r;
 }
 
-/* All that is left of a deleted machine outside of its pool. */
+/* All that is left of a deleted machine outside of its pool. One that is only renamed keeps what its devices remember. */
 static int machine_purge(struct broker_call *call, void *args, struct error *e) {
         static const char *const names[] = { PLACE_EXIT, PLACE_CONSOLE, PLACE_SOCKET, PLACE_CONTROL };
         const struct broker_end_args *a = args;
@@ -464,6 +472,10 @@ static int machine_purge(struct broker_call *call, void *args, struct error *e) 
         unlink(path);
         snprintf(path, sizeof(path), "%s/%s", call->broker->paths.seeds, a->uuid);
         rmdir(path);
+        r = a->devices ? devices_remove(call->broker, a->uuid, e) : 0;
+        if (r < 0)
+                return r;
+        fault_point(&call->broker->fault, call->op, "devices");
         cgroup_remove(call->broker->cgroups, a->uuid); /* if a helper outlived the machine for a moment */
         broker_networks_detach(call->broker, a->name, a->networks, a->n_networks, true);
         return 0;
@@ -473,6 +485,13 @@ static int machine_limits(struct broker_call *call, void *args, struct error *e)
         const struct broker_limits_args *a = args;
 
         return cgroup_change(call->broker->cgroups, a->uuid, &a->limits, e);
+}
+
+/* What a clone's devices remember of the other machine's. */
+static int machine_devices(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_machine_args *a = args;
+
+        return a->source ? devices_copy(call->broker, a->uuid, a->source, e) : 0;
 }
 
 const struct broker_op broker_machine_ops[] = {
@@ -485,5 +504,6 @@ const struct broker_op broker_machine_ops[] = {
         { "machine-end", &broker_end_args_schema, machine_end },
         { "machine-forget", &broker_end_args_schema, machine_forget },
         { "machine-purge", &broker_end_args_schema, machine_purge },
+        { "machine-devices", &broker_machine_args_schema, machine_devices },
         { 0 },
 };

@@ -100,12 +100,15 @@ static int volume_make(struct broker_call *call, void *args, struct error *e) {
         return broker_task(call, make_task, &make, e);
 }
 
-/* An image that has no disk (it lives in its initrd) gives its machines none: {}. */
+/* An image that has no disk (it lives in its initrd) gives its machines none: {}. A disk of a machine without an image is empty. */
 static int machine_disk(struct broker_call *call, void *args, struct error *e) {
         const struct broker_volume_args *a = args;
         _cleanup_(image_freep) struct image *image = NULL;
-        int r = image_find(call->broker->images, a->image ?: "", &image, e);
+        int r;
 
+        if (!a->image)
+                return volume_make(call, args, e);
+        r = image_find(call->broker->images, a->image, &image, e);
         if (r < 0 || !image->files[IMAGE_FILE_DISK].name)
                 return r;
         return volume_make(call, args, e);

@@ -76,6 +76,7 @@ void broker_paths_clear(struct broker_paths *p) {
         free(p->images);
         free(p->pools);
         free(p->seeds);
+        free(p->devices);
         free(p->networks);
         *p = (struct broker_paths){ 0 };
 }
@@ -95,10 +96,12 @@ int broker_paths_make(struct broker *b, struct error *e) {
         p->images = join(p->state, "images");
         p->pools = join(p->state, "pools");
         p->seeds = join(p->state, "seeds");
+        p->devices = join(p->state, "devices");
         p->networks = join(p->state, "networks");
         p->machines = join(p->run, "machines");
         p->socket = join(p->run, "lodged.sock");
-        if (!p->store || !p->images || !p->pools || !p->seeds || !p->networks || !p->machines || !p->socket)
+        if (!p->store || !p->images || !p->pools || !p->seeds || !p->devices || !p->networks || !p->machines ||
+            !p->socket)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot start");
         r = dir(p->state, system ? 0711 : 0700, us, e);
         if (r == 0)
@@ -109,6 +112,8 @@ int broker_paths_make(struct broker *b, struct error *e) {
                 r = dir(p->pools, 0711, us, e);
         if (r == 0)
                 r = dir(p->seeds, 0700, us, e);
+        if (r == 0)
+                r = dir(p->devices, 0700, us, e);
         if (r == 0)
                 r = dir(p->machines, 0711, us, e);
         return r;

@@ -33,6 +33,13 @@ int boot_image_apply(const struct image *image, struct machine_config *c, struct
         bool own_kernel = c->kernel;
         int r;
 
+        if (c->firmware != MACHINE_FIRMWARE_NONE) {
+                if (image->files[IMAGE_FILE_DISK].name)
+                        return 0;
+                return error_set(e, -EINVAL, "firmware-no-disk",
+                                 "leave --firmware out: the image has a kernel, which is booted directly",
+                                 "image %s has no disk that firmware could start", image->name);
+        }
         r = take_file(image, IMAGE_FILE_VMLINUX, &c->kernel);
         if (r == 0)
                 r = take_file(image, IMAGE_FILE_KERNEL, &c->kernel);
@@ -43,9 +50,11 @@ int boot_image_apply(const struct image *image, struct machine_config *c, struct
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot prepare the machine");
         if (!c->kernel)
-                return error_set(e, -EINVAL, "kernel-missing",
-                                 "name one: --kernel FILE --initrd FILE --append 'root=/dev/vda1 ...'",
-                                 "image %s has no kernel beside it, and this version boots no firmware", image->name);
+                return error_set(
+                        e, -EINVAL, "kernel-missing",
+                        "boot what is on its disk: --firmware uefi, or bios; or name a kernel: --kernel FILE --initrd "
+                        "FILE --append 'root=/dev/vda1 ...'",
+                        "image %s has no kernel beside it", image->name);
         return 0;
 }
 

@@ -10,7 +10,7 @@
  * boot_image_apply() - fill in what the person has not named: kernel, initrd (an own kernel needs an own one) and command line, to
  * which the person's is added
  *
- * Return: 0, -ENOMEM "memory", or -EINVAL "kernel-missing" when there is nothing to boot.
+ * Return: 0, -ENOMEM "memory", or -EINVAL "kernel-missing" or "firmware-no-disk" when there is nothing to boot.
  */
 int boot_image_apply(const struct image *image, struct machine_config *c, struct error *e);
 

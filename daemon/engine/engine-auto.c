@@ -13,6 +13,7 @@
 
 #include "base/spawn.h"
 #include "daemon/engine/engine.h"
+#include "daemon/engine/parts-firmware.h"
 
 #ifndef LODGE_LIBEXECDIR
 #        define LODGE_LIBEXECDIR "/usr/libexec/lodge"
@@ -35,6 +36,47 @@ int engine_program_path(const char *name, char **ret_path) {
 
 int engine_vmm_path(char **ret_path) {
         return engine_program_path("lodge-vmm", ret_path);
+}
+
+/* What lodge-vmm has nothing of, as the machine's fields say it. Return: false when the machine asks for nothing of that. */
+static bool native_lacks(const struct machine_config *c, char *ret_reason, size_t size) {
+        const struct {
+                bool asked;
+                const char *field, *value;
+        } lacks[] = {
+                { c->firmware != MACHINE_FIRMWARE_NONE, "firmware", machine_firmware_to_string(c->firmware) },
+                { c->tpm, "tpm", NULL },
+                { c->hyperv, "hyperv", NULL },
+                { c->n_cdroms > 0, "cdrom", NULL },
+                { c->drivers != MACHINE_DRIVERS_NONE, "drivers", machine_drivers_to_string(c->drivers) },
+                { c->video != MACHINE_VIDEO_NONE, "video", machine_video_to_string(c->video) },
+                { c->rtc != MACHINE_RTC_UTC, "rtc", machine_rtc_to_string(c->rtc) },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(lacks); i++)
+                if (lacks[i].asked) {
+                        snprintf(ret_reason, size, "%s%s%s: lodge-vmm does not have it yet", lacks[i].field,
+                                 lacks[i].value ? " " : "", lacks[i].value ?: "");
+                        return true;
+                }
+        return false;
+}
+
+/* What QEMU leaves out here, rather than refuse the machine. */
+static void warn_left_out(const struct machine_config *c, struct engine_choice *choice) {
+        bool there;
+        const char *drivers = part_drivers_path(c, &there);
+        size_t n = 0;
+
+        if (c->hyperv && !choice->kvm)
+                n = (size_t)snprintf(choice->warning, sizeof(choice->warning),
+                                     "hyperv is left out: QEMU has it with KVM only");
+        if (drivers && !there)
+                snprintf(choice->warning + n, sizeof(choice->warning) - n,
+                         "%sno drivers in a CD drive: get virtio-win.iso from "
+                         "https://fedorapeople.org/groups/virt/virtio-win/direct-downloads/stable-virtio/ and put it "
+                         "to %s",
+                         n > 0 ? "; " : "", drivers);
 }
 
 /* What keeps lodge-vmm from serving this machine here? Return: false and a reason, or true. */
@@ -63,16 +105,18 @@ int engine_decide(const struct machine_config *c, const struct probe *probe, str
         struct engine_choice choice = { .kvm = probe->verdict == PROBE_HARDWARE };
         _cleanup_free_ char *qemu = NULL;
         char why_not[400] = "";
-        bool native = native_serves(c, probe, why_not, sizeof(why_not));
+        bool lacks = native_lacks(c, why_not, sizeof(why_not));
+        bool native = !lacks && native_serves(c, probe, why_not, sizeof(why_not));
         int r;
 
         if (c->engine == MACHINE_ENGINE_NATIVE || (c->engine == MACHINE_ENGINE_AUTO && native)) {
                 if (!native) {
-                        r = error_set(e, probe->verdict == PROBE_BUSY ? -EBUSY : -ENOTSUP, "engine-native", NULL,
-                                      "the native engine can't run this machine: %s", why_not);
+                        r = error_set(e, probe->verdict == PROBE_BUSY && !lacks ? -EBUSY : -ENOTSUP, "engine-native",
+                                      NULL, "the native engine can't run this machine: %s", why_not);
                         error_set_fix(e, "%s",
-                                      probe->cure[0] ? probe->cure
-                                                     : "use --engine qemu, or leave the choice to --engine auto");
+                                      probe->cure[0] && !lacks
+                                              ? probe->cure
+                                              : "use --engine qemu, or leave the choice to --engine auto");
                         return r;
                 }
                 choice.kind = ENGINE_NATIVE;
@@ -90,6 +134,10 @@ int engine_decide(const struct machine_config *c, const struct probe *probe, str
                 error_set_fix(e, "apt install qemu-system-x86");
                 return r;
         }
+        r = part_firmware_check(c, e);
+        if (r < 0)
+                return r;
+        warn_left_out(c, &choice);
         *ret_choice = choice;
         return 0;
 }

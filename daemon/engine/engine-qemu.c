@@ -3,7 +3,7 @@
  * engine-qemu: the machine as a command line of QEMU 7.2 or later
  *
  * Theory of operation. QEMU's q35 with everything removed that we do not name (-nodefaults, no SATA, no SMBus, no USB), and then the same
- * virtio devices at the same slots as lodge-vmm has them (vmm/machine/layout.h): a guest that moves from one engine to the other finds
+ * virtio devices at the same slots as lodge-vmm has them (vmm/machine/layout.h), and what only QEMU has (engine-qemu-pc.c): a guest that moves from one engine to the other finds
  * its disks and interfaces where they were. Files arrive as descriptors: disks through -add-fd, since block nodes name files
  * (/dev/fdset/N), the rest by number. The kernel is read by QEMU itself from /proc/self/fd.
  *
@@ -23,20 +23,12 @@
 
 #include "base/spawn.h"
 #include "base/text.h"
-#include "daemon/engine/engine.h"
+#include "daemon/engine/engine-qemu.h"
 
 #define ARGS_MAX     2048
 #define BACKING_SETS 100 /* descriptor sets of images below disks; those of disks are 1..LAYOUT_DISKS_MAX */
 
-/* Arguments as they grow; the first failure sticks. */
-struct args {
-        char **v;
-        size_t n;
-        int r;
-};
-
-static void add(struct args *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(struct args *a, const char *format, ...) {
+void qemu_add(struct qemu_args *a, const char *format, ...) {
         va_list ap;
 
         if (a->r < 0)
@@ -69,38 +61,38 @@ static char *quote(const char *text) {
         return quoted;
 }
 
-static void add_machine(struct args *a, const struct parts *p, bool kvm) {
+static void add_machine(struct qemu_args *a, const struct parts *p, bool kvm) {
         const struct machine_config *c = p->config;
 
-        add(a, "-nodefaults");
-        add(a, "-no-user-config");
-        add(a, "-display");
-        add(a, "none");
-        add(a, "-sandbox");
-        add(a, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-        add(a, "-name");
-        add(a, "guest=%s,process=lodge-qemu", p->name);
-        add(a, "-uuid");
-        add(a, "%s", p->uuid);
-        add(a, "-machine");
-        add(a, "q35,accel=%s,sata=off,smbus=off,usb=off,vmport=off", kvm ? "kvm" : "tcg");
-        add(a, "-cpu");
-        add(a, "%s", kvm ? "host,migratable=off" : "max");
-        add(a, "-m");
-        add(a, "%lluM", (unsigned long long)(c->memory >> 20));
-        add(a, "-smp");
+        qemu_add(a, "-nodefaults");
+        qemu_add(a, "-no-user-config");
+        qemu_add(a, "-display");
+        qemu_add(a, "none");
+        qemu_add(a, "-sandbox");
+        qemu_add(a, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        qemu_add(a, "-name");
+        qemu_add(a, "guest=%s,process=lodge-qemu", p->name);
+        qemu_add(a, "-uuid");
+        qemu_add(a, "%s", p->uuid);
+        qemu_add(a, "-machine");
+        qemu_add(a, "q35,accel=%s,sata=off,smbus=off,usb=off,vmport=off%s", kvm ? "kvm" : "tcg", qemu_pc_machine(p));
+        qemu_add(a, "-cpu");
+        qemu_add(a, "%s%s", kvm ? "host,migratable=off" : "max", qemu_pc_cpu(p, kvm));
+        qemu_add(a, "-m");
+        qemu_add(a, "%lluM", (unsigned long long)(c->memory >> 20));
+        qemu_add(a, "-smp");
         if (c->sockets && c->cores && c->threads)
-                add(a, "%u,sockets=%u,cores=%u,threads=%u", c->cpus, c->sockets, c->cores, c->threads);
+                qemu_add(a, "%u,sockets=%u,cores=%u,threads=%u", c->cpus, c->sockets, c->cores, c->threads);
         else
-                add(a, "%u", c->cpus);
+                qemu_add(a, "%u", c->cpus);
         if (c->preallocate)
-                add(a, "-mem-prealloc");
-        add(a, "-smbios");
-        add(a, "type=1,manufacturer=Lodge,product=lodge,uuid=%s", p->uuid);
-        add(a, "-action");
-        add(a, "panic=shutdown");
-        add(a, "-device");
-        add(a, "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
+                qemu_add(a, "-mem-prealloc");
+        qemu_add(a, "-smbios");
+        qemu_add(a, "type=1,manufacturer=Lodge,product=lodge,uuid=%s", p->uuid);
+        qemu_add(a, "-action");
+        qemu_add(a, "panic=shutdown");
+        qemu_add(a, "-device");
+        qemu_add(a, "pvpanic,ioport=0x%x", LAYOUT_PORT_PVPANIC);
 }
 
 /* A vhost-user disk's back end reads and writes guest memory. */
@@ -112,20 +104,20 @@ static bool shares_memory(const struct parts *p) {
 }
 
 /* One piece of guest memory, in huge pages where they are asked for. */
-static void add_backend(struct args *a, const struct parts *p, size_t id, uint64_t size) {
+static void add_backend(struct qemu_args *a, const struct parts *p, size_t id, uint64_t size) {
         enum machine_hugepages pages = p->config->hugepages;
         unsigned long long mib = size >> 20;
 
-        add(a, "-object");
+        qemu_add(a, "-object");
         if (pages != MACHINE_HUGEPAGES_NONE)
-                add(a, "memory-backend-memfd,id=memory%zu,size=%lluM,hugetlb=on,hugetlbsize=%s", id, mib,
-                    machine_hugepages_to_string(pages));
+                qemu_add(a, "memory-backend-memfd,id=memory%zu,size=%lluM,hugetlb=on,hugetlbsize=%s", id, mib,
+                         machine_hugepages_to_string(pages));
         else
-                add(a, "memory-backend-%s,id=memory%zu,size=%lluM", shares_memory(p) ? "memfd" : "ram", id, mib);
+                qemu_add(a, "memory-backend-%s,id=memory%zu,size=%lluM", shares_memory(p) ? "memfd" : "ram", id, mib);
 }
 
 /* CPUs by index, as the schema names them; all of a node's have to be in one argument. */
-static void add_node(struct args *a, const struct numa_config *n, size_t id) {
+static void add_node(struct qemu_args *a, const struct numa_config *n, size_t id) {
         _cleanup_free_ char *cpus = strdup("");
 
         for (size_t i = 0; cpus && i < n->n_cpus; i++) {
@@ -140,17 +132,17 @@ static void add_node(struct args *a, const struct numa_config *n, size_t id) {
                 a->r = -ENOMEM;
                 return;
         }
-        add(a, "-numa");
-        add(a, "node,nodeid=%zu,memdev=memory%zu%s", id, id, cpus);
+        qemu_add(a, "-numa");
+        qemu_add(a, "node,nodeid=%zu,memdev=memory%zu%s", id, id, cpus);
 }
 
-static void add_memory(struct args *a, const struct parts *p) {
+static void add_memory(struct qemu_args *a, const struct parts *p) {
         const struct machine_config *c = p->config;
 
         if (c->n_numa == 0 && (c->hugepages != MACHINE_HUGEPAGES_NONE || shares_memory(p))) {
                 add_backend(a, p, 0, c->memory);
-                add(a, "-machine");
-                add(a, "memory-backend=memory0");
+                qemu_add(a, "-machine");
+                qemu_add(a, "memory-backend=memory0");
         }
         for (size_t i = 0; i < c->n_numa; i++) {
                 add_backend(a, p, i, c->numa[i].memory);
@@ -158,38 +150,40 @@ static void add_memory(struct args *a, const struct parts *p) {
         }
 }
 
-static void add_boot(struct args *a, const struct parts *p) {
-        add(a, "-kernel");
-        add(a, "/proc/self/fd/%d", p->kernel_fd);
+static void add_boot(struct qemu_args *a, const struct parts *p) {
+        if (p->config->firmware != MACHINE_FIRMWARE_NONE)
+                return;
+        qemu_add(a, "-kernel");
+        qemu_add(a, "/proc/self/fd/%d", p->kernel_fd);
         if (p->initrd_fd >= 0) {
-                add(a, "-initrd");
-                add(a, "/proc/self/fd/%d", p->initrd_fd);
+                qemu_add(a, "-initrd");
+                qemu_add(a, "/proc/self/fd/%d", p->initrd_fd);
         }
         if (p->append[0]) {
-                add(a, "-append");
-                add(a, "%s", p->append);
+                qemu_add(a, "-append");
+                qemu_add(a, "%s", p->append);
         }
 }
 
-static void add_consoles(struct args *a, const struct engine_ends *ends) {
-        add(a, "-chardev");
-        add(a, "socket,id=control,fd=%d%s", ends->control_fd, ends->control_listens ? ",server=on,wait=off" : "");
-        add(a, "-mon");
-        add(a, "chardev=control,mode=control");
-        add(a, "-chardev");
-        add(a, "socket,id=serial,fd=%d", ends->console_fd);
-        add(a, "-serial");
-        add(a, "chardev:serial");
-        add(a, "-device");
-        add(a, "virtio-serial-pci-non-transitional,id=console,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_CONSOLE);
-        add(a, "-chardev");
-        add(a, "socket,id=agent,fd=%d", ends->agent_fd);
-        add(a, "-device");
-        add(a, "virtserialport,bus=console.0,nr=1,chardev=agent,name=%s", ENGINE_AGENT_PORT);
-        add(a, "-object");
-        add(a, "rng-random,id=entropy,filename=/dev/urandom");
-        add(a, "-device");
-        add(a, "virtio-rng-pci-non-transitional,rng=entropy,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_RNG);
+static void add_consoles(struct qemu_args *a, const struct engine_ends *ends) {
+        qemu_add(a, "-chardev");
+        qemu_add(a, "socket,id=control,fd=%d%s", ends->control_fd, ends->control_listens ? ",server=on,wait=off" : "");
+        qemu_add(a, "-mon");
+        qemu_add(a, "chardev=control,mode=control");
+        qemu_add(a, "-chardev");
+        qemu_add(a, "socket,id=serial,fd=%d", ends->console_fd);
+        qemu_add(a, "-serial");
+        qemu_add(a, "chardev:serial");
+        qemu_add(a, "-device");
+        qemu_add(a, "virtio-serial-pci-non-transitional,id=console,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_CONSOLE);
+        qemu_add(a, "-chardev");
+        qemu_add(a, "socket,id=agent,fd=%d", ends->agent_fd);
+        qemu_add(a, "-device");
+        qemu_add(a, "virtserialport,bus=console.0,nr=1,chardev=agent,name=%s", ENGINE_AGENT_PORT);
+        qemu_add(a, "-object");
+        qemu_add(a, "rng-random,id=entropy,filename=/dev/urandom");
+        qemu_add(a, "-device");
+        qemu_add(a, "virtio-rng-pci-non-transitional,rng=entropy,bus=pcie.0,addr=0x%x", LAYOUT_SLOT_RNG);
 }
 
 static bool is_limited(const struct throttle_config *t) {
@@ -220,7 +214,7 @@ static const struct throttle_config *group_limits(const struct parts *p, size_t 
 }
 
 /* The group whose first disk is @index, under QEMU's names. */
-static void add_throttle(struct args *a, const struct parts *p, size_t index) {
+static void add_throttle(struct qemu_args *a, const struct parts *p, size_t index) {
         const struct throttle_config *t = group_limits(p, index);
         const struct {
                 const char *name;
@@ -247,8 +241,8 @@ static void add_throttle(struct args *a, const struct parts *p, size_t index) {
         }
         if (t->iops_size > 0)
                 n += (size_t)snprintf(text + n, sizeof(text) - n, ",x-iops-size=%" PRIu64, t->iops_size);
-        add(a, "-object");
-        add(a, "throttle-group,id=throttle%zu%.*s", index, (int)n, text);
+        qemu_add(a, "-object");
+        qemu_add(a, "throttle-group,id=throttle%zu%.*s", index, (int)n, text);
 }
 
 static const char *policy_name(const char *ours) {
@@ -268,23 +262,23 @@ static void format_shape(const struct machine_disk_config *c, char *text, size_t
 }
 
 /* An image on file node @file, as node @name, above node @backing; NULL: above nothing, whatever its header says. */
-static void add_format(struct args *a, enum machine_disk_format format, const char *name, const char *file,
+static void add_format(struct qemu_args *a, enum machine_disk_format format, const char *name, const char *file,
                        const char *backing, bool readonly, const char *discard) {
         const char *driver = machine_disk_format_to_string(format);
 
-        add(a, "-blockdev");
+        qemu_add(a, "-blockdev");
         if (format == MACHINE_DISK_FORMAT_QCOW2 && !backing)
-                add(a,
-                    "{\"driver\":\"%s\",\"node-name\":\"%s\",\"file\":\"%s\",\"backing\":null,"
-                    "\"read-only\":%s,\"discard\":\"%s\"}",
-                    driver, name, file, readonly ? "true" : "false", discard);
+                qemu_add(a,
+                         "{\"driver\":\"%s\",\"node-name\":\"%s\",\"file\":\"%s\",\"backing\":null,"
+                         "\"read-only\":%s,\"discard\":\"%s\"}",
+                         driver, name, file, readonly ? "true" : "false", discard);
         else
-                add(a, "driver=%s,node-name=%s,file=%s%s%s,read-only=%s,discard=%s", driver, name, file,
-                    backing ? ",backing=" : "", backing ?: "", readonly ? "on" : "off", discard);
+                qemu_add(a, "driver=%s,node-name=%s,file=%s%s%s,read-only=%s,discard=%s", driver, name, file,
+                         backing ? ",backing=" : "", backing ?: "", readonly ? "on" : "off", discard);
 }
 
 /* The images below disk @i, from the lowest up; @ret_name: the node of the nearest one. */
-static void add_backing(struct args *a, const struct parts *p, size_t i, char *ret_name, size_t size) {
+static void add_backing(struct qemu_args *a, const struct parts *p, size_t i, char *ret_name, size_t size) {
         const struct part_disk *d = &p->disks[i];
         const char *direct = disk_is_direct(d->config) ? "on" : "off";
         char name[32], file[48], below[32] = "";
@@ -294,38 +288,40 @@ static void add_backing(struct args *a, const struct parts *p, size_t i, char *r
 
                 snprintf(name, sizeof(name), "backing%zu-%zu", i, k);
                 snprintf(file, sizeof(file), "backing%zu-%zu-file", i, k);
-                add(a, "-add-fd");
-                add(a, "fd=%d,set=%zu", d->backing[k].fd, set);
-                add(a, "-blockdev");
-                add(a,
-                    "driver=file,node-name=%s,filename=/dev/fdset/%zu,locking=off,read-only=on,aio=threads,"
-                    "cache.direct=%s",
-                    file, set, direct);
+                qemu_add(a, "-add-fd");
+                qemu_add(a, "fd=%d,set=%zu", d->backing[k].fd, set);
+                qemu_add(a, "-blockdev");
+                qemu_add(a,
+                         "driver=file,node-name=%s,filename=/dev/fdset/%zu,locking=off,read-only=on,aio=threads,"
+                         "cache.direct=%s",
+                         file, set, direct);
                 add_format(a, d->backing[k].format, name, file, below[0] ? below : NULL, true, "ignore");
                 snprintf(below, sizeof(below), "%s", name);
         }
         snprintf(ret_name, size, "%s", below);
 }
 
-static void add_file(struct args *a, const struct parts *p, size_t i) {
+static void add_file(struct qemu_args *a, const struct parts *p, size_t i) {
         const struct machine_disk_config *d = p->disks[i].config;
         int fd = p->disks[i].fd;
         const char *readonly = d->readonly ? "on" : "off";
         const char *discard = disk_discard_to_string(d->discard);
         _cleanup_free_ char *serial = d->serial ? quote(d->serial) : NULL;
         bool throttled = is_limited(&d->throttle) || d->throttle.group;
-        char queues[32] = "", shape[160], name[32], file[32], backing[32];
+        char queues[32] = "", boot[32] = "", shape[160], name[32], file[32], backing[32];
 
         format_shape(d, shape, sizeof(shape));
         if (d->iothreads > 0)
                 snprintf(queues, sizeof(queues), ",num-queues=%u", d->iothreads);
-        add(a, "-add-fd");
-        add(a, "fd=%d,set=%zu", fd, i + 1);
-        add(a, "-blockdev");
-        add(a,
-            "driver=file,node-name=file%zu,filename=/dev/fdset/"
-            "%zu,locking=off,read-only=%s,discard=%s,aio=threads,cache.direct=%s",
-            i, i + 1, readonly, discard, disk_is_direct(d) ? "on" : "off");
+        if (p->config->firmware != MACHINE_FIRMWARE_NONE)
+                snprintf(boot, sizeof(boot), ",bootindex=%zu", i + 1);
+        qemu_add(a, "-add-fd");
+        qemu_add(a, "fd=%d,set=%zu", fd, i + 1);
+        qemu_add(a, "-blockdev");
+        qemu_add(a,
+                 "driver=file,node-name=file%zu,filename=/dev/fdset/"
+                 "%zu,locking=off,read-only=%s,discard=%s,aio=threads,cache.direct=%s",
+                 i, i + 1, readonly, discard, disk_is_direct(d) ? "on" : "off");
         snprintf(name, sizeof(name), "%s%zu", throttled ? "format" : "disk", i);
         snprintf(file, sizeof(file), "file%zu", i);
         add_backing(a, p, i, backing, sizeof(backing));
@@ -333,29 +329,29 @@ static void add_file(struct args *a, const struct parts *p, size_t i) {
         if (throttled) {
                 if (group_of(p, i) == i)
                         add_throttle(a, p, i);
-                add(a, "-blockdev");
-                add(a, "driver=throttle,node-name=disk%zu,throttle-group=throttle%zu,file=format%zu", i, group_of(p, i),
-                    i);
+                qemu_add(a, "-blockdev");
+                qemu_add(a, "driver=throttle,node-name=disk%zu,throttle-group=throttle%zu,file=format%zu", i,
+                         group_of(p, i), i);
         }
-        add(a, "-device");
-        add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s%s", i,
-            LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
-            policy_name(disk_write_error_to_string(d->write_error)), serial ? ",serial=" : "", serial ?: "", queues,
-            shape);
+        qemu_add(a, "-device");
+        qemu_add(a, "virtio-blk-pci-non-transitional,drive=disk%zu,bus=pcie.0,addr=0x%zx,rerror=%s,werror=%s%s%s%s%s%s",
+                 i, LAYOUT_SLOT_DISK + i, policy_name(disk_read_error_to_string(d->read_error)),
+                 policy_name(disk_write_error_to_string(d->write_error)), serial ? ",serial=" : "", serial ?: "",
+                 queues, shape, boot);
 }
 
 /* QEMU connects by itself, through the directory's descriptor, and comes back every second. */
-static void add_backend_disk(struct args *a, const struct part_disk *d, size_t i) {
+static void add_backend_disk(struct qemu_args *a, const struct part_disk *d, size_t i) {
         _cleanup_free_ char *name = quote(d->socket);
 
-        add(a, "-chardev");
-        add(a, "socket,id=backend%zu,path=/proc/self/fd/%d/%s,reconnect=1", i, d->dir_fd, name ?: "");
-        add(a, "-device");
-        add(a, "vhost-user-blk-pci-non-transitional,chardev=backend%zu,num-queues=1,bus=pcie.0,addr=0x%zx", i,
-            LAYOUT_SLOT_DISK + i);
+        qemu_add(a, "-chardev");
+        qemu_add(a, "socket,id=backend%zu,path=/proc/self/fd/%d/%s,reconnect=1", i, d->dir_fd, name ?: "");
+        qemu_add(a, "-device");
+        qemu_add(a, "vhost-user-blk-pci-non-transitional,chardev=backend%zu,num-queues=1,bus=pcie.0,addr=0x%zx", i,
+                 LAYOUT_SLOT_DISK + i);
 }
 
-static void add_disks(struct args *a, const struct parts *p) {
+static void add_disks(struct qemu_args *a, const struct parts *p) {
         for (size_t i = 0; i < p->n_disks; i++)
                 if (p->disks[i].socket)
                         add_backend_disk(a, &p->disks[i], i);
@@ -363,34 +359,36 @@ static void add_disks(struct args *a, const struct parts *p) {
                         add_file(a, p, i);
 }
 
-static void add_nets(struct args *a, const struct parts *p) {
+static void add_nets(struct qemu_args *a, const struct parts *p) {
         for (size_t i = 0; i < p->n_nets; i++) {
                 const struct part_net *n = &p->nets[i];
 
-                add(a, "-netdev");
+                qemu_add(a, "-netdev");
                 if (n->type == MACHINE_NET_TYPE_TAP)
-                        add(a, "tap,id=net%zu,fd=%d", i, n->fd);
+                        qemu_add(a, "tap,id=net%zu,fd=%d", i, n->fd);
                 else
-                        add(a, "stream,id=net%zu,server=off,addr.type=fd,addr.str=%d", i, n->fd);
-                add(a, "-device");
-                add(a,
-                    "virtio-net-pci-non-transitional,netdev=net%zu,mac=%s,host_mtu=%u,romfile=,bus=pcie.0,addr=0x%zx",
-                    i, n->mac, n->mtu, LAYOUT_SLOT_NET + i);
+                        qemu_add(a, "stream,id=net%zu,server=off,addr.type=fd,addr.str=%d", i, n->fd);
+                qemu_add(a, "-device");
+                qemu_add(a,
+                         "virtio-net-pci-non-transitional,netdev=net%zu,mac=%s,host_mtu=%u,romfile=,bus=pcie.0,addr=0x%"
+                         "zx",
+                         i, n->mac, n->mtu, LAYOUT_SLOT_NET + i);
         }
 }
 
 int engine_qemu_arguments(const struct parts *p, const struct engine_ends *ends, bool kvm, char ***ret_argv) {
-        struct args a = { .v = calloc(ARGS_MAX, sizeof(char *)) };
+        struct qemu_args a = { .v = calloc(ARGS_MAX, sizeof(char *)) };
 
         if (!a.v)
                 return -ENOMEM;
-        add(&a, "qemu-system-x86_64");
+        qemu_add(&a, "qemu-system-x86_64");
         add_machine(&a, p, kvm);
         add_memory(&a, p);
         add_boot(&a, p);
         add_consoles(&a, ends);
         add_disks(&a, p);
         add_nets(&a, p);
+        qemu_pc_add(&a, p);
         if (a.r < 0) {
                 engine_free_arguments(a.v);
                 return a.r;

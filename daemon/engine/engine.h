@@ -39,9 +39,10 @@ const char *engine_name(enum engine_kind kind);
 /* What engine_decide() found. */
 struct engine_choice {
         enum engine_kind kind;
-        bool kvm;         /* qemu: may use KVM; else it emulates */
-        bool fallback;    /* auto wanted native and took qemu: always said aloud */
-        char reason[512]; /* one line */
+        bool kvm;          /* qemu: may use KVM; else it emulates */
+        bool fallback;     /* auto wanted native and took qemu: always said aloud */
+        char reason[512];  /* one line */
+        char warning[512]; /* what of the machine is left out here, and what to do about it; "": nothing */
 };
 
 /**
@@ -51,7 +52,7 @@ struct engine_choice {
  * @ret_choice: filled on success
  *
  * Return: 0, or -errno with @e: "engine-native" (asked for, but this host or machine rules it out), "engine-qemu" (QEMU is
- * not installed).
+ * not installed), "firmware-missing", "tpm-missing".
  */
 int engine_decide(const struct machine_config *config, const struct probe *probe, struct engine_choice *ret_choice,
                   struct error *e);

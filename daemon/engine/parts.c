@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "daemon/engine/kernel-cache.h"
 #include "daemon/engine/parts-backend.h"
+#include "daemon/engine/parts-firmware.h"
 #include "daemon/engine/parts-net.h"
 #include "daemon/engine/parts-roots.h"
 #include "vmm/block/chain/chain.h"
@@ -90,6 +91,8 @@ static int open_boot(struct parts *p, const struct parts_options *o, struct erro
         const struct machine_config *c = p->config;
         int r;
 
+        if (c->firmware != MACHINE_FIRMWARE_NONE)
+                return part_firmware_open(p, o, e);
         if (!c->kernel)
                 return error_set(e, -EINVAL, "kernel-missing",
                                  "name an image (lodge image list) or a kernel: --kernel FILE", "nothing to boot");
@@ -234,6 +237,33 @@ static int open_disk(const struct machine_disk_config *c, const struct parts_opt
         return r < 0 ? r : parts_check_roots(o, d->dir_fd, "the directory of socket", c->path, e);
 }
 
+/* ---- CD drives --------------------------------------------------------------------------------------------------- */
+
+static int open_cdrom(struct parts *p, const struct parts_options *o, const char *path, struct error *e) {
+        int *fd = &p->cdrom_fds[p->n_cdroms], r;
+
+        r = open_regular(path, "CD image", "cdrom-open", fd, e);
+        if (r < 0)
+                return r;
+        p->n_cdroms++;
+        io_set_nonblock(*fd, false);
+        r = parts_check_roots(o, *fd, "CD image", path, e);
+        return r < 0 ? r : disk_lock(*fd, true, path, e);
+}
+
+/* Those of the person's, and the drivers': a file of the host's at a fixed place. */
+static int open_cdroms(struct parts *p, const struct parts_options *o, struct error *e) {
+        bool there;
+        const char *drivers = part_drivers_path(p->config, &there);
+        int r = 0;
+
+        for (size_t i = 0; i < p->config->n_cdroms && r == 0; i++)
+                r = i + 1 < PARTS_CDROMS_MAX ? open_cdrom(p, o, p->config->cdroms[i], e)
+                                             : error_set(e, -EINVAL, "too-many-devices", NULL, "at most %d CDs fit",
+                                                         PARTS_CDROMS_MAX - 1);
+        return r == 0 && drivers && there ? open_cdrom(p, NULL, drivers, e) : r;
+}
+
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static uint64_t host_memory(void) {
@@ -281,7 +311,10 @@ static struct parts *parts_new(const struct machine_config *config) {
         if (!p)
                 return NULL;
         p->config = config;
-        p->kernel_fd = p->initrd_fd = -EBADF;
+        p->kernel_fd = p->initrd_fd = p->code_fd = p->vars_fd = -EBADF;
+        p->tpm.fd = p->tpm.pidfd = p->tpm.log_fd = -EBADF;
+        for (size_t i = 0; i < PARTS_CDROMS_MAX; i++)
+                p->cdrom_fds[i] = -EBADF;
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
                 p->disks[i].fd = p->disks[i].dir_fd = p->disks[i].parent_fd = -EBADF;
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
@@ -324,6 +357,11 @@ int parts_open(const struct machine_config *config, const struct parts_options *
                         return r;
                 p->n_nets++;
         }
+        r = open_cdroms(p, options, e);
+        if (r == 0)
+                r = part_tpm_open(p, options, e);
+        if (r < 0)
+                return r;
         *ret_parts = TAKE_PTR(p);
         return 0;
 }
@@ -337,6 +375,11 @@ static void close_disk(struct part_disk *d) {
 void parts_close_files(struct parts *p) {
         p->kernel_fd = safe_close(p->kernel_fd);
         p->initrd_fd = safe_close(p->initrd_fd);
+        p->code_fd = safe_close(p->code_fd);
+        p->vars_fd = safe_close(p->vars_fd);
+        p->tpm.fd = safe_close(p->tpm.fd);
+        for (size_t i = 0; i < PARTS_CDROMS_MAX; i++)
+                p->cdrom_fds[i] = safe_close(p->cdrom_fds[i]);
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)
                 close_disk(&p->disks[i]);
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
@@ -347,6 +390,7 @@ void parts_free(struct parts *p) {
         if (!p)
                 return;
         parts_close_files(p);
+        part_tpm_close(&p->tpm);
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
                 part_net_close(&p->nets[i]);
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++) {
@@ -363,6 +407,11 @@ size_t parts_fds(const struct parts *p, int *fds) {
 
         fds[n++] = p->kernel_fd;
         fds[n++] = p->initrd_fd;
+        fds[n++] = p->code_fd;
+        fds[n++] = p->vars_fd;
+        fds[n++] = p->tpm.fd;
+        for (size_t i = 0; i < p->n_cdroms; i++)
+                fds[n++] = p->cdrom_fds[i];
         for (size_t i = 0; i < p->n_disks; i++) {
                 fds[n++] = p->disks[i].fd;
                 for (size_t k = 0; k < p->disks[i].n_backing; k++)

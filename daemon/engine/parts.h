@@ -12,6 +12,8 @@
  * not to a process: it is passed on with the descriptor and gone when its last holder ends, even by SIGKILL; there is
  * nothing to clean up and no stale owner.
  *
+ * What only QEMU has (firmware and its variables, a TPM, CD drives) is in parts-firmware.h.
+ *
  * User networking is passt, started here with one end of a socket pair; it ends when the VMM's end closes.
  */
 #pragma once
@@ -28,6 +30,7 @@
 #include "vmm/machine/layout.h"
 
 #define PART_BACKING_MAX 8  /* images below a disk */
+#define PARTS_CDROMS_MAX 5  /* the schema's, and the drivers' */
 #define PART_SOCKET_MAX  80 /* bytes: with /proc/self/fd/N/ in front, the name fits into an address */
 
 struct part_backing {
@@ -55,12 +58,22 @@ struct part_net {
         int log_fd; /* what passt says */
 };
 
+struct part_tpm {
+        int fd; /* swtpm's control socket */
+        pid_t pid;
+        int pidfd, log_fd;
+};
+
 struct parts {
         const struct machine_config *config; /* borrowed */
         char name[64];
         char uuid[37];
         char *append;
-        int kernel_fd, initrd_fd; /* initrd: -EBADF for none */
+        int kernel_fd, initrd_fd; /* initrd: -EBADF for none; with firmware, both */
+        int code_fd, vars_fd;     /* UEFI's code and variables; -EBADF: none */
+        int cdrom_fds[PARTS_CDROMS_MAX];
+        size_t n_cdroms;
+        struct part_tpm tpm;
         struct part_disk disks[LAYOUT_DISKS_MAX];
         size_t n_disks;
         struct part_net nets[LAYOUT_NETS_MAX];
@@ -71,7 +84,9 @@ struct parts {
 struct parts_options {
         const char *const *roots; /* every file must lie below one of these; none: anywhere */
         size_t n_roots;
-        const struct spawn_jail *helper_jail; /* for passt; NULL: none */
+        const struct spawn_jail *helper_jail; /* for passt, which changes its user by itself; NULL: none */
+        const struct spawn_jail *own_jail;    /* for swtpm, which is the machine's user; NULL: none */
+        const char *devices_dir;              /* where devices keep what outlives the machine; NULL: nothing is kept */
 };
 
 /**
@@ -81,7 +96,7 @@ struct parts_options {
  * @ret_parts: parts_free() it
  *
  * Return: 0, or -errno with @e: "kernel-open", "kernel-format", "initrd-open", "disk-open", "disk-type", "disk-size", "disk-backend",
- * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host", "path-outside".
+ * "disk-busy", "disk-format", "net-unknown", "net-tap", "net-passt", "memory-host", "cpus-host", "path-outside", "cdrom-open", and those of parts-firmware.h.
  */
 int parts_open(const struct machine_config *config, const struct parts_options *options, struct parts **ret_parts,
                struct error *e);
@@ -94,7 +109,7 @@ void parts_free(struct parts *parts);
 DEFINE_CLEANUP(parts, parts_free);
 
 /** parts_fds() - the descriptors that the VMM needs, into @fds (room for PARTS_FDS_MAX); returns how many. */
-#define PARTS_FDS_MAX (2 + LAYOUT_DISKS_MAX * (1 + PART_BACKING_MAX) + LAYOUT_NETS_MAX)
+#define PARTS_FDS_MAX (5 + PARTS_CDROMS_MAX + LAYOUT_DISKS_MAX * (1 + PART_BACKING_MAX) + LAYOUT_NETS_MAX)
 size_t parts_fds(const struct parts *parts, int *fds);
 
 /** What a disk's cache mode means: past the host's page cache? May a write end before it is durable? */

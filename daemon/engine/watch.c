@@ -14,7 +14,7 @@ struct watch {
         void *opaque;
         const struct engine *engine;
         struct parts *parts;
-        struct loop_source *process, *log, *passt[LAYOUT_NETS_MAX], *backends[LAYOUT_DISKS_MAX];
+        struct loop_source *process, *log, *tpm, *passt[LAYOUT_NETS_MAX], *backends[LAYOUT_DISKS_MAX];
         bool backend_lost[LAYOUT_DISKS_MAX];
         struct tail tail;
 };
@@ -38,23 +38,41 @@ static void on_process_end(void *opaque, int fd, uint32_t events) {
                 w->ops->on_end(w->opaque);
 }
 
+/* The last line that a helper has said. */
+static const char *last_words(int log_fd, char *buf, size_t size) {
+        ssize_t len = read(log_fd, buf, size - 1);
+
+        return len > 0 ? last_line(buf, (size_t)len) : "no reason given";
+}
+
+static void on_swtpm_end(void *opaque, int fd, uint32_t events) {
+        struct watch *w = opaque;
+        struct part_tpm *t = &w->parts->tpm;
+        char buf[4096];
+        int status;
+
+        if (spawn_wait(t->pid, fd, 0, &status) < 0)
+                return;
+        t->pid = 0;
+        loop_source_free(TAKE_PTR(w->tpm));
+        if (w->ops->on_tpm_dead)
+                w->ops->on_tpm_dead(w->opaque, status, last_words(t->log_fd, buf, sizeof(buf)));
+}
+
 static void on_passt_end(void *opaque, int fd, uint32_t events) {
         struct watch *w = opaque;
 
         for (size_t i = 0; i < w->parts->n_nets; i++) {
                 struct part_net *n = &w->parts->nets[i];
                 char buf[4096];
-                ssize_t len;
                 int status;
 
                 if (n->pid <= 0 || n->pidfd != fd || spawn_wait(n->pid, fd, 0, &status) < 0)
                         continue;
                 n->pid = 0;
                 loop_source_free(TAKE_PTR(w->passt[i]));
-                len = read(n->log_fd, buf, sizeof(buf) - 1);
                 if (w->ops->on_net_dead)
-                        w->ops->on_net_dead(w->opaque, i, status,
-                                            len > 0 ? last_line(buf, (size_t)len) : "no reason given");
+                        w->ops->on_net_dead(w->opaque, i, status, last_words(n->log_fd, buf, sizeof(buf)));
         }
 }
 
@@ -87,6 +105,8 @@ static int add_sources(struct watch *w, struct loop *loop) {
 
         if (r == 0)
                 r = loop_add_fd(loop, w->engine->log_fd, EPOLLIN, on_log, w, &w->log);
+        if (r == 0 && p->tpm.pid > 0)
+                r = loop_add_fd(loop, p->tpm.pidfd, EPOLLIN, on_swtpm_end, w, &w->tpm);
         for (size_t i = 0; i < p->n_nets && r == 0; i++)
                 if (p->nets[i].pid > 0)
                         r = loop_add_fd(loop, p->nets[i].pidfd, EPOLLIN, on_passt_end, w, &w->passt[i]);
@@ -133,6 +153,7 @@ void watch_free(struct watch *w) {
                 return;
         loop_source_free(w->process);
         loop_source_free(w->log);
+        loop_source_free(w->tpm);
         for (size_t i = 0; i < LAYOUT_NETS_MAX; i++)
                 loop_source_free(w->passt[i]);
         for (size_t i = 0; i < LAYOUT_DISKS_MAX; i++)

@@ -4,6 +4,7 @@
  *
  *      the VMM's process       its end
  *      what it writes          kept, the last of it, for the report when something fails
+ *      swtpm                   its end, and what it said before: the guest's TPM answers no more
  *      passt                   its end, and what it said before: the machine runs on without that interface
  *      lodge-vmm's requests    for connections to the back ends of vhost-user disks, which are answered here
  *
@@ -23,6 +24,7 @@ struct watch;
 struct watch_ops {
         void (*on_end)(void *opaque); /* the VMM has ended; it is not reaped */
         void (*on_net_dead)(void *opaque, size_t index, int status, const char *reason); /* @reason: hostile */
+        void (*on_tpm_dead)(void *opaque, int status, const char *reason);               /* as on_net_dead */
         void (*on_backend)(void *opaque, size_t index, bool lost);
 };
 

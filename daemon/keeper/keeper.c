@@ -188,6 +188,16 @@ static void on_net_dead(void *opaque, size_t index, int status, const char *reas
         tell(opaque, KEEPER_EVENT_KIND_NET_DEAD, index, (uint32_t)status & 0xff, 0, reason);
 }
 
+static void on_tpm_dead(void *opaque, int status, const char *reason) {
+        char text[512];
+
+        snprintf(text, sizeof(text),
+                 "swtpm ended with status %d (%.300s): the guest's TPM answers no more until the machine is stopped "
+                 "and started",
+                 status, reason);
+        tell(opaque, KEEPER_EVENT_KIND_TPM_DEAD, 0, (uint32_t)status & 0xff, 0, text);
+}
+
 static void on_backend(void *opaque, size_t index, bool lost) {
         tell(opaque, lost ? KEEPER_EVENT_KIND_DISK_LOST : KEEPER_EVENT_KIND_DISK_BACK, index, 0, 0, NULL);
 }
@@ -318,13 +328,28 @@ static int on_request(void *opaque, const struct keeper_request *request, struct
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+/* The machine's user, without anything. */
+static struct spawn_jail own_jail(const struct keeper_config *c) {
+        return (struct spawn_jail){
+                .cgroups = (const char *const *)c->cgroups,
+                .n_cgroups = c->n_cgroups,
+                .identity = c->uid != UINT32_MAX,
+                .uid = c->uid,
+                .gid = c->gid == UINT32_MAX ? c->uid : c->gid,
+                .alone = geteuid() == 0,
+        };
+}
+
 static int open_machine(struct keeper *k) {
         const struct keeper_config *c = k->config;
+        const struct spawn_jail own = own_jail(c);
         const struct spawn_jail helper_jail = { .cgroups = (const char *const *)c->cgroups, .n_cgroups = c->n_cgroups };
         const struct parts_options options = {
                 .roots = (const char *const *)c->roots,
                 .n_roots = c->n_roots,
                 .helper_jail = &helper_jail,
+                .own_jail = &own,
+                .devices_dir = c->devices_dir,
         };
 
         return parts_open(&c->machine, &options, &k->parts, k->e);
@@ -346,18 +371,13 @@ static int start_vmm(struct keeper *k) {
         const struct keeper_config *c = k->config;
         gid_t group = 0;
         const struct engine_choice choice = { .kind = (enum engine_kind)c->engine, .kvm = c->kvm };
-        const struct spawn_jail jail = {
-                .cgroups = (const char *const *)c->cgroups,
-                .n_cgroups = c->n_cgroups,
-                .identity = c->uid != UINT32_MAX,
-                .uid = c->uid,
-                .gid = c->gid == UINT32_MAX ? c->uid : c->gid,
-                .groups = &group,
-                .n_groups = kvm_group(c, &group) ? 1 : 0,
-                .alone = geteuid() == 0,
-        };
+        struct spawn_jail jail = own_jail(c);
         const struct engine_options options = { .listen_fd = k->control_fd, .jail = &jail };
-        int r = engine_start(&choice, k->parts, &options, &k->engine, k->e);
+        int r;
+
+        jail.groups = &group;
+        jail.n_groups = kvm_group(c, &group) ? 1 : 0;
+        r = engine_start(&choice, k->parts, &options, &k->engine, k->e);
 
         if (r < 0)
                 return r;
@@ -373,9 +393,9 @@ static int start_vmm(struct keeper *k) {
 
 /* @k->engine runs; from now on its end is an event. */
 static int watch_all(struct keeper *k) {
-        static const struct watch_ops watch_ops = { .on_end = on_end,
-                                                    .on_net_dead = on_net_dead,
-                                                    .on_backend = on_backend };
+        static const struct watch_ops watch_ops = {
+                .on_end = on_end, .on_net_dead = on_net_dead, .on_tpm_dead = on_tpm_dead, .on_backend = on_backend
+        };
         static const struct server_ops server_ops = { .on_request = on_request };
         int r = watch_new(k->loop, &k->engine, k->parts, &watch_ops, k, &k->watch);
 

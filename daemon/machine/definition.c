@@ -17,10 +17,16 @@ int machine_definition_complete(struct machine_definition *d, struct error *e) {
         if (c->exec)
                 return error_set(e, -EINVAL, "schema-conflict", "lodge exec NAME COMMAND, once it runs",
                                  "machine.exec: is for lodge run only");
-        if (!c->image && !c->kernel)
+        if (!c->image && !c->kernel && c->firmware == MACHINE_FIRMWARE_NONE)
                 return error_set(e, -EINVAL, "kernel-missing",
-                                 "name an image, as debian/12; lodge image list shows them",
+                                 "name an image, as debian/12 (lodge image list shows them), or boot a disk: "
+                                 "--firmware uefi",
                                  "machine %s has nothing to boot: no image and no kernel", c->name);
+        if (c->firmware != MACHINE_FIRMWARE_NONE && !c->image && !d->disk_size && c->n_disks == 0 && c->n_cdroms == 0)
+                return error_set(e, -EINVAL, "kernel-missing",
+                                 "give it a disk: --disk FILE; or an empty one and an installer: --disk-size 20G "
+                                 "--cdrom FILE; or an image",
+                                 "machine %s has nothing to boot: no image, no disk and no CD", c->name);
         return machine_definition_check(d, e);
 }
 
@@ -183,7 +189,7 @@ json_t *machine_seed_args(const struct store_machine *row, bool check) {
 
 /* Of no concern to the process that runs. */
 static bool is_for_daemon(const char *key) {
-        static const char *const keys[] = { "notes", "labels", "restart", "autostart", "name", "pool" };
+        static const char *const keys[] = { "notes", "labels", "restart", "autostart", "name", "pool", "template" };
 
         for (size_t i = 0; i < ELEMENTSOF(keys); i++)
                 if (streq(keys[i], key))

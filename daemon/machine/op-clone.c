@@ -5,6 +5,7 @@
  *      define   its row                        undo: delete it
  *      disk     a copy of the other's disk     undo: delete that
  *      record   the row knows its disk
+ *      devices  a copy of its UEFI variables   undo: delete that
  *
  * What must not be shared is new: the UUID, from which MAC addresses and cloud-init's instance-id are made, so that the guest makes itself a new machine-id and
  * host keys at its first boot; MAC addresses that the definition named are dropped, and published ports, which the host has only once.
@@ -54,6 +55,25 @@ static int record_run(struct operation *op, struct error *e) {
         return store_machine_update(ms->store, row, 0, e);
 }
 
+static int devices_run(struct operation *op, struct error *e) {
+        const char *source = operation_arg(op, "devices");
+
+        if (json_is_true(json_object_get(op->args, "tpm")))
+                operation_warn(op, "its TPM is a new one: what is sealed to the other's (BitLocker's key, say) needs a "
+                                   "recovery key");
+        return source ? operation_ask(op, "machine-devices",
+                                      json_pack("{s:s, s:s}", "uuid", op->row->target_uuid, "source", source),
+                                      on_step_answer, e)
+                      : 0;
+}
+
+static int devices_undo(struct operation *op, struct error *e) {
+        if (!operation_arg(op, "devices"))
+                return 0;
+        return operation_ask(op, "machine-purge", json_pack("{s:s, s:b}", "uuid", op->row->target_uuid, "devices", 1),
+                             on_step_answer, e);
+}
+
 static void clone_ended(struct operation *op) {
         struct machines *ms = op->context;
 
@@ -67,6 +87,7 @@ static const struct operation_step clone_steps[] = {
         { "define", NULL, define_undo },
         { "disk", disk_run, disk_undo },
         { "record", record_run, NULL },
+        { "devices", devices_run, devices_undo },
 };
 
 const struct operation_kind clone_kind = { .name = "machine-clone",
@@ -127,10 +148,12 @@ int machine_clone(struct machines *ms, const struct store_machine *row, const ch
         snprintf(disk, sizeof(disk), "%.54s-%.8s", clone->name, clone->uuid);
         r = store_machine_add(ms->store, clone, e);
         if (r == 0)
-                r = operation_begin(ms->operations, &clone_kind, clone->project, clone->name, clone->uuid,
-                                    json_pack("{s:s, s:s, s:s, s:s*}", "of", row->name, "pool", d->pool, "disk_name",
-                                              disk, "source", json_string_value(json_object_get(facts, "volume"))),
-                                    caller->who, caller->request_id, &op, e);
+                r = operation_begin(
+                        ms->operations, &clone_kind, clone->project, clone->name, clone->uuid,
+                        json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:b}", "of", row->name, "pool", d->pool, "disk_name",
+                                  disk, "source", json_string_value(json_object_get(facts, "volume")), "devices",
+                                  d->base.firmware == MACHINE_FIRMWARE_NONE ? NULL : row->uuid, "tpm", d->base.tpm),
+                        caller->who, caller->request_id, &op, e);
         if (r < 0) {
                 store_rollback(ms->store);
                 return r;

@@ -4,7 +4,7 @@
  *
  *      launch: define   the row                                  undo: delete it
  *      both:   network  the networks are up, its ports published  undo: withdraw the ports
- *              disk     the machine's own disk, from its image   undo: delete what was made
+ *              disk     the machine's own disk, from its image, or empty   undo: delete what was made
  *              record   the row knows its disk
  *              seed     what its first boot is told
  *              spawn    the keeper, by the broker                undo: end it
@@ -122,10 +122,10 @@ int start_disk_run(struct operation *op, struct error *e) {
                         json_pack("{s:s, s:s, s:I}", "pool", d->pool, "name", volume, "size", (json_int_t)d->disk_size),
                         on_step_answer, e);
         }
-        if (!d->base.image)
+        if (!d->base.image && !d->disk_size)
                 return 0;
         return operation_ask(op, "machine-disk",
-                             json_pack("{s:b, s:s, s:s, s:s, s:I}", "again", 1, "pool", d->pool, "name",
+                             json_pack("{s:b, s:s, s:s, s:s*, s:I}", "again", 1, "pool", d->pool, "name",
                                        operation_arg(op, "disk_name"), "image", d->base.image, "size",
                                        (json_int_t)d->disk_size),
                              on_disk, e);
@@ -213,7 +213,8 @@ int start_seed_run(struct operation *op, struct error *e) {
 }
 
 static int start_seed_undo(struct operation *op, struct error *e) {
-        return operation_ask(op, "machine-purge", json_pack("{s:s}", "uuid", op->row->target_uuid), on_step_answer, e);
+        return operation_ask(op, "machine-purge", json_pack("{s:s, s:b}", "uuid", op->row->target_uuid, "devices", 1),
+                             on_step_answer, e);
 }
 
 /* ---- spawn ---------------------------------------------------------------------------------------------------------- */
@@ -226,6 +227,8 @@ static void on_spawn(void *opaque, const struct error *e, struct wire_message *r
                 json_object_set_new(op->args, "engine_reason", json_string(reason));
         if (reply)
                 json_object_set(op->args, "addresses", json_object_get(reply->json, "addresses"));
+        if (reply && *(json_string_value(json_object_get(reply->json, "warning")) ?: ""))
+                operation_warn(op, "%s", json_string_value(json_object_get(reply->json, "warning")));
         if (reply && json_is_true(json_object_get(reply->json, "fallback")))
                 operation_warn(op, "engine qemu%s: %s",
                                json_is_true(json_object_get(reply->json, "kvm")) ? "" : ", emulating", reason ?: "");
@@ -262,10 +265,12 @@ int start_spawn_run(struct operation *op, struct error *e) {
         json_object_set_new(machine, "uuid", json_string(row->uuid));
         operation_progress(op, "starting");
         return operation_ask(op, "machine-start",
-                             json_pack("{s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "networks", networks, "seed",
-                                       json_is_true(json_object_get(op->args, "seed")), "uuid", row->uuid, "number",
-                                       (int)row->number, "image", d->base.image, "volume", operation_arg(op, "volume"),
-                                       "pool", d->pool, "machine", machine, "limits", json_loads(limits, 0, NULL)),
+                             json_pack("{s:s, s:i, s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "disk_cache",
+                                       disk_cache_to_string(d->disk_cache), "disk_iothreads", (int)d->disk_iothreads,
+                                       "networks", networks, "seed", json_is_true(json_object_get(op->args, "seed")),
+                                       "uuid", row->uuid, "number", (int)row->number, "image", d->base.image, "volume",
+                                       operation_arg(op, "volume"), "pool", d->pool, "machine", machine, "limits",
+                                       json_loads(limits, 0, NULL)),
                              on_spawn, e);
 }
 

@@ -135,10 +135,13 @@ static int disks_run(struct operation *op, struct error *e) {
 static int purge_run(struct operation *op, struct error *e) {
         struct machines *ms = op->context;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        json_t *args;
 
         if (store_machine_find(ms->store, NULL, op->row->target_uuid, &row, NULL) < 0)
                 return 0;
-        return operation_ask(op, "machine-purge", machine_end_args(ms, row), on_step_answer, e);
+        args = machine_end_args(ms, row);
+        json_object_set_new(args, "devices", json_true());
+        return operation_ask(op, "machine-purge", args, on_step_answer, e);
 }
 
 /* The row goes last, with the journal's word for it: as long as there is one, the rest can be found. */

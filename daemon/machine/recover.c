@@ -223,8 +223,8 @@ static void on_orphan_ended(void *opaque, const struct error *e, struct wire_mes
                 on_purged(o, e, reply);
                 return;
         }
-        if (broker_call(o->ms->broker, "machine-purge", json_pack("{s:s}", "uuid", o->uuid), NULL, on_purged, o, NULL) <
-            0)
+        if (broker_call(o->ms->broker, "machine-purge", json_pack("{s:s, s:b}", "uuid", o->uuid, "devices", 1), NULL,
+                        on_purged, o, NULL) < 0)
                 free(o);
 }
 

@@ -80,6 +80,7 @@ enum statement {
         STMT_IDEMPOTENCY_TRIM,
         STMT_IDEMPOTENCY_EXPIRE,
         STMT_TOKEN_ADD,
+        STMT_TOKEN_DIGESTS,
         STMT_TOKEN_TAKE,
         STMT_TOKEN_DELETE,
         STMT_TOKEN_EACH,

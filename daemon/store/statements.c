@@ -114,6 +114,7 @@ static const char *const statements[STMT_MAX] = {
 
         [STMT_TOKEN_ADD] = "INSERT INTO tokens (digest, name, role, projects, created, expires)"
                            " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        [STMT_TOKEN_DIGESTS] = "SELECT digest FROM tokens",
         [STMT_TOKEN_TAKE] = "DELETE FROM tokens WHERE digest = ?1 RETURNING name, role, projects, created, expires",
         [STMT_TOKEN_DELETE] = "DELETE FROM tokens WHERE name = ?1",
         [STMT_TOKEN_EACH] = "SELECT name, role, projects, created, expires FROM tokens ORDER BY name",

@@ -5,8 +5,6 @@
  * A token is taken by deleting it, in the transaction that adds the client: used once, or not at all. Only digests are
  * kept, so that who reads the file can't enrol with what is in it. A client that was revoked stays, so that it is known
  * as such.
- *
- * Nothing serves the network yet: these functions have tests and no other caller.
  */
 #include <errno.h>
 #include <string.h>
@@ -75,14 +73,33 @@ static int token_of_row(struct query *q, struct store_token *t, struct error *e)
         return t->name && t->role ? 0 : store_row_damaged(q->s, "read a token", e);
 }
 
+/* All are looked at, whole, so that the time tells nothing of how near a guess was. Return: 1 it is there, 0 not. */
+static int token_known(struct store *s, const uint8_t *digest, struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_TOKEN_DIGESTS);
+        int found = 0, r;
+
+        while ((r = query_row(&q, e)) > 0) {
+                uint8_t other[STORE_DIGEST_SIZE], difference = 0;
+
+                if (!query_get_digest(&q, 0, other))
+                        return store_row_damaged(s, "read a token", e);
+                for (size_t i = 0; i < sizeof(other); i++)
+                        difference |= other[i] ^ digest[i];
+                found |= difference == 0;
+        }
+        return r < 0 ? r : found;
+}
+
 static int token_remove(struct store *s, const uint8_t *digest, struct store_token **ret_token, struct error *e) {
         _cleanup_(query_end) struct query q = query_start(s, STMT_TOKEN_TAKE);
         _cleanup_(store_token_freep) struct store_token *t = calloc(1, sizeof(*t));
         struct store_token row;
-        int r;
+        int r = token_known(s, digest, e);
 
-        query_blob(&q, 1, digest, STORE_DIGEST_SIZE);
-        r = query_row(&q, e);
+        if (r > 0) {
+                query_blob(&q, 1, digest, STORE_DIGEST_SIZE);
+                r = query_row(&q, e);
+        }
         if (r < 0)
                 return r;
         if (r == 0)

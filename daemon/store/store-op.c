@@ -72,7 +72,7 @@ int store_op_add(struct store *s, struct store_op *op, struct error *e) {
         return 0;
 }
 
-static int op_not_found(const char *id, struct error *e) {
+int store_op_unknown(const char *id, struct error *e) {
         return error_set(e, -ENOENT, "operation-not-found",
                          "finished operations are forgotten after some days: lodge operation list",
                          "there is no operation %s", id);
@@ -99,7 +99,7 @@ static int op_write(struct store *s, const struct store_op *op, int64_t now, str
         if (r < 0)
                 return r;
         if (r == 0)
-                return op_not_found(op->id, e);
+                return store_op_unknown(op->id, e);
         return error_set(e, -EALREADY, "operation-finished", NULL, "operation %s is finished", op->id);
 }
 
@@ -167,7 +167,7 @@ int store_op_find(struct store *s, const char *id, struct store_op **ret_op, str
         if (r < 0)
                 return r;
         if (r == 0)
-                return op_not_found(id, e);
+                return store_op_unknown(id, e);
         r = op_of_row(&q, &row, e);
         if (r < 0)
                 return r;

@@ -194,6 +194,9 @@ int store_op_update(struct store *s, struct store_op *op, struct error *e);
 /** store_op_find() - -ENOENT "operation-not-found". */
 int store_op_find(struct store *s, const char *id, struct store_op **ret_op, struct error *e);
 
+/** store_op_unknown() - the error for an id that there is no operation of: -ENOENT "operation-not-found". */
+int store_op_unknown(const char *id, struct error *e);
+
 void store_op_free(struct store_op *op);
 DEFINE_CLEANUP(store_op, store_op_free);
 

@@ -2,6 +2,7 @@
 /* worker: see worker.h */
 #include "daemon/worker/worker.h"
 
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <grp.h>
 #include <signal.h>
@@ -30,6 +31,7 @@ struct worker {
         struct broker_client *broker;
         struct machines *machines;
         struct api *api;
+        struct identity *identity; /* of lodged on the network; NULL: it does not listen there */
         struct loop_source *idle_timer;
         uint64_t idle_connections; /* how many there had been when it was idle last */
         unsigned int idle_s;
@@ -134,6 +136,17 @@ static void raise_limits(void) {
         }
 }
 
+/* Made at the first use, beside the store. Before the sandbox: GnuTLS looks at the system's settings, and a file gets its name by way of /proc. */
+static int load_identity(struct worker *w, struct error *e) {
+        _cleanup_close_ int dir = -EBADF;
+
+        if (w->config->n_network_fds == 0)
+                return 0;
+        dir = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return dir < 0 ? error_set(e, -errno, "tls-identity", NULL, "cannot look into %s", w->config->store_dir)
+                       : identity_load(dir, "tls.pem", "lodged", &w->identity, e);
+}
+
 static int start(struct worker *w, struct error *e) {
         static const struct broker_client_ops broker_ops = { .on_end = on_broker_end };
         static const int signals[] = { SIGTERM, SIGINT };
@@ -146,6 +159,9 @@ static int start(struct worker *w, struct error *e) {
                 return r;
         if (chdir(w->config->store_dir) < 0)
                 return error_set(e, -errno, "store-open", NULL, "cannot enter %s", w->config->store_dir);
+        r = load_identity(w, e);
+        if (r < 0)
+                return r;
         r = loop_new(&w->loop);
         for (size_t i = 0; i < ELEMENTSOF(signals) && r == 0; i++)
                 r = loop_add_signal(w->loop, signals[i], on_signal, w);
@@ -163,7 +179,7 @@ static int start(struct worker *w, struct error *e) {
                 r = machines_new(w->config->scope, w->loop, w->store, w->broker, on_machines_event, w, &w->machines);
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot start the worker");
-        options = (struct api_options){ w->config, w->loop, w->store, w->machines, w->broker };
+        options = (struct api_options){ w->config, w->loop, w->store, w->machines, w->broker, w->identity };
         r = api_new(&options, &w->api, e);
         if (r == 0)
                 r = watch_idle(w);
@@ -175,6 +191,7 @@ static int start(struct worker *w, struct error *e) {
 static void finish(struct worker *w) {
         loop_source_free(w->idle_timer);
         api_free(w->api);
+        identity_free(w->identity);
         machines_free(w->machines);
         broker_client_free(w->broker);
         store_free(w->store);

@@ -13,9 +13,9 @@ daemon_cleanup() {
 }
 trap daemon_cleanup EXIT
 
-start() { # it is ready within 20 s; a warning of GLib's ends it
+start() { # OPTION...: of lodged; it is ready within 20 s; a warning of GLib's ends it
         mkdir -m 700 "$work/state" "$work/run" || return
-        G_DEBUG=fatal-criticals "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" 2>"$work/log" &
+        G_DEBUG=fatal-criticals "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" "$@" 2>"$work/log" &
         daemon=$!
         local i
         for ((i = 0; i < 200; i++)); do

@@ -285,6 +285,9 @@ class Daemon:
         passts = [p for p, n in self.processes().items() if n.startswith("passt")]
         if len(passts) > len(running):
             wrong.append(f"{len(passts)} passts for {len(running)} running machines")
+        swtpms = [p for p, n in self.processes().items() if n == "swtpm"]
+        if len(swtpms) > len(running):
+            wrong.append(f"{len(swtpms)} swtpms for {len(running)} running machines")
         if len(self.daemons()) != 2:
             wrong.append(f"{len(self.daemons())} processes of lodged instead of 2")
         for uuid in self.files(self.run, "machines"):
@@ -293,6 +296,10 @@ class Daemon:
         for uuid in self.files(self.state, "seeds"):
             if uuid not in rows:
                 wrong.append(f"seed {uuid} of no machine")
+        for uuid in self.files(self.state, "devices"):
+            if uuid not in rows:
+                wrong.append(f"what devices of {uuid} remember, of no machine: {self.files(self.state, 'devices', uuid)}")
+            wrong += [f"{uuid}/{n} is half done" for n in self.files(self.state, "devices", uuid) if n.endswith(".new") and uuid not in running]
         known = {json.loads(r["facts"]).get("volume") for r in rows.values() if r["facts"]} | set(kept_volumes)
         volumes = self.volumes()
         for name in volumes:

@@ -63,7 +63,7 @@ quiet() { # no warning of GLib's or libsoup's, and nothing of ours that is an er
         ! grep -E 'CRITICAL|WARNING|<[0-4]>' "$work/log"
 }
 
-check "lodged starts" start
+check "lodged starts" start --listen 127.0.0.1:0
 first=$(worker)
 check "it serves the document that the build made" served
 check "two validators that are not ours find nothing in it" node "$top/test/api/validate.js" "$document"

@@ -9,7 +9,13 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
 #include "daemon/engine/engine.h"
+#include "daemon/engine/parts-firmware.h"
 
 static const struct engine_ends ends = { .control_fd = 20, .console_fd = 21, .agent_fd = 22, .log_fd = -1 };
 
@@ -333,6 +339,167 @@ static void test_native_without_kvm(void **state) {
         machine_config_free(c);
 }
 
+/* A guest with a boot loader needs all of a PC: what is asked for must arrive, and nothing else, nor may a kernel be started past it. */
+static void test_a_pc_with_firmware(void **state) {
+        struct machine_config *c = NULL;
+        struct parts p;
+        char **argv;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        fill(&p, c);
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_false(has_parts(argv, "", "pflash"));
+        assert_false(has_parts(argv, "", "tpm"));
+        assert_false(has_parts(argv, "", "hv-"));
+        assert_false(has_parts(argv, "", "bootindex"));
+        assert_false(has(argv, "-rtc"));
+        engine_free_arguments(argv);
+
+        c->firmware = MACHINE_FIRMWARE_UEFI_SECURE;
+        c->tpm = c->hyperv = true;
+        c->video = MACHINE_VIDEO_VGA;
+        c->rtc = MACHINE_RTC_LOCALTIME;
+        p.code_fd = 91;
+        p.vars_fd = 92;
+        p.tpm.fd = 93;
+        p.cdrom_fds[0] = 94;
+        p.cdrom_fds[1] = 95;
+        p.n_cdroms = 2;
+        assert_int_equal(engine_qemu_arguments(&p, &ends, true, &argv), 0);
+        assert_true(has(argv, "q35,accel=kvm,sata=off,smbus=off,usb=off,vmport=off,pflash0=firmware,"
+                              "pflash1=variables,smm=on"));
+        assert_true(has(argv, "driver=cfi.pflash01,property=secure,value=on"));
+        assert_true(has_parts(argv, "driver=file,node-name=firmware-file,filename=/dev/fdset/50,", "read-only=on"));
+        assert_true(has_parts(argv, "driver=file,node-name=variables-file,filename=/dev/fdset/51,", "read-only=off"));
+        assert_true(has(argv, "fd=91,set=50"));
+        assert_true(has(argv, "fd=92,set=51"));
+        assert_true(has(argv, "socket,id=swtpm,fd=93"));
+        assert_true(has(argv, "tpm-crb,tpmdev=tpm0"));
+        assert_true(has(argv, "fd=95,set=61"));
+        assert_true(has(argv, "ide-cd,bus=sata.1,drive=cdrom1,bootindex=101"));
+        assert_true(has_parts(argv, "driver=raw,node-name=cdrom1,", "read-only=on"));
+        assert_true(has_parts(argv, "virtio-blk-pci-non-transitional,drive=disk0,", ",bootindex=1"));
+        assert_true(has_parts(argv, "VGA,", "addr=0x1f.1"));
+        assert_true(has(argv, "base=localtime"));
+        assert_true(has_parts(argv, "host,migratable=off,hv-relaxed=on,", "hv-stimer=on"));
+        assert_false(has(argv, "-kernel"));
+        assert_false(has(argv, "-append"));
+        engine_free_arguments(argv);
+
+        /* The firmware without Secure Boot runs no code in SMM; an emulator has no enlightenments. */
+        c->firmware = MACHINE_FIRMWARE_UEFI;
+        assert_int_equal(engine_qemu_arguments(&p, &ends, false, &argv), 0);
+        assert_false(has_parts(argv, "", "smm=on"));
+        assert_false(has_parts(argv, "", "hv-"));
+        assert_false(has_parts(argv, "", "property=secure"));
+        engine_free_arguments(argv);
+
+        c->firmware = MACHINE_FIRMWARE_BIOS; /* QEMU's own */
+        assert_int_equal(engine_qemu_arguments(&p, &ends, false, &argv), 0);
+        assert_false(has_parts(argv, "", "pflash"));
+        assert_false(has(argv, "-kernel"));
+        engine_free_arguments(argv);
+        machine_config_free(c);
+}
+
+/* What lodge-vmm has nothing of must lead to QEMU, with that reason, and what QEMU leaves out must be said. */
+static void test_what_only_qemu_has(void **state) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        struct probe probe = { .verdict = PROBE_HARDWARE, .evidence = "a guest ran", .cure = "none is needed" };
+        struct machine_config *c = NULL;
+        struct engine_choice choice;
+
+        assert_int_equal(machine_config_new(&c), 0);
+        c->video = MACHINE_VIDEO_VGA;
+        c->engine = MACHINE_ENGINE_NATIVE;
+        assert_int_equal(engine_decide(c, &probe, &choice, &e), -ENOTSUP);
+        assert_string_equal(e.id, "engine-native");
+        assert_non_null(strstr(e.message, "video vga: lodge-vmm does not have it yet"));
+        assert_non_null(strstr(e.fix, "--engine auto")); /* KVM's cure is none for this */
+        error_clear(&e);
+
+        c->engine = MACHINE_ENGINE_AUTO;
+        c->hyperv = true;
+        probe.verdict = PROBE_MISSING;
+        if (engine_decide(c, &probe, &choice, &e) == 0) {
+                assert_int_equal(choice.kind, ENGINE_QEMU);
+                assert_true(choice.fallback);
+                assert_non_null(strstr(choice.reason, "hyperv: lodge-vmm"));
+                assert_non_null(strstr(choice.warning, "hyperv is left out"));
+                probe.verdict = PROBE_HARDWARE;
+                assert_int_equal(engine_decide(c, &probe, &choice, &e), 0);
+                assert_string_equal(choice.warning, "");
+        } else /* a host without QEMU */
+                assert_string_equal(e.id, "engine-qemu");
+        machine_config_free(c);
+}
+
+static void write_file(const char *dir, const char *name, size_t size) {
+        char path[128];
+        int fd;
+
+        snprintf(path, sizeof(path), "%s/%s", dir, name);
+        unlink(path);
+        fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, (off_t)size), 0);
+        close(fd);
+}
+
+/* Variables are made once and kept; a file that is none must be refused with its name, not given to the guest, and not be overwritten. */
+static void test_uefi_variables(void **state) {
+        char dir[] = "/tmp/test-variables.XXXXXX", path[64];
+        struct parts_options options = { .devices_dir = dir };
+        struct machine_config *c = NULL;
+        struct stat st, again;
+        static const size_t wrong[] = { 0, 1000, 64 << 20 };
+
+        assert_int_equal(machine_config_new(&c), 0);
+        c->firmware = MACHINE_FIRMWARE_UEFI;
+        if (part_firmware_check(c, NULL) < 0) {
+                machine_config_free(c);
+                skip();
+        }
+        assert_non_null(mkdtemp(dir));
+        snprintf(path, sizeof(path), "%s/uefi.vars", dir);
+        for (int i = 0; i < 2; i++) {
+                struct parts p = { .config = c, .code_fd = -1, .vars_fd = -1 };
+
+                assert_int_equal(part_firmware_open(&p, &options, NULL), 0);
+                assert_int_equal(fstat(p.vars_fd, i ? &again : &st), 0);
+                assert_true(fcntl(p.vars_fd, F_GETFL) & O_RDWR);
+                assert_false(fcntl(p.code_fd, F_GETFL) & O_RDWR);
+                close(p.vars_fd);
+                close(p.code_fd);
+        }
+        assert_int_equal(st.st_ino, again.st_ino);
+        for (size_t i = 0; i < ELEMENTSOF(wrong); i++) {
+                struct parts p = { .config = c, .code_fd = -1, .vars_fd = -1 };
+                _cleanup_error_ struct error e = ERROR_INIT;
+
+                write_file(dir, "uefi.vars", wrong[i]);
+                assert_int_equal(part_firmware_open(&p, &options, &e), -EUCLEAN);
+                assert_string_equal(e.id, "firmware-vars");
+                assert_non_null(strstr(e.fix, path));
+                assert_int_equal(p.vars_fd, -1);
+                close(p.code_fd);
+        }
+        unlink(path);
+        assert_int_equal(symlink("/etc/hostname", path), 0);
+        for (int i = 0; i < 2; i++) { /* a link, a directory */
+                struct parts p = { .config = c, .code_fd = -1, .vars_fd = -1 };
+
+                assert_true(part_firmware_open(&p, &options, NULL) < 0);
+                close(p.code_fd);
+                unlink(path);
+                if (i == 0)
+                        assert_int_equal(mkdir(path, 0700), 0);
+        }
+        rmdir(path);
+        assert_int_equal(rmdir(dir), 0);
+        machine_config_free(c);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_addresses_equal_the_layout),
@@ -344,6 +511,9 @@ int main(void) {
                 cmocka_unit_test(test_native_config_is_valid),
                 cmocka_unit_test(test_mac),
                 cmocka_unit_test(test_native_without_kvm),
+                cmocka_unit_test(test_a_pc_with_firmware),
+                cmocka_unit_test(test_what_only_qemu_has),
+                cmocka_unit_test(test_uefi_variables),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -79,7 +80,15 @@ static void test_machine_refusals(void **state) {
                   "machine: line 1, column 35: a string must not hold the character NUL" },
                 { "{\"image\":\"tiny\",\"cpus\":1,\"cpus\":2}", "schema-duplicate-key",
                   "machine: line 1, column 31: duplicate object key near '\"cpus\"'" },
-                { "{}", "schema-required", "machine: has nothing to boot: neither image nor kernel" },
+                { "{}", "schema-required", "machine: has nothing to boot: neither image nor kernel nor firmware" },
+                { "{\"firmware\":\"uefi\",\"kernel\":\"k\"}", "schema-conflict",
+                  "machine.firmware: uefi starts what is on a disk, and the machine names a kernel of its own" },
+                { "{\"firmware\":\"bios\",\"image\":\"i\",\"append\":\"quiet\"}", "schema-conflict",
+                  "machine.firmware: bios starts what is on a disk, and the machine names a kernel command line of its "
+                  "own" },
+                { "{\"firmware\":\"uefi\",\"cdroms\":[\"a\",\"\"]}", "schema-required", "machine.cdroms[1]: is empty" },
+                { "{\"firmware\":\"uefi\",\"cdroms\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "schema-too-many",
+                  "machine.cdroms: 5 items are too many, at most 4 are allowed" },
                 { "{\"image\":\"tiny\",\"initrd\":\"i\"}", "schema-conflict",
                   "machine: has an initrd without a kernel" },
                 { "{\"image\":\"tiny\",\"cpus\":4,\"sockets\":3}", "schema-topology",
@@ -511,6 +520,76 @@ static void test_network_refusals(void **state) {
         }
 }
 
+/* A template whose values do not parse, or that overwrites what was said, would make machines that nobody asked for. */
+static void test_templates(void **state) {
+        assert_true(schema_n_templates > 0);
+        for (unsigned int i = 0; i < schema_n_templates; i++) {
+                const struct schema_template *t = &schema_templates[i];
+                _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+                _cleanup_error_ struct error e = ERROR_INIT;
+                _cleanup_free_ char *text = NULL;
+                json_auto_t *body = json_pack("{s:s, s:s, s:i, s:s}", "template", t->name, "image", "i", "cpus", 3,
+                                              "video", "none");
+
+                assert_ptr_equal(schema_template_find(t->name), t);
+                assert_int_equal(schema_template_apply(body, &e), 0);
+                text = json_dumps(body, JSON_COMPACT);
+                if (machine_definition_parse(text, strlen(text), &d, &e) < 0)
+                        fail_msg("%s: %s", t->name, e.message);
+                assert_int_equal(d->base.cpus, 3);
+                assert_int_equal(d->base.video, MACHINE_VIDEO_NONE);
+                assert_string_equal(d->template, t->name);
+                for (unsigned int k = 0; k < t->n_fields; k++) {
+                        assert_non_null(json_object_get(body, t->fields[k].field));
+                        assert_true(strlen(t->fields[k].why) > 10);
+                }
+        }
+}
+
+static void test_templates_that_are_none(void **state) {
+        static const char *const others[] = { "\"nothing\"", "\"\"", "\"windows-12\"", "5", "null", "[\"tiny\"]" };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        json_auto_t *none = json_pack("{s:s}", "image", "i");
+
+        assert_int_equal(schema_template_apply(none, &e), 0);
+        assert_int_equal(json_object_size(none), 1);
+        for (size_t i = 0; i < ELEMENTSOF(others); i++) {
+                json_auto_t *body = json_object();
+                int r;
+
+                error_clear(&e);
+                json_object_set_new(body, "template", json_loads(others[i], JSON_DECODE_ANY, NULL));
+                r = schema_template_apply(body, &e);
+                assert_int_equal(r, others[i][0] == '"' ? -EINVAL : 0); /* what is no text, the schema refuses */
+                assert_int_equal(json_object_size(body), 1);
+                if (r < 0)
+                        assert_string_equal(e.id, "template-unknown");
+        }
+}
+
+/* Which options were among the words is what tells a default that was said from one that was not. */
+static void test_given_options(void **state) {
+        char *words[] = { (char *)"--cpus", (char *)"1", (char *)"--net=none", (char *)"--tpm=off" };
+        const struct schema_command *cmd = &schema_command_machine_define;
+        void *objects[SCHEMA_OBJECTS_MAX] = { NULL };
+        uint64_t given = 0;
+        unsigned int n = 0;
+
+        for (size_t i = 0; i < SCHEMA_OBJECTS_MAX && cmd->objects[i]; i++)
+                assert_int_equal(schema_new(cmd->objects[i], &objects[i]), 0);
+        assert_int_equal(schema_command_parse_given(cmd, 4, words, objects, &given, NULL), 0);
+        for (unsigned int i = 0; i < cmd->n_options; i++)
+                if (given & 1ull << i) {
+                        n++;
+                        assert_true(strcmp(cmd->options[i].name, "cpus") == 0 ||
+                                    strcmp(cmd->options[i].name, "net") == 0 ||
+                                    strcmp(cmd->options[i].name, "tpm") == 0);
+                }
+        assert_int_equal(n, 3);
+        for (size_t i = 0; i < SCHEMA_OBJECTS_MAX && cmd->objects[i]; i++)
+                schema_free(cmd->objects[i], objects[i]);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_network_refusals),
@@ -528,6 +607,9 @@ int main(void) {
                 cmocka_unit_test(test_check_by_hand),
                 cmocka_unit_test(test_raw_files_have_no_qcow2_options),
                 cmocka_unit_test(test_help),
+                cmocka_unit_test(test_templates),
+                cmocka_unit_test(test_templates_that_are_none),
+                cmocka_unit_test(test_given_options),
         };
 
         return cmocka_run_group_tests_name("schema", tests, NULL, NULL);

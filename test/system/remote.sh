@@ -1,0 +1,384 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# where: host
+# seconds: 240
+#
+# remote.sh: the API over TLS: who is let in and who not, what each may, and that nobody who is not known costs the others anything
+#
+# usage: remote.sh
+#
+# A session daemon of the test's own on loopback; curl, openssl, gnutls-cli and Python's ssl are the peers that are not ours. Without this test a client could come in
+# without a token, work in other projects than its own, or stay connected after it was let in no longer.
+
+set -uo pipefail
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+build=${LODGE_BUILD:-$top/build}
+work=$(mktemp -d "${TMPDIR:-/tmp}/remote.XXXXXX") || exit 1
+# shellcheck source=test/system/tap.bash
+. "$top/test/system/tap.bash"
+# shellcheck source=test/system/daemon.bash
+. "$top/test/system/daemon.bash"
+needs curl openssl gnutls-cli python3 pgrep
+unset LODGE_SOCKET LODGE_PROJECT LODGE_REMOTE
+export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work/nothing XDG_DATA_HOME=$work/nothing
+socket=$work/run/lodged.sock peer=$top/test/system/remote-peer
+image=$HOME/.local/share/lodge/images/tiny
+
+lodge() { timeout 60 "$build/lodge" "$@" </dev/null; }
+here() { lodge "$@" --socket "$socket"; }
+
+# run STATUS WORD...: lodge WORD... ends with STATUS; its output is in $work/out and $work/err
+run() {
+        local want=$1 status
+        shift
+        lodge "$@" >"$work/out" 2>"$work/err"
+        status=$?
+        cat "$work/err"
+        [ "$status" = "$want" ] && return
+        echo "lodge $*: status $status, not $want"
+        cat "$work/out"
+        return 1
+}
+complains() { # STATUS TEXT WORD...
+        run "$1" "${@:3}"
+        local r=$?
+        [ "$r" = 0 ] && grep -qF -- "$2" "$work/err"
+}
+prints() {
+        run "$1" "${@:3}" && cat "$work/out" && grep -qF -- "$2" "$work/out"
+}
+
+# answers STATUS TEXT CERTIFICATE|- PATH [WORD...]: by curl over TLS, with the key and certificate of that file
+answers() {
+        local want=$1 text=$2 who=$3 path=$4 status
+        shift 4
+        [ "$who" = - ] || set -- --cert "$work/$who.pem" "$@"
+        status=$(curl -sk -o "$work/answer" -w '%{http_code}' "$@" "https://127.0.0.1:$port$path")
+        cat "$work/answer"
+        echo # JSON ends without a new line
+        [ "$status" = "$want" ] && grep -qF -- "$text" "$work/answer" && return
+        echo "$path: $status, not $want with $text"
+        return 1
+}
+
+certificate() { # NAME: its key and certificate in one file
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -days 30 -keyout "$work/$1.pem" -out "$work/$1.crt" 2>/dev/null &&
+                cat "$work/$1.crt" >>"$work/$1.pem"
+}
+
+# secret WORD...: of a token that `lodge token create WORD...` makes
+secret() {
+        local word
+        word=$(here token create "$@" 2>/dev/null) || return
+        python3 -c 'import base64, json, sys; t = sys.argv[1].removeprefix("lodge1_"); print(json.loads(base64.urlsafe_b64decode(t + "=" * (-len(t) % 4)))["secret"])' "$word"
+}
+enrol() { # CERTIFICATE WORD...: a client of curl's
+        local who=$1 s
+        shift
+        certificate "$who" && s=$(secret "$@") && answers 201 "\"name\":\"$1\"" "$who" /v1/clients --json "{\"secret\":\"$s\"}"
+}
+
+begin() { # two sockets; the ports are the kernel's choice
+        start --listen 127.0.0.1:0 --listen '[::1]:0' || start_without_ipv6
+        port=$(sed -n 's/.*listens on 127.0.0.1:\([0-9]*\), with TLS/\1/p' "$work/log")
+        [ -n "$port" ] && { [ ! -d "$image" ] || { mkdir -p "$work/state/images" && cp -a "$image" "$work/state/images/"; }; }
+}
+start_without_ipv6() {
+        rm -rf "$work/state" "$work/run"
+        start --listen 127.0.0.1:0
+}
+port=""
+begin
+check "lodged starts" test -n "$port"
+first=$(worker)
+
+# ---- TLS
+
+certificate_is_private() { [ "$(stat -c %a "$work/state/store/tls.pem")" = 600 ]; }
+only_13() {
+        ! curl -sk --tls-max 1.2 "https://127.0.0.1:$port/healthz" &&
+                ! timeout 10 gnutls-cli --insecure --priority NORMAL:-VERS-ALL:+VERS-TLS1.2 -p "$port" 127.0.0.1 </dev/null &&
+                openssl s_client -connect "127.0.0.1:$port" -brief </dev/null 2>&1 | grep TLSv1.3 && answers 200 ok - /healthz
+}
+no_resumption() { ! timeout 10 openssl s_client -connect "127.0.0.1:$port" </dev/null 2>&1 | grep -E 'New Session Ticket|Reused'; }
+plain() {
+        curl -s "http://127.0.0.1:$port/v1" >"$work/answer"
+        cat "$work/answer"
+        grep -q '"id":"tls"' "$work/answer"
+}
+garbage() { # a megabyte of it
+        head -c 1000000 /dev/urandom | timeout 10 python3 -c 'import socket, sys; s = socket.create_connection(("127.0.0.1", int(sys.argv[1]))); s.sendall(sys.stdin.buffer.read())' "$port"
+        answers 200 ok - /healthz
+}
+check "its key and certificate are its own to read" certificate_is_private
+check "TLS 1.3 is spoken, 1.2 refused: curl, gnutls-cli, openssl" only_13
+check "no session is taken up again: each connection shows its certificate" no_resumption
+check "plain HTTP is told that this is TLS" plain
+check "bytes that are no TLS harm nobody" garbage
+
+# ---- who is let in
+
+stranger() { certificate stranger && answers 401 "lodge token create" stranger /v1 && answers 401 '"id":"client-unknown"' stranger /v1/nothing; }
+open_paths() {
+        for path in /readyz /metrics /v1/openapi.json /v1/machines /v1/tokens /v1/clients '/v1/events/stream'; do
+                answers 401 client-unknown - "$path" || return
+        done
+        answers 401 client-unknown stranger /v1/events/stream -H 'Upgrade: websocket' -H 'Connection: Upgrade' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='
+}
+enrolment() {
+        enrol viewer viewer && enrol opera opera --role operator --project a && enrol operb operb --role operator --project b &&
+                enrol admin admin --role admin && enrol admina admina --role admin --project a && answers 200 '"role":"operator"' opera /v1
+}
+used() {
+        certificate late && certificate later || return
+        local s
+        s=$(secret late)
+        answers 201 '"name":"late"' late /v1/clients --json "{\"secret\":\"$s\"}" && answers 404 token-unknown later /v1/clients --json "{\"secret\":\"$s\"}" &&
+                answers 201 '"name":"late"' late /v1/clients --json "{\"secret\":\"$s\"}" # its answer may have been lost
+}
+expired() {
+        local s
+        s=$(secret short --expires 1)
+        sleep 2
+        answers 403 token-expired later /v1/clients --json "{\"secret\":\"$s\"}" && here token create short >/dev/null
+}
+raced() { # 10 certificates, one token
+        local s i
+        s=$(secret raced)
+        for ((i = 0; i < 10; i++)); do certificate "race$i"; done
+        for ((i = 0; i < 10; i++)); do
+                curl -sk --cert "$work/race$i.pem" -o /dev/null -w '%{http_code}\n' --json "{\"secret\":\"$s\"}" "https://127.0.0.1:$port/v1/clients" &
+        done >"$work/raced"
+        while [ "$(wc -l <"$work/raced")" -lt 10 ]; do sleep 0.1; done
+        sort "$work/raced" | uniq -c
+        [ "$(grep -c 201 "$work/raced")" = 1 ]
+}
+no_certificate() { answers 400 client-certificate - /v1/clients --json "{\"secret\":\"$(printf '%064d' 1)\"}"; }
+guesses() { # wrong ones are limited, and written down, and after a minute it goes on
+        local i
+        certificate guess
+        for ((i = 0; i < 25; i++)); do
+                curl -sk --cert "$work/guess.pem" -o /dev/null -w '%{http_code}\n' --json "{\"secret\":\"$(printf '%064d' "$i")\"}" "https://127.0.0.1:$port/v1/clients"
+        done >"$work/guessed"
+        cat "$work/guessed"
+        tail -n 1 "$work/guessed" | grep -q 429 && curl -s --unix-socket "$socket" 'http://x/v1/audit?limit=1000' >"$work/answer" &&
+                grep -q '"action":"client_enrol","project":"default","status":404' "$work/answer"
+}
+secrets_stay() { # neither the list nor the store's files hold one, nor is a token given twice for an Idempotency-Key
+        local s
+        s=$(secret hidden)
+        curl -s --unix-socket "$socket" http://x/v1/tokens >"$work/answer"
+        grep -q '"name":"hidden"' "$work/answer" && ! grep -qr -- "$s" "$work/answer" "$work/state/store" "$work/log" &&
+                ! grep -q "PRIVATE" "$work/log" && curl -s --unix-socket "$socket" -H 'Idempotency-Key: k' --json '{"name":"k"}' http://x/v1/tokens | grep idempotency-secret
+}
+check "who is not known gets 401, and what to type" stranger
+check "and nothing but whether the daemon lives, not even a WebSocket" open_paths
+check "clients are let in by tokens" enrolment
+check "a token lets one client in, once" used
+check "an expired token does not, and makes way for another of its name" expired
+check "of 10 who race with one token one gets in" raced
+check "a token without a certificate is of no use" no_certificate
+check "a token's secret is given once, and kept nowhere" secrets_stay
+
+# ---- what each may
+
+roles() {
+        answers 200 items viewer /v1/machines && answers 403 '"id":"role"' viewer /v1/machines/none/start -X POST &&
+                answers 403 '"id":"role"' viewer '/v1/machines' --json '{"name":"x","kernel":"/none"}' && answers 403 '"id":"role"' opera /v1/tokens &&
+                answers 200 items admin /v1/audit && answers 200 lodge_info viewer /metrics
+}
+define() { answers 201 "\"name\":\"$3\"" "$1" "/v1/machines?project=$2" --json "{\"name\":\"$3\",\"kernel\":\"/none\"}" || answers 200 "\"name\":\"$3\"" "$1" "/v1/machines/$3?project=$2"; }
+other_projects() {
+        define opera a ma && define operb b mb || return
+        answers 403 '"id":"project"' opera '/v1/machines?project=b' && answers 403 '"id":"project"' opera '/v1/machines/mb?project=b' &&
+                answers 404 machine-not-found opera /v1/machines/mb && answers 403 '"id":"project"' opera '/v1/machines/mb/start?project=b' -X POST &&
+                answers 403 '"id":"project"' opera '/v1/usage?project=b' && answers 403 '"id":"project"' opera '/v1/events?pro%6aect=b' &&
+                answers 403 '"id":"project"' opera '/v1/operations?project=b'
+}
+own_project() { # without saying so
+        answers 200 '"name":"ma"' opera /v1/machines && answers 200 '"machines":1' opera /v1
+}
+by_uuid() {
+        local uuid
+        uuid=$(curl -s --unix-socket "$socket" 'http://x/v1/machines/mb?project=b' | sed 's/.*"uuid":"\([^"]*\)".*/\1/')
+        answers 404 machine-not-found opera "/v1/machines/$uuid" && answers 404 machine-not-found opera "/v1/machines/$uuid" -X DELETE
+}
+operations() { # one of the other project is as if it were not there
+        local id
+        id=$(curl -s --unix-socket "$socket" -X DELETE 'http://x/v1/machines/mb?project=b' | sed 's/.*"id":"\([^"]*\)".*/\1/')
+        answers 200 "$id" operb "/v1/operations/$id" && answers 404 operation-not-found opera "/v1/operations/$id" &&
+                answers 404 operation-not-found opera "/v1/operations/$id" -X DELETE && ! answers 200 "$id" opera /v1/operations && answers 200 "$id" viewer '/v1/operations?project=b'
+}
+events() {
+        answers 200 '"project":"a"' opera '/v1/events?limit=1000' && ! grep -q '"project":"b"\|client-enrolled' "$work/answer" &&
+                answers 200 client-enrolled admin '/v1/events?limit=1000'
+}
+host() { # images, pools and networks may be looked at, and not changed; what is about all projects not even that
+        local path
+        for path in images pools/default networks; do answers 200 '' opera "/v1/$path" || return; done
+        for path in audit metrics tokens clients; do
+                [ "$path" = metrics ] && path=/metrics || path=/v1/$path
+                answers 403 '"id":' admina "$path" || return
+        done
+        answers 403 '"id":"project"' admina /v1/tokens --json '{"name":"evil","role":"admin"}' && answers 403 '"id":"project"' admina /v1/images/tiny -X DELETE &&
+                answers 403 '"id":"project"' admina /v1/networks --json '{"name":"n"}' && answers 403 '"id":"project"' admina /v1/clients/opera -X DELETE
+}
+check "a viewer only looks, an operator works, an admin lets others in" roles
+check "a client of one project does not reach another one" other_projects
+check "and need not name its own" own_project
+check "nor reaches the other's machines by UUID" by_uuid
+check "operations of another project do not exist" operations
+check "events of another project and of the host are not shown" events
+check "images, pools and networks are there to be looked at; the rest of the host is not" host
+
+# ---- WebSockets, and who is let in no longer
+
+listening() { # of its own project's events only
+        "$peer" stream "$port" '/v1/events/stream?after=0' "$work/opera.pem" >"$work/stream" 2>&1 &
+        local pid=$! i
+        sleep 1
+        define operb b mc && define opera a md || return
+        for ((i = 0; i < 50; i++)); do grep -q '"target":"md"' "$work/stream" && break; sleep 0.1; done
+        kill "$pid"
+        cat "$work/stream"
+        grep -q '"target":"md"' "$work/stream" && ! grep -q '"project":"b"\|client-enrolled' "$work/stream" &&
+                { timeout 10 "$peer" stream "$port" '/v1/events/stream?project=b' "$work/opera.pem" | grep -x 'closed 4000'; } &&
+                { timeout 10 "$peer" stream "$port" '/v1/machines/mc/console?project=b' "$work/opera.pem" | grep -x 'closed 4000'; }
+}
+revoked() {
+        "$peer" stream "$port" /v1/events/stream "$work/operb.pem" >"$work/stream" 2>&1 &
+        local pid=$!
+        curl -sk --cert "$work/operb.pem" "https://127.0.0.1:$port/v1/machines?project=b" >/dev/null
+        sleep 1
+        here client delete operb || return
+        timeout 5 tail --pid="$pid" -f /dev/null
+        cat "$work/stream"
+        grep -qx 'closed 4001' "$work/stream" && answers 401 client-unknown operb /v1 &&
+                answers 401 client-revoked operb /v1/clients --json "{\"secret\":\"$(printf '%064d' 1)\"}" && answers 200 '"role":"operator"' opera /v1
+}
+check "a listener hears of its own project only" listening
+check "who is let in no longer loses its WebSocket and its next request" revoked
+
+# ---- the command line
+
+adding() {
+        here token create laptop --role operator --project a >"$work/token" 2>/dev/null && prints 0 "let in as client laptop (operator, project a)" remote add office "$(cat "$work/token")" &&
+                prints 0 laptop remote list && [ "$(stat -c %a "$work"/config/lodge/remotes/*)" = $'600\n600' ]
+}
+again() { complains 2 remote-exists remote add office "$(cat "$work/token")" && complains 2 token-unknown remote add second "$(cat "$work/token")" && complains 1 '[token]' remote add third lodge1_nonsense; }
+listing() {
+        prints 0 ma list --remote office && grep -q 'remote office: session machines' "$work/err" &&
+                LODGE_REMOTE=office prints 0 ma list && prints 0 'client laptop,operator,a' daemon show --remote office --columns user,role,project --format csv
+}
+refused() {
+        complains 2 '[project]' list --remote office --project b && complains 2 '[role]' token list --remote office && complains 1 remote-socket list --remote office --session &&
+                complains 2 remote-unknown list --remote nowhere
+}
+another_server() { # with another certificate: it is told nothing
+        sed -i 's/"fingerprint":"..../"fingerprint":"0000/' "$work/config/lodge/remotes/office.json"
+        complains 2 remote-certificate list --remote office
+        local r=$?
+        here token create back --role operator --project a >"$work/token" 2>/dev/null
+        run 0 remote delete office && prints 0 "client back" remote add office "$(cat "$work/token")" && return "$r"
+}
+wrong_token() { # a token of another server: the secret is not sent
+        certificate other
+        openssl s_server -accept 127.0.0.1:0 -cert "$work/other.crt" -key "$work/other.pem" -tls1_3 -www >"$work/server" 2>&1 </dev/null &
+        local server=$! fake i other=""
+        for ((i = 0; i < 50; i++)); do
+                other=$(sed -n 's/^ACCEPT 127.0.0.1:\([0-9]*\)$/\1/p' "$work/server")
+                [ -z "$other" ] || break
+                sleep 0.1
+        done
+        fake=$(python3 -c 'import base64, json, sys; t = open(sys.argv[1]).read().strip().removeprefix("lodge1_"); d = json.loads(base64.urlsafe_b64decode(t + "=" * (-len(t) % 4))); d["addresses"] = ["127.0.0.1:" + sys.argv[2]]; print("lodge1_" + base64.urlsafe_b64encode(json.dumps(d).encode()).decode().rstrip("="))' "$work/token" "$other")
+        complains 2 remote-certificate remote add evil "$fake"
+        local r=$?
+        kill "$server" 2>/dev/null
+        ! grep -q secret "$work/server" && return "$r"
+}
+nobody_there() { complains 3 remote-connect remote add nobody "$(python3 -c 'import base64, json; print("lodge1_" + base64.urlsafe_b64encode(json.dumps({"secret": "0" * 64, "fingerprint": "0" * 64, "addresses": ["127.0.0.1:1"]}).encode()).decode().rstrip("="))')"; }
+guest() { # a machine, its console and a command in it
+        [ -d "$image" ] || return 0
+        run 0 launch tiny run1 --remote office --net none --wait 0 || return
+        # shellcheck disable=SC2016 # for the guest's shell
+        { sleep 8; printf 'echo con$((40+2))sole\n'; sleep 5; } | timeout 20 "$build/lodge" console run1 --remote office >"$work/console" 2>&1
+        tail -n 5 "$work/console"
+        grep -q con42sole "$work/console" && run 0 kill run1 --remote office && run 0 delete run1 --disks --yes --remote office
+}
+check "lodge remote add; keys are private" adding
+check "a remote is added once, a token taken once, nonsense refused" again
+check "lists are the remote's, and say so" listing
+check "what the role, the project or another option forbids is an error with its cure" refused
+check "a server with another certificate is refused" another_server
+check "what answers in a server's place gets no secret" wrong_token
+check "a remote that is not there: status 3" nobody_there
+check "a console through a remote" guest
+
+# ---- hostile
+
+stalled() { # 200 handshakes that do not go on; others are served meanwhile
+        local i slowest=0 took left
+        coproc STALL { "$peer" stall "$port" 200; }
+        read -r _ <&"${STALL[0]}"
+        for ((i = 0; i < 20; i++)); do
+                took=$(curl -sk -m 5 -o /dev/null -w '%{time_total}' "https://127.0.0.1:$port/healthz") || took=9
+                slowest=$(printf '%s\n%s\n' "$slowest" "$took" | sort -g | tail -n 1)
+        done
+        run 0 list --remote office || slowest=9
+        sleep 16 # they have ten seconds, and a sweep comes every five
+        eval "exec ${STALL[1]}>&-"
+        read -r left <&"${STALL[0]}"
+        echo "slowest $slowest s, left $left"
+        [ "$left" = 0 ] && python3 -c "assert $slowest < 1"
+}
+large() {
+        head -c 3000000 /dev/zero | tr '\0' ' ' >"$work/large"
+        answers 413 body-too-large viewer /v1/machines --json "@$work/large" && answers 413 body-too-large - /v1/clients --json "@$work/large" && answers 200 ok - /healthz
+}
+slow() { # an idle request is cut after 20 s and a sweep
+        local took
+        took=$(timeout 60 "$peer" drip "$port" "$work/viewer.pem")
+        echo "cut after $took s"
+        [ "$took" -ge 15 ] && [ "$took" -le 30 ]
+}
+many_strangers() { # they fill their own room only
+        local pids=() i
+        for ((i = 0; i < 300; i++)); do
+                { sleep 20; } | timeout 15 openssl s_client -quiet -connect "127.0.0.1:$port" >/dev/null 2>&1 &
+                pids+=($!)
+        done
+        sleep 5
+        run 0 list --remote office && answers 200 ok - /healthz && curl -s -m 5 --unix-socket "$socket" http://x/healthz
+        local r=$?
+        kill "${pids[@]}" 2>/dev/null
+        return "$r"
+}
+key_survives() { # a kill -9 leaves the certificate, and so do its clients' pins
+        kill -9 "$daemon"
+        wait "$daemon" 2>/dev/null
+        rm -rf "$work/run" && mkdir -m 700 "$work/run" && mv "$work/log" "$work/log.first"
+        G_DEBUG=fatal-criticals "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" --listen "127.0.0.1:$port" 2>"$work/log" &
+        daemon=$!
+        local i
+        for ((i = 0; i < 100; i++)); do grep -q ready "$work/log" && break; sleep 0.1; done
+        run 0 list --remote office
+}
+damaged() { # a certificate that can't be read is not replaced
+        kill "$daemon"
+        wait "$daemon" 2>/dev/null
+        echo damage >"$work/state/store/tls.pem"
+        timeout 20 "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" --listen 127.0.0.1:0 >"$work/out" 2>&1
+        cat "$work/out"
+        grep -q 'tls-identity' "$work/out" && [ "$(cat "$work/state/store/tls.pem")" = damage ]
+}
+quiet() { ! grep -E 'CRITICAL|WARNING|<[0-3]>' "$work/log"; }
+check "wrong guesses are limited, and in the audit record" guesses
+check "200 handshakes that stall keep nobody out, and are ended" stalled
+check "what is too large is refused, as on the socket" large
+check "a slow sender is cut" slow
+check "300 connections of strangers keep nobody out who is known" many_strangers
+check "nothing was logged as an error" quiet
+check "the worker is still the same process" test "$(worker)" = "$first"
+check "after a kill -9 it is the same server to its clients" key_survives
+check "a damaged certificate is an error, and stays as it is" damaged
+tap_end
