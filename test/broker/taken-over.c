@@ -143,6 +143,7 @@ static void ask_for_files(struct enemy *m) {
                 refused(m, "volume-grow",
                         json_pack("{s:s, s:s, s:i}", "pool", "default", "name", names[i], "size", 1 << 20), "a path");
                 refused(m, "volume-list", json_pack("{s:s}", "pool", names[i]), "a path");
+                refused(m, "pool-usage", json_pack("{s:s}", "pool", names[i]), "a path");
                 refused(m, "machine-disk",
                         json_pack("{s:s, s:s, s:s}", "pool", "default", "name", "v", "image", names[i]),
                         "an image by a path");
