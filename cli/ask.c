@@ -163,6 +163,20 @@ static void free_objects(struct ask *a) {
         client_free(a->client);
 }
 
+static int reach(struct ask *a, enum cli_daemon how, struct error *e) {
+        const char *socket = getenv("LODGE_SOCKET");
+        bool named = a->options && (a->options->socket || a->options->session || (socket && *socket));
+        int r = how == CLI_DAEMON_NONE
+                        ? 0
+                        : client_open(a->options, how == CLI_DAEMON_START || a->options->session, &a->client, e);
+
+        if (r == -ECONNREFUSED && how == CLI_DAEMON_IF_THERE && !named) {
+                error_clear(e);
+                return 0;
+        }
+        return r;
+}
+
 int cli_ask(const struct cli_command *command, int argc, char **argv) {
         _cleanup_error_ struct error e = ERROR_INIT;
         struct ask a = { .command = command->schema };
@@ -173,7 +187,7 @@ int cli_ask(const struct cli_command *command, int argc, char **argv) {
                 return status;
         }
         if (r == 0)
-                r = client_open(a.options, true, &a.client, &e);
+                r = reach(&a, command->daemon, &e);
         if (r == 0)
                 r = command->ask(&a, &e);
         status = a.status;

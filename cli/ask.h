@@ -19,7 +19,7 @@ struct ask {
         struct client_options *options;
         struct view_options *view; /* NULL: the command has none; so below */
         struct request_options *request;
-        struct client *client;
+        struct client *client; /* NULL only in a command that can do without: see enum cli_daemon */
         uint64_t given; /* a bit for each of the command's options that was among the words */
         int status;     /* the exit status of a good end */
 };
@@ -119,6 +119,16 @@ int ask_network_show(struct ask *a, struct error *e);
 int ask_pool_show(struct ask *a, struct error *e);
 int ask_template_list(struct ask *a, struct error *e);
 int ask_template_show(struct ask *a, struct error *e);
+int ask_image_list(struct ask *a, struct error *e);
+int ask_image_show(struct ask *a, struct error *e);
+int ask_image_build(struct ask *a, struct error *e);
+int ask_image_delete(struct ask *a, struct error *e);
+int ask_image_import(struct ask *a, struct error *e);
+int ask_image_source_add(struct ask *a, struct error *e);
+int ask_image_source_list(struct ask *a, struct error *e);
+int ask_image_source_delete(struct ask *a, struct error *e);
+int ask_image_available(struct ask *a, struct error *e);
+int ask_image_pull(struct ask *a, struct error *e);
 int ask_daemon_show(struct ask *a, struct error *e);
 int ask_token_create(struct ask *a, struct error *e);
 int ask_token_list(struct ask *a, struct error *e);

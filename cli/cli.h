@@ -16,10 +16,18 @@ enum { CLI_OK = 0, CLI_USAGE = 1, CLI_FAILED = 2, CLI_UNREACHABLE = 3, CLI_BUSY 
 
 struct ask;
 
+/* What a command needs of a daemon. */
+enum cli_daemon {
+        CLI_DAEMON_START,    /* one is started when none runs */
+        CLI_DAEMON_IF_THERE, /* one that runs, or was named; else it works by itself, and ask->client is NULL */
+        CLI_DAEMON_NONE,     /* nothing */
+};
+
 struct cli_command {
         const struct schema_command *schema;        /* name, summary, arguments, options */
         int (*run)(int argc, char **argv);          /* the words behind the name; returns the exit status */
         int (*ask)(struct ask *a, struct error *e); /* of a command that asks the daemon, instead: see ask.h */
+        enum cli_daemon daemon;                     /* of such a command */
 };
 
 /** cli_fail() - print the error as "lodge: ...", and return its exit status. */
@@ -49,11 +57,6 @@ int cli_run(int argc, char **argv);
 int cli_remote_add(int argc, char **argv);
 int cli_remote_list(int argc, char **argv);
 int cli_remote_delete(int argc, char **argv);
-int cli_image_build(int argc, char **argv);
-int cli_image_list(int argc, char **argv);
-int cli_image_show(int argc, char **argv);
-int cli_image_delete(int argc, char **argv);
-int cli_image_import(int argc, char **argv);
 int cli_image_create(int argc, char **argv);
 int cli_image_info(int argc, char **argv);
 int cli_image_check(int argc, char **argv);

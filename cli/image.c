@@ -2,10 +2,13 @@
 /*
  * lodge image: the images that machines start from
  *
- * Exit status: 0, or as error_exit_status() says. Steps are shown on a terminal only; results go to the standard output, errors to the
- * standard error. Ctrl-C, SIGTERM and a terminal that goes away stop a build or an import, which then cleans up, unless they are ignored.
+ * list, show, build and delete ask the daemon, if one runs or is named: the system's images are its. Without one they work on the user's own store, which is where the
+ * user's daemon would have looked; but a delete starts that daemon if it has ever kept machines, since only it knows which need the image. import reads
+ * a file of the user's, so it works on the user's store.
+ *
+ * Steps are shown on a terminal only. Ctrl-C, SIGTERM and a terminal that goes away stop a build or an import, which then cleans up, unless they are ignored.
  */
-#include <jansson.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,15 +16,20 @@
 #include <time.h>
 
 #include "base/cleanup.h"
-#include "base/error.h"
 #include "base/text.h"
+#include "cli/ask.h"
 #include "cli/disk-work.h"
 #include "daemon/image/image.h"
+#include "daemon/image/view.h"
+
+#define LIST_COLUMNS "name,version,disk_size,agent,catalogue,created,broken"
+#define SHOW_COLUMNS                                                                                                   \
+        "name,version,created,source,catalogue,checksum,trust,recipe,arch,format,disk_size,kernel,agent,login,"        \
+        "cmdline,"                                                                                                     \
+        "directory,broken"
 
 struct context {
-        const struct image_options *options;
         struct image_store *store;
-        bool json;
         struct image_progress progress;
         struct timespec start;
 };
@@ -45,173 +53,199 @@ static int watch_signals(void) {
         return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static json_t *image_json(const struct image *i) {
-        json_t *o = json_object(), *files = json_object();
-        const struct {
-                const char *key, *value;
-        } fields[] = {
-                { "name", i->name },       { "directory", i->dir },   { "broken", i->broken },
-                { "version", i->version }, { "created", i->created }, { "arch", i->arch },
-                { "format", i->format },   { "recipe", i->recipe },   { "source", i->source },
-                { "cmdline", i->cmdline }, { "user", i->user },       { "login", i->login },
-        };
-
-        for (size_t k = 0; k < ELEMENTSOF(fields); k++)
-                json_object_set_new(o, fields[k].key, fields[k].value ? json_string(fields[k].value) : json_null());
-        json_object_set_new(o, "agent", json_boolean(i->agent));
-        for (size_t k = 0; k < _IMAGE_FILE_MAX; k++)
-                if (i->files[k].name)
-                        json_object_set_new(files, image_file_kind_name(k),
-                                            json_pack("{s:s, s:I, s:s}", "name", i->files[k].name, "size",
-                                                      (json_int_t)i->files[k].size, "sha256", i->files[k].sha256));
-        json_object_set_new(o, "files", files);
-        return o;
+static int begin(struct context *c, struct error *e) {
+        *c = (struct context){ .progress = { .step = show_step, .opaque = c, .cancel_fd = -EBADF } };
+        clock_gettime(CLOCK_MONOTONIC, &c->start);
+        return image_store_open(NULL, NULL, &c->store, e);
 }
 
-static void print_json(json_t *o) {
-        json_dumpf(o, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        putchar('\n');
-        json_decref(o);
+static double seconds(const struct context *c) {
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)(now.tv_sec - c->start.tv_sec) + (double)(now.tv_nsec - c->start.tv_nsec) / 1e9;
 }
 
-static int do_list(struct context *c, struct error *error) {
-        struct image **images = NULL;
-        size_t n = 0;
+/* ---- list, show ---------------------------------------------------------------------------------------------------------- */
+
+static int get_list(struct ask *a, json_t **ret_page, struct error *e) {
+        struct context c;
         int r;
 
-        r = image_list(c->store, &images, &n, error);
-        if (r < 0)
-                return r;
-        if (c->json) {
-                json_t *all = json_array();
-
-                for (size_t i = 0; i < n; i++)
-                        json_array_append_new(all, image_json(images[i]));
-                print_json(json_pack("{s:s, s:o}", "store", image_store_root(c->store), "images", all));
-        } else if (n == 0)
-                printf("No images in %s yet. Make one: lodge image build debian/12\n", image_store_root(c->store));
-        else
-                printf("%-20s %-14s %-10s %-6s %s\n", "NAME", "VERSION", "DISK", "AGENT", "CREATED");
-        for (size_t i = 0; i < n && !c->json; i++) {
-                char size[TEXT_SIZE_MAX] = "-";
-                const struct image *m = images[i];
-
-                if (m->broken) {
-                        printf("%-20s broken: ", m->name);
-                        disk_print_text(m->broken);
-                        putchar('\n');
-                        continue;
-                }
-                if (m->files[IMAGE_FILE_DISK].name)
-                        text_format_size(m->files[IMAGE_FILE_DISK].size, size);
-                printf("%-20s ", m->name);
-                disk_print_text(m->version ?: "-");
-                printf("%*s %-10s %-6s ", (int)MAX(0, 14 - (int)strlen(m->version ?: "-")), "", size,
-                       m->agent ? "yes" : "no");
-                disk_print_text(m->created ?: "-");
-                putchar('\n');
-        }
-        image_list_free(images, n);
-        return 0;
+        if (a->client)
+                return ask_list(a, ROUTE_IMAGE_LIST, NULL, ret_page, e);
+        r = begin(&c, e);
+        if (r == 0)
+                r = image_page_json(c.store, ret_page, e);
+        image_store_free(c.store);
+        return r;
 }
 
-static void print_field(const char *label, const char *value) {
-        if (!value)
-                return;
-        printf("%-10s ", label);
-        disk_print_text(value);
-        putchar('\n');
+int ask_image_list(struct ask *a, struct error *e) {
+        json_auto_t *page = NULL;
+        int r = get_list(a, &page, e);
+
+        if (r == 0)
+                r = ask_print_list(a, page, NULL, &image_view_schema, LIST_COLUMNS, e);
+        if (r == 0 && ask_is_people(a) && json_array_size(json_object_get(page, "items")) == 0)
+                fputs("there is none yet: lodge image build debian/12; lodge image available lists more\n", stderr);
+        return r;
 }
 
-static int do_show(struct context *c, struct error *error) {
-        _cleanup_(image_freep) struct image *m = NULL;
+static int get_one(struct ask *a, json_t **ret_image, struct error *e) {
+        const struct image_query *how = ask_object(a, &image_query_schema);
+        _cleanup_(image_freep) struct image *image = NULL;
+        _cleanup_free_ char *query = NULL;
+        struct context c;
         int r;
 
-        r = image_find(c->store, c->options->name, &m, error);
-        if (r == 0 && c->options->verify)
-                r = image_verify(m, error);
+        if (a->client) {
+                r = client_query_object(&query, &image_query_schema, how);
+                return r < 0 ? r
+                             : client_call(a->client,
+                                           &(const struct client_call){ .route = ROUTE_IMAGE_SHOW,
+                                                                        .parameter = a->request->name,
+                                                                        .query = query,
+                                                                        .timeout_s = 3600 },
+                                           ret_image, e);
+        }
+        r = begin(&c, e);
+        if (r == 0)
+                r = image_find(c.store, a->request->name, &image, e);
+        if (r == 0 && how->verify)
+                r = image_verify(image, e);
+        image_store_free(c.store);
         if (r < 0)
                 return r;
-        if (c->json) {
-                print_json(image_json(m));
-                return 0;
-        }
-        print_field("name", m->name);
-        print_field("version", m->version);
-        print_field("created", m->created);
-        print_field("source", m->source);
-        print_field("recipe", m->recipe);
-        print_field("arch", m->arch);
-        print_field("format", m->format);
-        print_field("agent", m->agent ? "yes" : "no");
-        print_field("login", m->login);
-        print_field("cmdline", m->cmdline);
-        print_field("directory", m->dir);
-        for (size_t k = 0; k < _IMAGE_FILE_MAX; k++) {
+        *ret_image = image_view_json(image);
+        return *ret_image ? 0 : -ENOMEM;
+}
+
+int ask_image_show(struct ask *a, struct error *e) {
+        const struct image_query *how = ask_object(a, &image_query_schema);
+        json_auto_t *image = NULL;
+        json_t *file;
+        size_t i;
+        int r = get_one(a, &image, e);
+
+        if (r == 0)
+                r = ask_print_object(a, image, &image_view_schema, SHOW_COLUMNS, e);
+        if (r < 0 || !ask_is_people(a) || a->view->columns)
+                return r;
+        json_array_foreach(json_object_get(image, "files"), i, file) {
                 char size[TEXT_SIZE_MAX];
 
-                if (!m->files[k].name)
-                        continue;
-                printf("%-10s ", image_file_kind_name(k));
-                disk_print_text(m->files[k].name);
-                printf(", %s, sha256 ", text_format_size(m->files[k].size, size));
-                disk_print_done("", m->files[k].sha256, "");
+                printf("%-10s ", json_string_value(json_object_get(file, "kind")) ?: "?");
+                render_text(stdout, json_string_value(json_object_get(file, "name")) ?: "?");
+                printf(", %s, sha256 ",
+                       text_format_size((uint64_t)json_integer_value(json_object_get(file, "size")), size));
+                render_text(stdout, json_string_value(json_object_get(file, "sha256")) ?: "?");
+                putchar('\n');
         }
-        if (c->options->verify)
+        if (how->verify)
                 puts("Every file is what was recorded.");
         return 0;
 }
 
-static int do_delete(struct context *c, struct error *error) {
-        int r = image_delete(c->store, c->options->name, error);
+/* ---- build, delete ------------------------------------------------------------------------------------------------------- */
+
+/* The image that there is now: for programs all of it, for people @said and what comes next. */
+static int print_ready(struct ask *a, struct context *c, const char *name, const char *said, struct error *e) {
+        _cleanup_(image_freep) struct image *image = NULL;
+        json_auto_t *json = NULL;
+        int r = image_find(c->store, name, &image, e);
 
         if (r < 0)
                 return r;
-        if (c->json)
-                print_json(json_pack("{s:s, s:s}", "result", "deleted", "name", c->options->name));
+        json = image_view_json(image);
+        if (!ask_is_people(a))
+                return ask_print_object(a, json, &image_view_schema, "all", e);
+        if (said)
+                printf("Image %s %s\n", name, said);
         else
-                printf("Deleted image %s.\n", c->options->name);
+                printf("Image %s is ready, after %.1f s. Start a machine: lodge run %s\n", name, seconds(c), name);
         return 0;
 }
 
-static int show_result(struct context *c, const char *name, const char *verb, struct error *error) {
-        _cleanup_(image_freep) struct image *m = NULL;
-        struct timespec now;
-        int r;
-
-        r = image_find(c->store, name, &m, error);
-        if (r < 0)
-                return r;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (c->json)
-                print_json(json_pack("{s:s, s:f, s:o}", "result", verb, "seconds",
-                                     (double)(now.tv_sec - c->start.tv_sec) +
-                                             (double)(now.tv_nsec - c->start.tv_nsec) / 1e9,
-                                     "image", image_json(m)));
-        else if (streq(verb, "cached"))
-                printf("Image %s is up to date: the same packages and recipe. (--rebuild builds it all the same.)\n",
-                       name);
-        else
-                printf("Image %s is ready, after %.1f s. Start a machine: lodge run %s\n", name,
-                       (double)(now.tv_sec - c->start.tv_sec) + (double)(now.tv_nsec - c->start.tv_nsec) / 1e9, name);
-        return 0;
-}
-
-static int do_build(struct context *c, struct error *error) {
+static int build_alone(struct ask *a, const struct image_build_request *how, struct error *e) {
+        struct context c;
         bool cached = false;
-        int r;
+        int r = begin(&c, e);
 
-        c->progress.cancel_fd = watch_signals();
-        r = image_build(c->store, c->options->name, c->options->rebuild, &c->progress, &cached, error);
-        return r < 0 ? r : show_result(c, c->options->name, cached ? "cached" : "built", error);
+        if (r == 0) {
+                c.progress.cancel_fd = watch_signals();
+                r = image_build(c.store, how->name, how->rebuild, &c.progress, &cached, e);
+        }
+        if (r == 0)
+                r = print_ready(
+                        a, &c, how->name,
+                        cached ? "is up to date: the same packages and recipe. (--rebuild builds it all the same.)"
+                               : NULL,
+                        e);
+        safe_close(c.progress.cancel_fd);
+        image_store_free(c.store);
+        return r;
 }
 
-static int do_import(struct context *c, struct error *error) {
-        const struct image_options *o = c->options;
+int ask_image_build(struct ask *a, struct error *e) {
+        struct image_build_request *how = ask_object(a, &image_build_request_schema);
+        json_auto_t *operation = NULL, *end = NULL;
+        int r = image_build_request_check(how, e);
+
+        if (r == 0 && !a->client)
+                return build_alone(a, how, e);
+        if (r == 0)
+                r = ask_send(a, ROUTE_IMAGE_BUILD, NULL, &image_build_request_schema, &operation, e);
+        return r < 0 ? r : follow_print(a, operation, &end, e);
+}
+
+/* Has the user's own daemon ever kept machines, which may need an image? Its store lies beside the images. */
+static bool daemon_has_store(const struct image_store *store) {
+        _cleanup_free_ char *path = NULL;
+
+        if (asprintf(&path, "%s/../store/lodge.db", image_store_root(store)) < 0)
+                path = NULL;
+        return path && access(path, F_OK) == 0;
+}
+
+static int delete_alone(struct ask *a, bool *ret_ask, struct error *e) {
+        struct context c;
+        int r = begin(&c, e);
+
+        *ret_ask = r == 0 && daemon_has_store(c.store);
+        if (r == 0 && !*ret_ask)
+                r = image_delete(c.store, a->request->name, e);
+        image_store_free(c.store);
+        return r;
+}
+
+int ask_image_delete(struct ask *a, struct error *e) {
+        json_auto_t *page = NULL;
+        bool daemon = a->client;
+        int r = daemon ? 0 : delete_alone(a, &daemon, e);
+
+        if (r == 0 && daemon && !a->client)
+                r = client_open(a->options, true, &a->client, e);
+        if (r == 0 && daemon)
+                r = ask_send(a, ROUTE_IMAGE_DELETE, a->request->name, NULL, &page, e);
+        if (r == 0 && !page)
+                r = get_list(a, &page, e);
+        if (r < 0)
+                return r;
+        if (!ask_is_people(a))
+                return ask_print_object(a, page, &image_page_schema, "all", e);
+        printf("Deleted image %s.\n", a->request->name);
+        return 0;
+}
+
+/* ---- import -------------------------------------------------------------------------------------------------------------- */
+
+int ask_image_import(struct ask *a, struct error *e) {
+        const struct image_options *o = ask_object(a, &image_options_schema);
         const struct image_import import = {
                 .name = o->name,
-                .format = o->disk_format == IMAGE_DISK_FORMAT_UNKNOWN ? NULL
-                                                                      : image_disk_format_to_string(o->disk_format),
+                .format = o->disk_format == IMAGE_IMPORT_FORMAT_UNKNOWN ? NULL
+                                                                        : image_import_format_to_string(o->disk_format),
                 .kernel = o->kernel,
                 .initrd = o->initrd,
                 .cmdline = o->append,
@@ -219,59 +253,16 @@ static int do_import(struct context *c, struct error *error) {
                 .lock = disk_claim,
         };
         _cleanup_free_ char *name = NULL;
-        int r;
+        struct context c;
+        int r = begin(&c, e);
 
-        c->progress.cancel_fd = watch_signals();
-        r = image_import(c->store, o->file, &import, &c->progress, &name, error);
-        return r < 0 ? r : show_result(c, name, "imported", error);
-}
-
-static int image_command(const struct schema_command *command, int argc, char **argv,
-                         int (*run)(struct context *c, struct error *error)) {
-        _cleanup_(image_options_freep) struct image_options *options = NULL;
-        _cleanup_(image_store_freep) struct image_store *store = NULL;
-        _cleanup_error_ struct error error = ERROR_INIT;
-        struct context c = { .progress = { .step = show_step, .opaque = &c, .cancel_fd = -EBADF } };
-        void *objects[1];
-        int r, status;
-
-        if (image_options_new(&options) < 0)
-                return CLI_FAILED;
-        objects[0] = options;
-        if (cli_parse(command, argc, argv, objects, &status))
-                return status;
-        c.options = options;
-        c.json = options->format == OUTPUT_FORMAT_JSON;
-        clock_gettime(CLOCK_MONOTONIC, &c.start);
-        r = image_options_check(options, &error);
+        if (r == 0) {
+                c.progress.cancel_fd = watch_signals();
+                r = image_import(c.store, o->file, &import, &c.progress, &name, e);
+        }
         if (r == 0)
-                r = image_store_open(NULL, NULL, &store, &error);
-        c.store = store;
-        if (r == 0)
-                r = run(&c, &error);
-        if (r == 0)
-                return CLI_OK;
-        if (error.code == 0)
-                error_set(&error, r, "failed", NULL, "lodge %s", command->name);
-        return c.json ? cli_fail_json(&error) : cli_fail(&error);
-}
-
-int cli_image_build(int argc, char **argv) {
-        return image_command(&schema_command_image_build, argc, argv, do_build);
-}
-
-int cli_image_list(int argc, char **argv) {
-        return image_command(&schema_command_image_list, argc, argv, do_list);
-}
-
-int cli_image_show(int argc, char **argv) {
-        return image_command(&schema_command_image_show, argc, argv, do_show);
-}
-
-int cli_image_delete(int argc, char **argv) {
-        return image_command(&schema_command_image_delete, argc, argv, do_delete);
-}
-
-int cli_image_import(int argc, char **argv) {
-        return image_command(&schema_command_image_import, argc, argv, do_import);
+                r = print_ready(a, &c, name, NULL, e);
+        safe_close(c.progress.cancel_fd);
+        image_store_free(c.store);
+        return r;
 }

@@ -339,3 +339,18 @@ int schema_rule_network_port(void *value, const struct schema_path *path, struct
                 return schema_fail(e, path, "schema-pattern", NULL, "holds an address that is none");
         return 0;
 }
+
+/* Whoever wants an index without a signature has to say so: forgetting the key must not be the same. */
+int schema_rule_image_source(void *value, const struct schema_path *path, struct error *e) {
+        const struct image_source_config *source = value;
+        const struct schema_path at = { .up = path, .name = "key", .index = -1 };
+
+        if (!source->key && !source->unsigned_index)
+                return schema_fail(e, &at, "source-trust",
+                                   "give the key that signs the index: --key FILE; or say --insecure-unsigned",
+                                   "without a key nobody can tell whether the index is the server's own");
+        if (source->key && source->unsigned_index)
+                return schema_fail(e, &at, "source-trust", "leave one of them out",
+                                   "a key and unsigned contradict each other");
+        return 0;
+}

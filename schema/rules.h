@@ -43,3 +43,6 @@ int schema_rule_network(void *value, const struct schema_path *path, struct erro
 
 /** The addresses that a port keeps are addresses. */
 int schema_rule_network_port(void *value, const struct schema_path *path, struct error *e);
+
+/** A server of images has a key, or is said to need none. */
+int schema_rule_image_source(void *value, const struct schema_path *path, struct error *e);

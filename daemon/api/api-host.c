@@ -69,7 +69,9 @@ int api_image_list(struct api_request *q, struct error *e) {
 }
 
 int api_image_show(struct api_request *q, struct error *e) {
-        return api_pass(q, "image-find", json_pack("{s:s}", "name", q->parameters[0]), e);
+        const struct image_query *how = q->query;
+
+        return api_pass(q, "image-find", json_pack("{s:s, s:b}", "name", q->parameters[0], "verify", how->verify), e);
 }
 
 int api_image_delete(struct api_request *q, struct error *e) {

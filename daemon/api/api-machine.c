@@ -7,6 +7,7 @@
 #include "base/base64.h"
 #include "base/text.h"
 #include "daemon/api/api.h"
+#include "daemon/machine/catalogue.h"
 
 int api_machine(struct api_request *q, struct store_machine **ret_row, struct error *e) {
         return store_machine_find(q->api->o.store, q->project, q->parameters[0], ret_row, e);
@@ -181,6 +182,13 @@ static void on_image(void *opaque, const struct error *e, struct wire_message *r
         struct judge *j = opaque;
         json_t *args;
 
+        if (e && e->id && streq(e->id, "image-not-found")) {
+                const struct machine_definition *d = j->q->body;
+
+                error_set_foreign(&own, e->code, e->id, e->fix, e->message);
+                machine_image_hint(j->q->api->o.machines, d->base.image, &own);
+                e = &own;
+        }
         if (!e && machine_row_new(j->q->project, j->q->body, &row, &own) < 0)
                 e = &own;
         if (e) {

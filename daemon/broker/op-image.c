@@ -1,50 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* op-image: images, by their names: list, show, build, delete */
+/* op-image: images, by their names: list, show, build, delete; servers' indexes, and pulling what they name */
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/broker/broker.h"
+#include "daemon/image/fetch.h"
 #include "daemon/image/image.h"
+#include "daemon/image/view.h"
 #include "daemon/storage/pool.h"
 
-static json_t *image_json(const struct image *image) {
-        uint64_t size = 0;
-
-        for (size_t i = 0; i < _IMAGE_FILE_MAX; i++)
-                size += image->files[i].name ? image->files[i].size : 0;
-        return json_pack("{s:s, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:b, s:b, s:I, s:I}", "name",
-                         image->name, "version", image->version, "created", image->created, "arch", image->arch,
-                         "format", image->format, "source", image->source, "broken", image->broken, "user", image->user,
-                         "login", image->login, "cmdline", image->cmdline, "agent", image->agent, "disk",
-                         image->files[IMAGE_FILE_DISK].name != NULL, "size", (json_int_t)size, "disk_size",
-                         (json_int_t)(image->files[IMAGE_FILE_DISK].name ? image->files[IMAGE_FILE_DISK].size : 0));
-}
+#define FETCHES_MAX 8u
 
 static int images_list(struct broker_call *call, void *args, struct error *e) {
-        json_t *items = json_array();
-        struct image **images;
-        size_t n;
-        int r = image_list(call->broker->images, &images, &n, e);
+        return image_page_json(call->broker->images, &call->result, e);
+}
 
-        if (r < 0) {
-                json_decref(items);
-                return r;
-        }
-        for (size_t i = 0; i < n; i++)
-                json_array_append_new(items, image_json(images[i]));
-        image_list_free(images, n);
-        call->result = json_pack("{s:o}", "items", items);
-        return call->result ? 0 : -ENOMEM;
+struct look {
+        struct image_store *store;
+        const char *name;
+};
+
+static int look_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        _cleanup_(image_freep) struct image *image = NULL;
+        const struct look *l = opaque;
+        int r = image_find(l->store, l->name, &image, e);
+
+        if (r == 0)
+                r = image_verify(image, e);
+        if (r == 0)
+                *ret = image_view_json(image);
+        return r;
 }
 
 static int images_find(struct broker_call *call, void *args, struct error *e) {
         const struct broker_image_args *a = args;
         _cleanup_(image_freep) struct image *image = NULL;
-        int r = image_find(call->broker->images, a->name, &image, e);
+        struct look look = { call->broker->images, a->name };
+        int r = a->verify ? broker_task(call, look_task, &look, e) : image_find(look.store, a->name, &image, e);
 
-        if (r < 0)
+        if (r != 0)
                 return r;
-        call->result = image_json(image);
+        call->result = image_view_json(image);
         return call->result ? 0 : -ENOMEM;
 }
 
@@ -82,10 +78,80 @@ static int images_build(struct broker_call *call, void *args, struct error *e) {
         return broker_task(call, build_task, &build, e);
 }
 
+/* ---- servers of images --------------------------------------------------------------------------------------------------- */
+
+/* So many of one kind at a time: each is some processes, and what they download. */
+static int check_load(const struct broker_call *call, struct error *e) {
+        unsigned int n = 0;
+
+        for (const struct broker_call *c = call->broker->calls; c; c = c->next)
+                n += c->op == call->op;
+        return n <= FETCHES_MAX ? 0
+                                : error_set(e, -EBUSY, "fetch-busy", "try again in a moment",
+                                            "%u downloads of this kind are under way", FETCHES_MAX);
+}
+
+struct index_task {
+        const struct image_source_config *source;
+        int result_fd;
+};
+
+static int index_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        const struct index_task *t = opaque;
+        struct fetch_job job = {
+                .task = FETCH_TASK_INDEX, .type = t->source->type, .key = t->source->key, .url = t->source->url
+        };
+        const struct fetch_files files = { .result = t->result_fd, .file = -EBADF, .note = -EBADF, .disk = -EBADF };
+
+        return fetch_run(&job, &files, progress, e);
+}
+
+/* The index goes to the worker as a file that nobody here looks into. */
+static int images_index(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_source_args *a = args;
+        struct index_task task = { &a->source, fetch_result_file() };
+        int r = check_load(call, e);
+
+        if (task.result_fd < 0)
+                return error_set(e, task.result_fd, "fetch", NULL, "cannot read the index");
+        call->fds[0] = task.result_fd;
+        call->n_fds = 1;
+        return r < 0 ? r : broker_task(call, index_task, &task, e);
+}
+
+struct pull_task {
+        struct image_store *store;
+        struct image_pull how;
+};
+
+static int pull_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        const struct pull_task *t = opaque;
+
+        return image_pull(t->store, &t->how, progress, e);
+}
+
+static int images_pull(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_pull_args *a = args;
+        struct pull_task task = { call->broker->images,
+                                  { .name = a->name,
+                                    .url = a->url,
+                                    .size = a->size,
+                                    .digest = a->digest,
+                                    .format = fetch_format_to_string(a->format),
+                                    .version = a->version,
+                                    .catalogue = a->catalogue,
+                                    .trust = image_trust_to_string(a->trust) } };
+        int r = check_load(call, e);
+
+        return r < 0 ? r : broker_task(call, pull_task, &task, e);
+}
+
 const struct broker_op broker_image_ops[] = {
         { "image-list", NULL, images_list },
         { "image-find", &broker_image_args_schema, images_find },
         { "image-delete", &broker_image_args_schema, images_delete },
         { "image-build", &broker_image_args_schema, images_build },
+        { "image-index", &broker_source_args_schema, images_index },
+        { "image-pull", &broker_pull_args_schema, images_pull },
         { 0 },
 };

@@ -13,6 +13,8 @@
  *      images/.lock                    held for the instant of a rename, and while leftovers are swept
  *      images/.build-debian@12.lock    held while that image is built, so that two builds don't do the work twice
  *      images/.log/debian@12.log       what the last failed build printed
+ *      images/.part-SHA                what has come of a file that is pulled, named by its checksum; locked while somebody pulls it
+ *      images/.part-SHA.note           where from, and in which state the server had it (daemon/fetch/download.h)
  *
  * An image appears and disappears by one rename(2): a process that is killed, a full disk or a power cut leaves either
  * the old state or the new one, and a .tmp directory that the next image_store_open() removes. Whoever works in a .tmp
@@ -54,19 +56,22 @@ struct image_file {
 
 /* One image. Strings are owned; those that are not known are NULL. */
 struct image {
-        char *name;    /* "debian/12" */
-        char *dir;     /* absolute path of its directory */
-        char *broken;  /* not NULL: why it can't be used (bad metadata, missing or truncated file) */
-        char *version; /* of what is inside: "12.12", "6.1.192-2" */
-        char *created; /* RFC 3339, UTC */
-        char *arch;    /* "x86_64" */
-        char *format;  /* of the disk: "raw" always, today; NULL without a disk */
-        char *recipe;  /* digest of all that went into a build; NULL for an import */
-        char *source;  /* what was imported: file name and format; NULL for a build */
-        char *cmdline; /* the kernel's default command line */
-        char *user;    /* who logs in, for the person to read */
-        char *login;   /* how, one sentence */
-        bool agent;    /* answers on the port org.qemu.guest_agent.0 */
+        char *name;      /* "debian/12" */
+        char *dir;       /* absolute path of its directory */
+        char *broken;    /* not NULL: why it can't be used (bad metadata, missing or truncated file) */
+        char *version;   /* of what is inside: "12.12", "6.1.192-2" */
+        char *created;   /* RFC 3339, UTC */
+        char *arch;      /* "x86_64" */
+        char *format;    /* of the disk: "raw" always, today; NULL without a disk */
+        char *recipe;    /* digest of all that went into a build; NULL for an import */
+        char *source;    /* what was imported: file name and format; NULL for a build */
+        char *catalogue; /* where it was pulled from: "ubuntu:ubuntu/24.04"; else NULL; so the next two */
+        char *checksum;  /* of the file that was pulled, as its index says: "sha256:..." */
+        char *trust;     /* what that rests on: "signed", "checksums-only" */
+        char *cmdline;   /* the kernel's default command line */
+        char *user;      /* who logs in, for the person to read */
+        char *login;     /* how, one sentence */
+        bool agent;      /* answers on the port org.qemu.guest_agent.0 */
         struct image_file files[_IMAGE_FILE_MAX];
 };
 
@@ -161,9 +166,30 @@ const char *image_recipe_summary(size_t i);
 int image_build(struct image_store *store, const char *name, bool force, const struct image_progress *progress,
                 bool *ret_cached, struct error *error);
 
+/* A file on a server, as the server's index describes it. */
+struct image_pull {
+        const char *name;      /* what the image is to be called */
+        const char *url;       /* http or https */
+        uint64_t size;         /* bytes; 0: not known */
+        const char *digest;    /* SHA-256 or SHA-512, in hexadecimal */
+        const char *format;    /* by its name in the schema's fetch_format */
+        const char *version;   /* may be NULL */
+        const char *catalogue; /* "SOURCE:NAME" */
+        const char *trust;     /* "signed" or "checksums-only" */
+};
+
+/**
+ * image_pull() - download a file and make it an image
+ *
+ * What lodge-fetch has got of it stays when this is interrupted, and the next pull of the same file goes on with that; cancelled, or with content that is not what the
+ * index says, nothing stays. An image that was made from that very file is what is asked for: 0.
+ */
+int image_pull(struct image_store *store, const struct image_pull *pull, const struct image_progress *progress,
+               struct error *error);
+
 struct image_import {
         const char *name;   /* NULL: made from the file's name */
-        const char *format; /* "raw" or "qcow2". NULL: refused, with what the file looks like */
+        const char *format; /* "raw", "qcow2", "vmdk" or "vhdx". NULL: refused, with what the file looks like */
         const char *kernel; /* files to boot directly with; may be NULL */
         const char *initrd;
         const char *cmdline;

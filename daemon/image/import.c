@@ -9,7 +9,6 @@
  * file. So whatever its owner writes into it meanwhile, no name in it is ever followed: a qcow2 file that needs another one is refused, and
  * one that says so too late reads as zeroes there.
  */
-#include <endian.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,12 +16,12 @@
 
 #include "base/io.h"
 #include "daemon/image/copy.h"
+#include "daemon/image/fetch.h"
+#include "daemon/image/foreign.h"
 #include "daemon/image/kernel.h"
 #include "daemon/image/meta.h"
-#include "vmm/block/qcow2/qcow2.h"
 
-#define DISK           "disk.raw"
-#define SIZE_MAX_QCOW2 (1ULL << 46) /* bytes: a header can claim more than can be digested */
+#define DISK "disk.raw"
 
 static void step(const struct image_progress *p, const char *text) {
         if (p && p->step)
@@ -66,13 +65,17 @@ static const char *looks_like(int fd) {
         return NULL;
 }
 
+static bool is_known(const char *format) {
+        return streq(format, "raw") || streq(format, "qcow2") || streq(format, "vmdk") || streq(format, "vhdx");
+}
+
 static int check_format(const char *file, int fd, const struct image_import *import, struct error *error) {
         const char *looks = looks_like(fd);
 
         if (!import->format) {
                 error_set(error, -EINVAL, "image-format", NULL, "the format of %s has to be said, it is never guessed",
                           file);
-                if (looks && (streq(looks, "raw") || streq(looks, "qcow2")))
+                if (looks && is_known(looks))
                         error_set_fix(error,
                                       "it looks like %s; if that is right: lodge image import --disk-format %s %s",
                                       looks, looks, file);
@@ -85,70 +88,13 @@ static int check_format(const char *file, int fd, const struct image_import *imp
                                       "say --disk-format raw for the plain content of a disk, qcow2 if QEMU made it");
                 return -EINVAL;
         }
-        if (!streq(import->format, "raw") && !streq(import->format, "qcow2")) {
+        if (!is_known(import->format)) {
                 error_set(error, -EINVAL, "image-format", NULL, "format '%s' can't be imported", import->format);
-                error_set_fix(error, "raw and qcow2 can; convert: qemu-img convert -f %s -O raw %s disk.raw",
+                error_set_fix(error,
+                              "raw, qcow2, vmdk and vhdx can; convert: qemu-img convert -f %s -O raw %s disk.raw",
                               import->format, file);
                 return -EINVAL;
         }
-        return 0;
-}
-
-/* A GPT says where its copy at the disk's end is: a disk that ends before that was cut short (UEFI 2.10 §5.3.2). */
-static int check_gpt(const char *file, int fd, uint64_t size, struct error *error) {
-        struct {
-                char signature[8];
-                uint32_t rest[6];
-                uint64_t alternate_lba;
-        } h;
-
-        if (io_read_at(&sys_real, fd, &h, sizeof(h), 512) < 0 || memcmp(h.signature, "EFI PART", 8) != 0)
-                return 0;
-        if (le64toh(h.alternate_lba) < size / 512)
-                return 0;
-        return refuse(error, -EUCLEAN, "it was cut short: copy it again, and compare with its checksum", file,
-                      "is shorter than its partition table says");
-}
-
-/* A qcow2 file that is sound and complete in itself, for reading. */
-static int open_qcow2(const char *name, int fd, struct layer **ret_layer, struct error *error) {
-        const struct qcow2_options options = { .readonly = true };
-        _cleanup_(file_freep) struct file *file = NULL;
-        _cleanup_(layer_freep) struct layer *layer = NULL;
-        _cleanup_free_ char *strings = NULL;
-        struct qcow2_check check = { 0 };
-        struct qcow2_info info;
-        uint64_t size;
-        int r;
-
-        r = file_open(&(struct file_options){ .fd = fd, .readonly = true }, &file, error);
-        if (r == 0)
-                r = qcow2_peek(file, &info, &strings, error);
-        if (r == 0 && info.backing_file)
-                return refuse(error, -ENOTSUP,
-                              "make one file of the chain, where you trust it: lodge image convert FILE NEW", name,
-                              "has a backing file");
-        if (r == 0)
-                r = qcow2_open(file, &options, &layer, error);
-        if (r == 0) {
-                TAKE_PTR(file);
-                r = qcow2_check(layer->file, 0, &check, error);
-        }
-        if (r < 0) {
-                error_prefix(error, "%s", name);
-                if (error && error->id && streq(error->id, "qcow2-magic"))
-                        error_set_fix(error, "is it raw? then say --disk-format raw");
-                return r;
-        }
-        if (check.corruptions || check.errors)
-                return refuse(
-                        error, -EUCLEAN,
-                        "copy it again; or see what is wrong, and mend a copy: lodge image check --repair all COPY",
-                        name, "is damaged or was cut short");
-        size = atomic_load(&layer->size);
-        if (size == 0 || size > SIZE_MAX_QCOW2)
-                return refuse(error, -EUCLEAN, "copy it again", name, "has a size that can't be");
-        *ret_layer = TAKE_PTR(layer);
         return 0;
 }
 
@@ -176,18 +122,31 @@ static int check_file(const char *file, int fd, const struct image_import *impor
         *ret_need = streq(import->format, "raw") ? (uint64_t)st.st_blocks * 512 : (uint64_t)st.st_size;
         if (!streq(import->format, "raw"))
                 return 0;
-        if (st.st_size % 512 != 0)
-                return refuse(error, -EUCLEAN, "it was cut short: copy it again, and compare with its checksum", file,
-                              "is not a whole number of 512-byte sectors");
-        return check_gpt(file, fd, st.st_size, error);
+        return foreign_check_raw(file, fd, (uint64_t)st.st_size, error);
 }
 
-/* @layer: of a qcow2 file; NULL: @from is raw */
-static int copy_disk(struct stage *stage, int from, struct layer *layer, const struct image_progress *progress,
-                     const char *file, struct error *error) {
+/* Formats that only qemu-img reads: by lodge-fetch, which shuts it in. */
+static int convert_disk(int from, int to, const struct image_import *import, const struct image_progress *progress,
+                        const char *file, struct error *error) {
+        _cleanup_close_ int result = fetch_result_file();
+        const struct fetch_files files = { .result = result, .file = from, .note = -EBADF, .disk = to };
+        struct fetch_job job = { .task = FETCH_TASK_UNPACK,
+                                 .format = streq(import->format, "vmdk") ? FETCH_FORMAT_VMDK : FETCH_FORMAT_VHDX };
+        int r = result < 0 ? result : fetch_run(&job, &files, progress, error);
+
+        if (r < 0)
+                error_prefix(error, "%s", file);
+        return r;
+}
+
+/* @layer: of a qcow2 file; NULL: @from is raw, or import->format's */
+static int copy_disk(struct stage *stage, int from, struct layer *layer, const struct image_import *import,
+                     const struct image_progress *progress, const char *file, struct error *error) {
         _cleanup_close_ int to = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
         int cancel_fd = progress ? progress->cancel_fd : -EBADF, r = to < 0 ? -errno : 0;
 
+        if (r == 0 && (streq(import->format, "vmdk") || streq(import->format, "vhdx")))
+                return convert_disk(from, to, import, progress, file, error);
         if (r == 0)
                 r = layer ? copy_layer(stage->store->sys, layer, to, cancel_fd)
                           : copy_sparse(stage->store->sys, from, to, cancel_fd);
@@ -283,7 +242,7 @@ int image_import(struct image_store *store, const char *file, const struct image
                                  "cannot open %s", file);
         r = check_file(file, from, import, &need, error);
         if (r == 0 && streq(import->format, "qcow2"))
-                r = open_qcow2(file, from, &layer, error);
+                r = foreign_open_qcow2(file, from, &layer, error);
         if (r == 0)
                 r = is_free(store, image->name, error);
         if (r == 0)
@@ -293,7 +252,7 @@ int image_import(struct image_store *store, const char *file, const struct image
         if (r < 0)
                 return r;
         step(progress, "copying the disk");
-        r = copy_disk(stage, from, layer, progress, file, error);
+        r = copy_disk(stage, from, layer, import, progress, file, error);
         if (r == 0)
                 r = copy_beside(stage, image, import->kernel, IMAGE_FILE_KERNEL, "vmlinuz", error);
         if (r == 0)

@@ -32,11 +32,13 @@ static const struct {
         const char *key;
         size_t offset;
 } strings[] = {
-        { "name", offsetof(struct image, name) },       { "version", offsetof(struct image, version) },
-        { "created", offsetof(struct image, created) }, { "arch", offsetof(struct image, arch) },
-        { "format", offsetof(struct image, format) },   { "recipe", offsetof(struct image, recipe) },
-        { "source", offsetof(struct image, source) },   { "cmdline", offsetof(struct image, cmdline) },
-        { "user", offsetof(struct image, user) },       { "login", offsetof(struct image, login) },
+        { "name", offsetof(struct image, name) },           { "version", offsetof(struct image, version) },
+        { "created", offsetof(struct image, created) },     { "arch", offsetof(struct image, arch) },
+        { "format", offsetof(struct image, format) },       { "recipe", offsetof(struct image, recipe) },
+        { "source", offsetof(struct image, source) },       { "cmdline", offsetof(struct image, cmdline) },
+        { "user", offsetof(struct image, user) },           { "login", offsetof(struct image, login) },
+        { "catalogue", offsetof(struct image, catalogue) }, { "checksum", offsetof(struct image, checksum) },
+        { "trust", offsetof(struct image, trust) },
 };
 
 static char **string_field(const struct image *image, size_t i) {

@@ -141,8 +141,10 @@ int image_store_open(const char *root, const struct sys *sys, struct image_store
                 return r;
         }
         store->writable = faccessat(store->fd, ".", W_OK, AT_EACCESS) == 0;
-        if (store->writable)
+        if (store->writable) {
                 sweep(store);
+                part_sweep(store);
+        }
         *ret_store = TAKE_PTR(store);
         return 0;
 }
@@ -223,6 +225,12 @@ static int load(struct image_store *store, const char *name, const char *dir, st
 static int check_name(const char *name, struct error *error) {
         if (image_name_is_valid(name))
                 return 0;
+        if (strchr(name, ':') && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789.-_/:") == strlen(name)) {
+                error_set(error, -ENOENT, "image-not-found", NULL,
+                          "'%s' is not an image here, but one that a server may have", name);
+                error_set_fix(error, "pull it, then name the image that this makes: lodge image pull %s", name);
+                return -ENOENT;
+        }
         return error_set(
                 error, -EINVAL, "image-name",
                 "use lower-case letters, digits, '.', '-', '_', and '/' between at most three parts: debian/12",

@@ -47,3 +47,6 @@ int store_check_space(const char *path, uint64_t bytes, struct error *error);
 
 /** remove_tree() - unlink @name below @dir_fd and all in it, without following links or leaving its file system. */
 int remove_tree(int dir_fd, const char *name);
+
+/** part_sweep() - remove what is left of pulls that nobody has gone on with for a week. */
+void part_sweep(struct image_store *store);

@@ -199,4 +199,4 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
 extern const struct operation_kind launch_kind, start_kind, stop_kind, reboot_kind, delete_kind, clone_kind,
-        image_build_kind;
+        image_build_kind, image_pull_kind;

@@ -6,11 +6,19 @@
 
 #include "daemon/machine/internal.h"
 
+static void on_built(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct operation *op = opaque;
+
+        if (reply && json_is_true(json_object_get(reply->json, "cached")))
+                operation_warn(op, "it is up to date: the same packages and recipe; --rebuild builds it all the same");
+        operation_step_done(op, e);
+}
+
 static int build_run(struct operation *op, struct error *e) {
         return operation_ask(op, "image-build",
                              json_pack("{s:s, s:b}", "name", op->row->target, "force",
                                        json_is_true(json_object_get(op->args, "rebuild"))),
-                             on_step_answer, e);
+                             on_built, e);
 }
 
 static void build_ended(struct operation *op) {

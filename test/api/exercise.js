@@ -29,7 +29,7 @@ const seed = Number(seedText), requests = Number(requestsText);
 const NAMES = ['m0', 'm1', 'm2', 'm3', 'm4', 'm5'];
 const DICTIONARY = {
         name: NAMES, target: NAMES, kernel: ['/nonexistent/kernel'], project: ['default', 'default', 'other'], after: ['m2', '3'],
-        label: ['a', 'a=b'], status: ['stopped', 'running', 'failed'], prefix: ['m'], template: ['tiny', 'database', 'windows-11', 'none'], wait: [0, 1], id: [],
+        label: ['a', 'a=b'], source: NAMES, url: ['http://127.0.0.1:9/nobody', 'https://127.0.0.1:9/nobody'], status: ['stopped', 'running', 'failed'], prefix: ['m'], template: ['tiny', 'database', 'windows-11', 'none'], wait: [0, 1], id: [],
 };
 /* A machine has to run for these, a certificate to be shown (test/system/remote.sh), a client to have been let in, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
 const NEVER = ['machine_exec', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
@@ -96,7 +96,7 @@ function familiar(value, number) {
         const random = generator(number);
         const visit = (v) => {
                 for (const key of Object.keys(v)) {
-                        if (DICTIONARY[key]?.length && typeof v[key] !== 'object' && random() < 0.7)
+                        if (DICTIONARY[key]?.length && typeof v[key] !== 'object' && (key === 'url' || random() < 0.7)) // servers of images: here only
                                 v[key] = DICTIONARY[key][Math.floor(random() * DICTIONARY[key].length)];
                         else if (v[key] !== null && typeof v[key] === 'object')
                                 visit(v[key]);

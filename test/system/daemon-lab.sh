@@ -49,7 +49,7 @@ group_says() { # UUID FILE TEXT
 none_left() { ! ip -br link | grep -q '^lt' && ! pgrep -x lodge-vmm >/dev/null && [ -z "$(ls "$work/run/machines")" ]; }
 apart() { [ "$(stat -c %u "/proc/$(state web pid)")" != "$(stat -c %u "/proc/$(state db pid)")" ] && [ "$(stat -c %u "/proc/$(state web pid)")" != 0 ]; }
 
-store=$("$build/lodge" image show tiny --format json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["dir"])' 2>/dev/null)
+store=$("$build/lodge" image show tiny --format json 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["directory"])' 2>/dev/null)
 [ -d "${store:-}" ] || store=$HOME/.local/share/lodge/images/tiny
 [ -d "$store" ] || { echo "1..0 # SKIP the image tiny is not built"; exit 0; }
 mkdir -p "$work/state/images"

@@ -26,4 +26,4 @@ start() { # OPTION...: of lodged; it is ready within 20 s; a warning of GLib's e
         return 1
 }
 
-worker() { pgrep -P "$daemon" | sort -n | head -n 1; }
+worker() { pgrep -P "$daemon" -x lodged-worker; } # and no process of a task

@@ -307,6 +307,9 @@ class Daemon:
                 wrong.append(f"volume {name} of no machine")
         for name in known - {None} - {v.rsplit(".", 1)[0] for v in volumes}:
             wrong.append(f"volume {name} is known and not there")
+        for name in self.files(self.state, "images"):
+            if name.startswith((".part-", ".tmp-")):
+                wrong.append(f"{name} of no image")
         for operation in self.operations():
             if operation["status"] in UNFINISHED:
                 wrong.append(f"operation {operation['kind']} is {operation['status']}")

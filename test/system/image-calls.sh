@@ -14,7 +14,7 @@ lodge=${LODGE_BUILD:-$top/build}/lodge
 work=$(mktemp -d "${TMPDIR:-/tmp}/image-calls.XXXXXX") || exit 1
 trap 'rm -rf -- "$work"' EXIT
 cd "$work" || exit 1
-export XDG_DATA_HOME=$work/data HOME=$work
+export XDG_DATA_HOME=$work/data XDG_RUNTIME_DIR=$work/no-daemon HOME=$work
 # shellcheck source=test/system/tap.bash
 . "$top/test/system/tap.bash"
 needs qemu-img qemu-io

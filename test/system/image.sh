@@ -43,7 +43,7 @@ refuses() { # ID COMMAND...: it fails with that id and a fix
 
 # private COMMAND...: with a store of its own
 private() {
-        XDG_DATA_HOME=$work/data HOME=$work "$@"
+        XDG_DATA_HOME=$work/data XDG_RUNTIME_DIR=$work/no-daemon HOME=$work "$@"
 }
 
 no_leftovers() {

@@ -393,17 +393,22 @@ static void test_set_text(void **state) {
 
 static void test_commands(void **state) {
         char *argv[] = { (char *)"image", (char *)"build", (char *)"debian/12" };
-        _cleanup_(image_options_freep) struct image_options *image = NULL;
+        _cleanup_(image_build_request_freep) struct image_build_request *image = NULL;
+        _cleanup_(request_options_freep) struct request_options *request = NULL;
+        _cleanup_(client_options_freep) struct client_options *client = NULL;
         _cleanup_error_ struct error e = ERROR_INIT;
         int words = 0;
 
         assert_ptr_equal(schema_command_find(3, argv, &words), &schema_command_image_build);
         assert_int_equal(words, 2);
         assert_null(schema_command_find(1, argv, &words));
-        assert_int_equal(image_options_new(&image), 0);
-        assert_int_equal(schema_command_parse(&schema_command_image_build, 0, NULL, (void *[]){ image }, &e), -EINVAL);
+        assert_int_equal(image_build_request_new(&image), 0);
+        assert_int_equal(request_options_new(&request), 0);
+        assert_int_equal(client_options_new(&client), 0);
+        void *objects[] = { image, request, client };
+        assert_int_equal(schema_command_parse(&schema_command_image_build, 0, NULL, objects, &e), -EINVAL);
         assert_string_equal(e.id, "argument-missing");
-        assert_int_equal(schema_command_parse(&schema_command_image_build, 1, argv + 2, (void *[]){ image }, NULL), 0);
+        assert_int_equal(schema_command_parse(&schema_command_image_build, 1, argv + 2, objects, NULL), 0);
         assert_string_equal(image->name, "debian/12");
 }
 

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* shut-in: see shut-in.h */
+#include "daemon/fetch/shut-in.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <linux/landlock.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/capability.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "daemon/wire/wire.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#        define SANITIZED 1
+#elif defined(__has_feature)
+#        define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#        define SANITIZED 0
+#endif
+
+#define MEMORY_MAX      (2ull << 30) /* bytes of address space for a step */
+#define ERROR_TEXT_MAX  (64u << 10)
+#define LANDLOCK_FS_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
+#define READ            (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
+#define READ_FILE       LANDLOCK_ACCESS_FS_READ_FILE
+#define RUN             (READ | LANDLOCK_ACCESS_FS_EXECUTE)
+
+struct place {
+        const char *path;
+        uint64_t access; /* a file gets what of it is for files */
+};
+
+/* What resolving a name and checking a certificate read. */
+static const struct place network_places[] = {
+        { "/etc/resolv.conf", READ_FILE },
+        { "/etc/hosts", READ_FILE },
+        { "/etc/host.conf", READ_FILE },
+        { "/etc/nsswitch.conf", READ_FILE },
+        { "/etc/gai.conf", READ_FILE },
+        { "/etc/services", READ_FILE },
+        { "/etc/ld.so.cache", READ_FILE },
+        { "/etc/localtime", READ_FILE },
+        { "/etc/ssl/certs", READ },
+        { "/etc/ca-certificates", READ },
+        { "/etc/pki", READ },
+        { "/etc/crypto-policies", READ },
+        { "/etc/gnutls", READ },
+        { "/usr/share/ca-certificates", READ },
+        { "/usr/local/share/ca-certificates", READ },
+        { "/usr/share/p11-kit", READ },
+        { "/run/systemd/resolve", READ },
+        { "/dev/urandom", READ_FILE },
+        { "/usr/lib", READ },
+        { "/usr/lib64", READ },
+        { NULL },
+};
+
+static const struct place program_places[] = {
+        { "/usr/bin", RUN },
+        { "/usr/lib", RUN },
+        { "/usr/lib64", RUN },
+        { "/etc/ld.so.cache", READ_FILE },
+        { "/dev/urandom", READ_FILE },
+        { "/dev/null", READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE },
+        { NULL },
+};
+
+static int allow(int ruleset, int fd, uint64_t access) {
+        const struct landlock_path_beneath_attr beneath = { .allowed_access = access, .parent_fd = fd };
+
+        return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ? -errno : 0;
+}
+
+static int landlock(const struct place *places, const int *files, size_t n_files) {
+        const struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_FS_ALL };
+        _cleanup_close_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+        int r = 0;
+
+        if (ruleset < 0)
+                return errno == ENOSYS || errno == EOPNOTSUPP ? -EOPNOTSUPP : -errno;
+        for (; places && places->path && r == 0; places++) {
+                _cleanup_close_ int fd =
+                        open(places->path, O_PATH | O_CLOEXEC); /* links of the system's are followed */
+
+                if (fd >= 0)
+                        r = allow(ruleset, fd, places->access);
+        }
+        for (size_t i = 0; i < n_files && r == 0; i++) {
+                r = allow(ruleset, files[i], READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE);
+                if (r == -EBADFD) /* one in memory: Landlock does not look at those */
+                        r = 0;
+        }
+        if (r == 0 && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+                r = -errno;
+        return r;
+}
+
+/* What computing takes. */
+static const int compute_calls[] = {
+        SCMP_SYS(brk),
+        SCMP_SYS(mmap),
+        SCMP_SYS(munmap),
+        SCMP_SYS(mremap),
+        SCMP_SYS(mprotect),
+        SCMP_SYS(madvise),
+        SCMP_SYS(futex),
+        SCMP_SYS(getrandom),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(clock_nanosleep),
+        SCMP_SYS(nanosleep),
+        SCMP_SYS(gettimeofday),
+        SCMP_SYS(time),
+        SCMP_SYS(poll),
+        SCMP_SYS(ppoll),
+        SCMP_SYS(sched_yield),
+        SCMP_SYS(gettid),
+        SCMP_SYS(getpid),
+        SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(sigaltstack),
+        SCMP_SYS(restart_syscall),
+        SCMP_SYS(exit),
+        SCMP_SYS(exit_group),
+        SCMP_SYS(read),
+        SCMP_SYS(readv),
+        SCMP_SYS(pread64),
+        SCMP_SYS(preadv),
+        SCMP_SYS(write),
+        SCMP_SYS(writev),
+        SCMP_SYS(pwrite64),
+        SCMP_SYS(pwritev),
+        SCMP_SYS(copy_file_range),
+        SCMP_SYS(ioctl),
+        SCMP_SYS(fcntl),
+        SCMP_SYS(flock),
+        SCMP_SYS(lseek),
+        SCMP_SYS(fstat),
+        SCMP_SYS(newfstatat), /* fstat() is one of these by now */
+        SCMP_SYS(ftruncate),
+        SCMP_SYS(fallocate),
+        SCMP_SYS(fsync),
+        SCMP_SYS(fdatasync),
+        SCMP_SYS(dup),
+        SCMP_SYS(close),
+};
+
+/* What the network takes besides: sockets, threads that resolve names, files (Landlock says which). */
+static const int network_calls[] = {
+        SCMP_SYS(connect),
+        SCMP_SYS(sendto),
+        SCMP_SYS(recvfrom),
+        SCMP_SYS(sendmsg),
+        SCMP_SYS(recvmsg),
+        SCMP_SYS(sendmmsg),
+        SCMP_SYS(recvmmsg),
+        SCMP_SYS(getsockopt),
+        SCMP_SYS(setsockopt),
+        SCMP_SYS(getsockname),
+        SCMP_SYS(getpeername),
+        SCMP_SYS(shutdown),
+        SCMP_SYS(select),
+        SCMP_SYS(pselect6),
+        SCMP_SYS(epoll_create1),
+        SCMP_SYS(epoll_ctl),
+        SCMP_SYS(epoll_wait),
+        SCMP_SYS(epoll_pwait),
+        SCMP_SYS(pipe2),
+        SCMP_SYS(eventfd2),
+        SCMP_SYS(openat),
+        SCMP_SYS(open),
+        SCMP_SYS(stat),
+        SCMP_SYS(lstat),
+        SCMP_SYS(statx),
+        SCMP_SYS(access),
+        SCMP_SYS(faccessat),
+        SCMP_SYS(faccessat2),
+        SCMP_SYS(readlink),
+        SCMP_SYS(getdents64),
+        SCMP_SYS(getuid),
+        SCMP_SYS(geteuid),
+        SCMP_SYS(getgid),
+        SCMP_SYS(getegid),
+        SCMP_SYS(uname),
+        SCMP_SYS(sysinfo),
+        SCMP_SYS(sched_getaffinity),
+        SCMP_SYS(set_robust_list),
+        SCMP_SYS(rseq),
+        SCMP_SYS(membarrier),
+};
+
+/* What a program of the distribution's never needs here, and a way out would. Its own calls are too many to name. */
+static const int program_refused[] = {
+        SCMP_SYS(socket),
+        SCMP_SYS(connect),
+        SCMP_SYS(bind),
+        SCMP_SYS(listen),
+        SCMP_SYS(accept),
+        SCMP_SYS(accept4),
+        SCMP_SYS(ptrace),
+        SCMP_SYS(process_vm_readv),
+        SCMP_SYS(process_vm_writev),
+        SCMP_SYS(pidfd_getfd),
+        SCMP_SYS(kill),
+        SCMP_SYS(tkill),
+        SCMP_SYS(mount),
+        SCMP_SYS(umount2),
+        SCMP_SYS(pivot_root),
+        SCMP_SYS(chroot),
+        SCMP_SYS(unshare),
+        SCMP_SYS(setns),
+        SCMP_SYS(open_tree),
+        SCMP_SYS(move_mount),
+        SCMP_SYS(fsopen),
+        SCMP_SYS(bpf),
+        SCMP_SYS(perf_event_open),
+        SCMP_SYS(userfaultfd),
+        SCMP_SYS(io_uring_setup),
+        SCMP_SYS(io_uring_enter),
+        SCMP_SYS(add_key),
+        SCMP_SYS(request_key),
+        SCMP_SYS(keyctl),
+        SCMP_SYS(init_module),
+        SCMP_SYS(finit_module),
+        SCMP_SYS(kexec_load),
+        SCMP_SYS(open_by_handle_at),
+};
+
+static int allow_network(scmp_filter_ctx ctx) {
+        static const int families[] = { AF_INET, AF_INET6 };
+        int r = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(network_calls) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, network_calls[i], 0);
+        for (size_t i = 0; i < ELEMENTSOF(families) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+                                     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
+        if (r == 0) /* libcurl wakes its own thread by one */
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 0);
+        if (r == 0) /* clone3 hides its flags behind a pointer: glibc falls back to clone */
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+        if (r == 0)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                                     SCMP_A0(SCMP_CMP_MASKED_EQ, 0x00010000 /* CLONE_THREAD */, 0x00010000));
+        return r == 0 ? seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME))
+                      : r;
+}
+
+static int seccomp(enum shut_in how) {
+        bool list = how != SHUT_IN_PROGRAM;
+        scmp_filter_ctx ctx = seccomp_init(list ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_ALLOW);
+        int r = ctx ? 0 : -ENOMEM;
+
+        if (SANITIZED)
+                list = false, how = SHUT_IN_PROGRAM;
+        for (size_t i = 0; list && i < ELEMENTSOF(compute_calls) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, compute_calls[i], 0);
+        if (r == 0 && how == SHUT_IN_NETWORK)
+                r = allow_network(ctx);
+        for (size_t i = 0; how == SHUT_IN_PROGRAM && !SANITIZED && i < ELEMENTSOF(program_refused) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), program_refused[i], 0);
+        if (r == 0 && !SANITIZED)
+                r = seccomp_load(ctx);
+        if (ctx)
+                seccomp_release(ctx);
+        return r;
+}
+
+static int limit(int what, uint64_t value) {
+        const struct rlimit l = { .rlim_cur = value, .rlim_max = value };
+
+        return setrlimit(what, &l) < 0 ? -errno : 0;
+}
+
+static int enter(enum shut_in how, const struct shut_in_limits *limits) {
+        static const struct place *const places[] = {
+                [SHUT_IN_NETWORK] = network_places, [SHUT_IN_COMPUTE] = NULL, [SHUT_IN_PROGRAM] = program_places
+        };
+        int r = limit(RLIMIT_CORE, 0);
+
+        signal(SIGXFSZ, SIG_IGN);
+        if (r == 0)
+                r = limit(RLIMIT_FSIZE, limits->file_bytes);
+        if (r == 0)
+                r = limit(RLIMIT_CPU, limits->cpu_seconds);
+        if (r == 0 && !SANITIZED)
+                r = limit(RLIMIT_AS, MEMORY_MAX);
+        if (r == 0)
+                r = landlock(places[how], limits->files, limits->n_files);
+        if (r == -EOPNOTSUPP && how != SHUT_IN_PROGRAM)
+                r = 0;
+        return r < 0 ? r : seccomp(how);
+}
+
+int shut_in_prepare(void) {
+        int r;
+
+        capability_bound();
+        r = capability_keep(0);
+        if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                r = -errno;
+        if (r == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+                r = -errno;
+        return r;
+}
+
+_Noreturn static void child(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque,
+                            int error_fd) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        json_t *json;
+        char *text;
+        int r;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        r = enter(how, limits);
+        if (r < 0)
+                error_set(&e, r, "fetch-sandbox",
+                          r == -EOPNOTSUPP ? "use a kernel with Landlock, 5.13 or newer, that is on (lsm=landlock)"
+                                           : NULL,
+                          "cannot shut in what reads foreign data");
+        else
+                r = fn(opaque, &e);
+        if (r < 0) {
+                error_set(&e, r, "fetch", NULL, "it failed");
+                json = wire_error(&e);
+                text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+                if (text)
+                        io_write_all(error_fd, text, strlen(text));
+        }
+        _exit(r < 0 ? 1 : 0);
+}
+
+static int load_error(const char *text, size_t n, struct error *e) {
+        json_t *json = json_loadb(text, n, 0, NULL);
+        int r = json_is_object(json) ? wire_load_error(json, e) : -EIO;
+
+        json_decref(json);
+        return r < 0 ? r : -EIO;
+}
+
+int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
+                struct error *e) {
+        _cleanup_close_ int error_read = -EBADF;
+        _cleanup_free_ char *text = NULL;
+        int p[2], status = 0, r;
+        size_t n = 0;
+        pid_t pid;
+
+        if (pipe2(p, O_CLOEXEC) < 0)
+                return error_set(e, -errno, "fetch", NULL, "cannot make a pipe");
+        error_read = p[0];
+        pid = fork();
+        if (pid == 0)
+                child(how, limits, fn, opaque, p[1]);
+        close(p[1]);
+        if (pid < 0)
+                return error_set(e, -errno, "fetch", NULL, "cannot start a process");
+        r = io_read_all(error_read, ERROR_TEXT_MAX, &text, &n);
+        if (r < 0)
+                kill(pid, SIGKILL);
+        while (waitpid(pid, &status, 0) < 0)
+                if (errno != EINTR)
+                        return error_set(e, -errno, "fetch", NULL, "cannot wait for a process");
+        if (n > 0)
+                return load_error(text, n, e);
+        status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        if (ret_status)
+                *ret_status = status;
+        else if (status != 0 || r < 0)
+                return error_set(e, -EIO, "fetch-lost", "try again; the daemon's log may say more",
+                                 "what read the foreign data ended with status %d", status);
+        return 0;
+}
+
+/* ---- programs ---------------------------------------------------------------------------------------------------------- */
+
+static int become_program(void *opaque, struct error *e) {
+        static char *const env[] = { (char *)"PATH=/usr/bin", (char *)"LC_ALL=C", (char *)"HOME=/nonexistent", NULL };
+        const struct shut_in_program *p = opaque;
+        const int given[3] = { p->stdin_fd, p->stdout_fd, p->stderr_fd };
+        int moved[3], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+        for (int i = 0; i < 3; i++) {
+                moved[i] = fcntl(given[i] >= 0 ? given[i] : null, F_DUPFD_CLOEXEC, 64);
+                if (moved[i] < 0)
+                        return error_set(e, -errno, "fetch", NULL, "cannot prepare a program");
+        }
+        for (int i = 0; i < 3; i++)
+                if (dup2(moved[i], i) < 0)
+                        return error_set(e, -errno, "fetch", NULL, "cannot prepare a program");
+        for (size_t i = 0; i < p->n_keep; i++)
+                io_set_cloexec(p->keep[i], 0);
+        execve(p->path, (char *const *)p->argv, env);
+        return error_set(e, -errno, "fetch-program", NULL, "cannot run %s", p->path);
+}
+
+int shut_in_program(const struct shut_in_program *program, const struct shut_in_limits *limits, int *ret_status,
+                    struct error *e) {
+        return shut_in_run(SHUT_IN_PROGRAM, limits, become_program, (void *)(uintptr_t)program, ret_status, e);
+}

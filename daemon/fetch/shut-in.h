@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * shut-in: one step of lodge-fetch, in a process of its own that can do nothing but that step
+ *
+ *      NETWORK  connects to servers; reads what names and TLS need under /etc; no programs, no other files
+ *      COMPUTE  reads and writes the descriptors that it has; no files, no sockets, no programs
+ *      PROGRAM  runs one program of the distribution's, which may read its libraries and the files named; no sockets but pairs
+ *
+ * By Landlock for files and seccomp for calls, on top of what the whole of lodge-fetch has given up (no new privileges, no capabilities, in a system
+ * daemon a user of its own). A kernel without Landlock is good enough for NETWORK and COMPUTE, whose calls open nothing that their user may not; PROGRAM needs it.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum shut_in { SHUT_IN_NETWORK, SHUT_IN_COMPUTE, SHUT_IN_PROGRAM };
+
+/* @e filled: becomes the step's error in the process that waits. */
+typedef int (*shut_in_fn)(void *opaque, struct error *e);
+
+struct shut_in_limits {
+        uint64_t file_bytes;      /* no file gets longer than that; 0: nothing is written */
+        unsigned int cpu_seconds; /* of processor time */
+        const int *files;         /* PROGRAM: descriptors whose files it may open again, by /proc/self/fd */
+        size_t n_files;
+};
+
+/**
+ * shut_in_run() - fork, shut the child in, call @fn there, wait for its end
+ * @ret_status: exit status of a program that @fn has become (128 + n: by signal n), else 0; may be NULL
+ *
+ * Return: 0; -errno with the child's error in @e, whose texts are hostile.
+ */
+int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
+                struct error *e);
+
+/** shut_in_prepare() - for the whole process, first: no new privileges, no capabilities, no dumps. */
+int shut_in_prepare(void);
+
+/* A program, its descriptors 0, 1 and 2 (negative: /dev/null), and others that keep their numbers. */
+struct shut_in_program {
+        const char *path; /* absolute */
+        const char *const *argv;
+        int stdin_fd, stdout_fd, stderr_fd;
+        const int *keep;
+        size_t n_keep;
+};
+
+/** shut_in_program() - run one, see shut_in_run(). */
+int shut_in_program(const struct shut_in_program *program, const struct shut_in_limits *limits, int *ret_status,
+                    struct error *e);
