@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* sample: see sample.h; what comes of it for those who pay is in usage.c */
+/*
+ * sample: see sample.h; what comes of it for those who pay is in usage.c
+ *
+ * LODGED_TEST_SAMPLE_MS in the daemon's environment, which is its administrator's, is another time between two passes, for tests; 0: there are none.
+ */
 #include "daemon/machine/sample.h"
 
 #include <errno.h>
@@ -231,9 +235,11 @@ int sample_begin(struct machines *ms) {
         const char *test = getenv(TEST_SAMPLE);
         int r = loop_add_timer(ms->loop, on_timer, ms, &ms->sample);
 
-        ms->sample_us = test && atoi(test) > 0 ? (uint64_t)atoi(test) * 1000 : SAMPLE_US;
+        ms->sample_us = test ? strtoul(test, NULL, 10) * 1000 : SAMPLE_US;
         ms->storage_ns = clock_ns();
-        return r < 0 ? r : loop_timer_set(ms->sample, MIN((uint64_t)FIRST_US, ms->sample_us));
+        if (r == 0 && ms->sample_us > 0)
+                r = loop_timer_set(ms->sample, MIN((uint64_t)FIRST_US, ms->sample_us));
+        return r;
 }
 
 void sample_end(struct machines *ms) {
