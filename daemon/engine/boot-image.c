@@ -49,12 +49,13 @@ int boot_image_apply(const struct image *image, struct machine_config *c, struct
                 r = add_append(image, c);
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot prepare the machine");
-        if (!c->kernel)
-                return error_set(
-                        e, -EINVAL, "kernel-missing",
-                        "boot what is on its disk: --firmware uefi, or bios; or name a kernel: --kernel FILE --initrd "
-                        "FILE --append 'root=/dev/vda1 ...'",
-                        "image %s has no kernel beside it", image->name);
+        if (c->kernel)
+                return 0;
+        if (!image->files[IMAGE_FILE_DISK].name)
+                return error_set(e, -EINVAL, "kernel-missing",
+                                 "name a kernel: --kernel FILE --initrd FILE --append 'root=/dev/vda1 ...'",
+                                 "image %s has neither a kernel nor a disk", image->name);
+        c->firmware = MACHINE_FIRMWARE_BIOS; /* nothing else boots it, but for what a person asks for */
         return 0;
 }
 

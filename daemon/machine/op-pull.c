@@ -74,17 +74,6 @@ static int look_run(struct operation *op, struct error *e) {
         return r < 0 ? r : 1;
 }
 
-static void on_pulled(void *opaque, const struct error *e, struct wire_message *reply) {
-        struct operation *op = opaque;
-
-        if (!e)
-                operation_warn(op,
-                               "image %s has no kernel beside its disk: a machine of it needs an engine that boots "
-                               "firmware, or --kernel FILE",
-                               operation_arg(op, "as"));
-        operation_step_done(op, e);
-}
-
 static int fetch_run_step(struct operation *op, struct error *e) {
         return operation_ask(op, "image-pull",
                              json_pack("{s:s, s:s, s:s, s:s*, s:s, s:s, s:s, s:I}", "name", operation_arg(op, "as"),
@@ -92,7 +81,7 @@ static int fetch_run_step(struct operation *op, struct error *e) {
                                        "version", operation_arg(op, "version"), "format", operation_arg(op, "format"),
                                        "catalogue", operation_arg(op, "catalogue"), "trust", operation_arg(op, "trust"),
                                        "size", json_integer_value(json_object_get(op->args, "size"))),
-                             on_pulled, e);
+                             on_step_answer, e);
 }
 
 static void pull_ended(struct operation *op) {

@@ -216,6 +216,17 @@ bios() { # starts a boot sector, of the disk or of a CD, which writes to the ser
         return "$found"
 }
 
+only_a_disk() { # as one that was pulled: firmware boots it, without a word
+        XDG_DATA_HOME=$work/data run 0 image import "$work/boot.raw" --disk-format raw --name sector &&
+                run 0 launch sector sector --net none --wait 0 --ssh-key "$work/key.pub" || return
+        local i
+        for ((i = 0; i < 100; i++)); do
+                timeout 2 "$build/lodge" console sector --history 64K </dev/null 2>&1 | grep -qa '^lodge' && break
+                sleep 0.2
+        done
+        grep -q 'firmware bios: lodge-vmm does not have it yet' "$work/err" && run 0 kill sector && console sector | grep -qa lodge && run 0 delete sector --disks
+}
+
 empty_disk() { # of a machine that is installed from a CD, which UEFI finds
         cp "$work/esp.raw" "$work/state/pools/installer.iso"
         run 0 define --template windows-11 --memory 512M --cdrom "$work/state/pools/installer.iso" --preallocate win && run 0 start win &&
@@ -248,6 +259,7 @@ check "a clone has the variables, and no TPM of the other's" clones
 check "variables that are none are refused, and not replaced" bad_variables
 check "with Secure Boot, what is not signed does not start" secure
 check "a BIOS starts a boot sector" bios
+check "an image that is only a disk is started by firmware" only_a_disk
 check "windows-11 gets an empty disk, the CD, and a word about drivers" empty_disk
 check "deleting removes what devices remembered" deleted
 tap_end
