@@ -337,7 +337,7 @@ static void put_csv(const struct render *r, const char *text) {
 
 static int csv(const struct render *r, const struct columns *c, json_t *const *rows, size_t n, struct error *e) {
         for (size_t k = 0; !r->no_header && k < c->n; k++)
-                fprintf(r->file, "%s%s", c->items[k].path, k + 1 < c->n ? "," : "\r\n");
+                fprintf(r->file, "%s%s", c->items[k].path, k + 1 < c->n ? "," : "\n");
         for (size_t i = 0; i < n; i++)
                 for (size_t k = 0; k < c->n; k++) {
                         _cleanup_free_ char *text =
@@ -346,7 +346,7 @@ static int csv(const struct render *r, const struct columns *c, json_t *const *r
                         if (!text)
                                 return error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer");
                         put_csv(r, text);
-                        fputs(k + 1 < c->n ? "," : "\r\n", r->file);
+                        fputs(k + 1 < c->n ? "," : "\n", r->file);
                 }
         return 0;
 }

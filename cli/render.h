@@ -7,7 +7,7 @@
  * line for each item; a single object is a table with a line for each column, without those that hold nothing.
  *
  * Answers hold texts from guests, images and other users. A table never prints a control character or a mark that turns the direction: they are escaped
- * as \xHH. JSON and YAML escape them by their own rules; to a terminal JSON is pure ASCII. CSV (RFC 4180) keeps what it was given, but on a terminal.
+ * as \xHH. JSON and YAML escape them by their own rules; to a terminal JSON is pure ASCII. CSV (RFC 4180, but for lines that end as the shell wants them) keeps what it was given, but on a terminal.
  */
 #pragma once
 

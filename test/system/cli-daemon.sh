@@ -206,7 +206,7 @@ check "several, of which one is not there: the others go, status 2" complains 2 
 check "a machine that does not run, stopped" run 2 stop a
 check "events tell of all that" prints 0 "machine-renamed" event list
 check "operations, too" prints 0 "machine-delete" operation list
-operation=$(lodge operation list --format csv --columns id --no-header 2>/dev/null | head -1 | tr -d '\r')
+operation=$(lodge operation list --format csv --columns id --no-header 2>/dev/null | head -1)
 check "an operation that is over is waited for in no time" prints 0 "deleted" operation wait "$operation"
 check "it is shown" prints 0 "machine-delete" operation show "$operation"
 check "it can't be cancelled any more" complains 2 "[operation-finished]" operation cancel "$operation"

@@ -64,8 +64,8 @@ static void test_csv_quotes(void **state) {
         _cleanup_free_ char *terminal =
                 rendered(&(const struct render){ .format = TABLE_FORMAT_CSV, .terminal = true }, page_of("a\033,"));
 
-        assert_string_equal(text, "name,status,memory,image,addresses\r\n"
-                                  "\"a,\"\"b\"\"\nc\",running,1610612736,,\"10.0.0.2,fd00::2\"\r\n");
+        assert_string_equal(text, "name,status,memory,image,addresses\n"
+                                  "\"a,\"\"b\"\"\nc\",running,1610612736,,\"10.0.0.2,fd00::2\"\n");
         assert_non_null(strstr(terminal, "\"a\\x1b,\","));
 }
 
