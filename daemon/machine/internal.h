@@ -28,7 +28,8 @@ struct machines {
         size_t network_next;
         uint64_t storage_ns; /* when storage was counted last */
         unsigned int storage_passes;
-        uint32_t shell_epoch; /* of this process: what shells of another one left in a guest is cleared */
+        struct storage_walk *storage_walk; /* usage.c; NULL: none goes on */
+        uint32_t shell_epoch;              /* of this process: what shells of another one left in a guest is cleared */
         unsigned int n_shells;
 };
 
@@ -185,6 +186,9 @@ void sample_take_disks(struct machine_sample *s, const json_t *answer);
 /** usage_count_running(), usage_count_storage() - add what the broker has seen (machines-usage's items, pool-usage's volumes) to what machines have used. */
 void usage_count_running(struct machines *ms, const json_t *items);
 void usage_count_storage(struct machines *ms, const json_t *volumes);
+
+/** usage_end() - nothing is counted any more. */
+void usage_end(struct machines *ms);
 
 /** usage_of_projects() - see struct samples; a new object. */
 json_t *usage_of_projects(struct machines *ms);

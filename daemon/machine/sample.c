@@ -243,6 +243,7 @@ int sample_begin(struct machines *ms) {
 }
 
 void sample_end(struct machines *ms) {
+        usage_end(ms);
         loop_source_free(ms->sample);
         json_decref(ms->samples.pool);
         json_decref(ms->samples.networks);

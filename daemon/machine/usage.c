@@ -7,7 +7,8 @@
  * time since the last sample. What a machine does after its last sample is lost, up to a minute.
  *
  * Storage is counted for machines that are stopped, too: it costs while it lies there. That is a row for each machine that has a disk, so it is done only every
- * STORAGE_PASSES passes; a disk's size changes slowly. It counts while the daemon runs.
+ * STORAGE_PASSES passes, and STORAGE_SLICE machines at a time; a disk's size changes slowly. It counts while the daemon runs. A daemon that is killed in between has
+ * counted for some, and the others lose that time.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +18,9 @@
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-#define STORAGE_PASSES 10
+#define STORAGE_PASSES   10
+#define STORAGE_SLICE    250u
+#define STORAGE_PAUSE_US 20000
 
 static uint64_t mib_seconds(uint64_t bytes, uint64_t ns) {
         return (uint64_t)((double)bytes / (1 << 20) * ((double)ns / 1e9));
@@ -70,69 +73,116 @@ struct lying {
         uint64_t bytes;
 };
 
-struct storage {
-        const json_t *volumes;
-        struct lying *items;
-        size_t n, size;
+/* A walk through all machines, some at a time, so that clients need not wait for it. */
+struct storage_walk {
+        struct machines *ms;
+        struct loop_source *timer;
+        json_t *volumes;
+        uint64_t ns; /* since the last walk */
+        char *after, *after_project;
+        struct lying items[STORAGE_SLICE];
+        size_t n, n_rows;
 };
 
-static int find_volume(void *opaque, const struct store_machine *row) {
-        struct storage *s = opaque;
-        json_auto_t *facts = row->facts ? json_loads(row->facts, 0, NULL) : NULL;
-        const char *volume = json_string_value(json_object_get(facts, "volume"));
-        json_t *bytes = volume ? json_object_get(s->volumes, volume) : NULL;
-        struct lying *grown;
-
-        if (!bytes)
-                return 0;
-        if (s->n == s->size) {
-                grown = reallocarray(s->items, s->size * 2 + 64, sizeof(*grown));
-                if (!grown)
-                        return -ENOMEM;
-                s->items = grown;
-                s->size = s->size * 2 + 64;
+static void storage_walk_clear(struct storage_walk *w) {
+        for (size_t i = 0; i < w->n; i++) {
+                free(w->items[i].project);
+                free(w->items[i].uuid);
         }
-        s->items[s->n] = (struct lying){ strdup(row->project), strdup(row->uuid), (uint64_t)json_integer_value(bytes) };
-        s->n++;
-        return s->items[s->n - 1].project && s->items[s->n - 1].uuid ? 0 : -ENOMEM;
+        w->n = w->n_rows = 0;
 }
 
-static int write_storage(struct machines *ms, const struct storage *s, uint64_t ns, struct error *e) {
-        int r = store_begin(ms->store, e);
+void usage_end(struct machines *ms) {
+        struct storage_walk *w = TAKE_PTR(ms->storage_walk);
 
-        for (size_t i = 0; i < s->n && r == 0; i++) {
-                const struct store_usage u = { .project = s->items[i].project,
-                                               .machine = s->items[i].uuid,
-                                               .storage_mib_s = mib_seconds(s->items[i].bytes, ns) };
+        if (!w)
+                return;
+        storage_walk_clear(w);
+        loop_source_free(w->timer);
+        json_decref(w->volumes);
+        free(w->after);
+        free(w->after_project);
+        free(w);
+}
 
-                r = store_usage_add(ms->store, &u, e);
-                if (r < 0)
-                        store_rollback(ms->store);
+static int find_volume(void *opaque, const struct store_machine *row) {
+        struct storage_walk *w = opaque;
+        json_auto_t *facts = row->facts ? json_loads(row->facts, 0, NULL) : NULL;
+        const char *volume = json_string_value(json_object_get(facts, "volume"));
+        const json_t *bytes = volume ? json_object_get(w->volumes, volume) : NULL;
+        struct lying *l;
+
+        free(w->after);
+        free(w->after_project);
+        w->after = strdup(row->name);
+        w->after_project = strdup(row->project);
+        w->n_rows++;
+        if (!w->after || !w->after_project)
+                return -ENOMEM;
+        if (!bytes)
+                return 0;
+        l = &w->items[w->n++];
+        *l = (struct lying){ strdup(row->project), strdup(row->uuid), (uint64_t)json_integer_value(bytes) };
+        return l->project && l->uuid ? 0 : -ENOMEM;
+}
+
+static int write_storage(struct storage_walk *w, struct error *e) {
+        struct store *store = w->ms->store;
+        int r = w->n > 0 ? store_begin(store, e) : 0;
+
+        if (r < 0 || w->n == 0)
+                return r;
+        for (size_t i = 0; i < w->n && r == 0; i++) {
+                const struct store_usage u = { .project = w->items[i].project,
+                                               .machine = w->items[i].uuid,
+                                               .storage_mib_s = mib_seconds(w->items[i].bytes, w->ns) };
+
+                r = store_usage_add(store, &u, e);
         }
-        return r < 0 ? r : store_commit(ms->store, e);
+        if (r == 0)
+                return store_commit(store, e);
+        store_rollback(store);
+        return r;
+}
+
+static void on_slice(void *opaque) {
+        struct storage_walk *w = opaque;
+        const struct store_machine_filter filter = {
+                .whole = true, .after = w->after, .after_project = w->after_project, .limit = STORAGE_SLICE
+        };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        _cleanup_free_ char *after = TAKE_PTR(w->after), *after_project = TAKE_PTR(w->after_project); /* the filter's */
+        bool more;
+        int r = store_machine_each(w->ms->store, &filter, find_volume, w, &e);
+
+        if (r == 0)
+                r = write_storage(w, &e);
+        if (r < 0)
+                log_warning("the usage of storage is not kept: %s", e.message ?: strerror(-r));
+        more = r == 0 && w->n_rows == STORAGE_SLICE;
+        storage_walk_clear(w);
+        if (!more || loop_timer_set(w->timer, STORAGE_PAUSE_US) < 0)
+                usage_end(w->ms);
 }
 
 void usage_count_storage(struct machines *ms, const json_t *volumes) {
-        const struct store_machine_filter whole = { .whole = true };
-        _cleanup_error_ struct error e = ERROR_INIT;
-        struct storage s = { .volumes = volumes };
-        uint64_t now = clock_ns(), since = ms->storage_ns;
-        int r;
+        struct storage_walk *w;
+        uint64_t now = clock_ns();
 
-        if (++ms->storage_passes < STORAGE_PASSES)
+        if (++ms->storage_passes < STORAGE_PASSES || ms->storage_walk)
                 return;
+        w = ms->storage_walk = calloc(1, sizeof(*w));
+        if (!w)
+                return;
+        w->ms = ms;
+        w->volumes = json_incref((json_t *)volumes);
+        w->ns = now - ms->storage_ns;
+        if (loop_add_timer(ms->loop, on_slice, w, &w->timer) < 0 || loop_timer_set(w->timer, 0) < 0) {
+                usage_end(ms);
+                return;
+        }
         ms->storage_passes = 0;
         ms->storage_ns = now;
-        r = store_machine_each(ms->store, &whole, find_volume, &s, &e);
-        if (r == 0 && s.n > 0)
-                r = write_storage(ms, &s, now - since, &e);
-        if (r < 0)
-                log_warning("the usage of storage is not kept: %s", e.message ?: strerror(-r));
-        for (size_t i = 0; i < s.n; i++) {
-                free(s.items[i].project);
-                free(s.items[i].uuid);
-        }
-        free(s.items);
 }
 
 /* ---- projects --------------------------------------------------------------------------------------------------------- */
