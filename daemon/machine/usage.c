@@ -147,11 +147,11 @@ static int write_storage(struct storage_walk *w, struct error *e) {
 
 static void on_slice(void *opaque) {
         struct storage_walk *w = opaque;
+        _cleanup_free_ char *after = TAKE_PTR(w->after), *after_project = TAKE_PTR(w->after_project);
         const struct store_machine_filter filter = {
-                .whole = true, .after = w->after, .after_project = w->after_project, .limit = STORAGE_SLICE
+                .whole = true, .after = after, .after_project = after_project, .limit = STORAGE_SLICE
         };
         _cleanup_error_ struct error e = ERROR_INIT;
-        _cleanup_free_ char *after = TAKE_PTR(w->after), *after_project = TAKE_PTR(w->after_project); /* the filter's */
         bool more;
         int r = store_machine_each(w->ms->store, &filter, find_volume, w, &e);
 

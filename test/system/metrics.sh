@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# where: host
-# seconds: 200
+# where: both
+# seconds: 300
 #
 # metrics.sh: /metrics as an independent parser reads it: a machine's figures grow with what its guest does, no scrape waits for a guest, and what it
 # used is added up for its project
