@@ -153,6 +153,7 @@ check "the first pass comes soon, and later ones follow" becomes 10 "v > $(date 
 check "the pool is known" becomes 5 "v > 1048576" lodge_pool_available_bytes pool=default
 check "a machine with a disk runs" launched
 if lodge list --format csv --columns name,status 2>/dev/null | grep -q '^web,running'; then
+        echo "# engine: $(lodge list --format csv --columns engine --no-header 2>/dev/null)"
         check "it is up" becomes 10 "v == 1" lodge_machine_up machine=web project=default
         check "its agent answers" becomes 60 "v == 1" lodge_machine_agent_up machine=web
         check "its disk is known" becomes 10 "v >= 0" lodge_machine_disk_read_bytes_total machine=web disk=disk0
