@@ -101,6 +101,28 @@ int schema_rule_machine_net(void *value, const struct schema_path *path, struct 
         return 0;
 }
 
+static const char *network_of(const struct machine_net_config *net) {
+        return net->type != MACHINE_NET_TYPE_NETWORK ? NULL : net->network ?: "default";
+}
+
+/* A network knows a machine by its name, with one address: a second interface would have none of its own. */
+int schema_rule_machine_nets(void *value, const struct schema_path *path, struct error *e) {
+        const struct machine_config *c = value;
+
+        for (size_t i = 0; i < c->n_nets; i++)
+                for (size_t k = 0; network_of(&c->nets[i]) && k < i; k++) {
+                        const struct schema_path list = { .up = path, .name = "nets", .index = -1 };
+                        const struct schema_path at = { .up = &list, .index = (int)i };
+
+                        if (network_of(&c->nets[k]) && strcmp(network_of(&c->nets[i]), network_of(&c->nets[k])) == 0)
+                                return schema_fail(e, &at, "schema-conflict",
+                                                   "name another network: --net network=OTHER; lodge network list",
+                                                   "is in network %.63s, which another interface of it is in already",
+                                                   network_of(&c->nets[i]));
+                }
+        return 0;
+}
+
 int schema_rule_machine_publish(void *value, const struct schema_path *path, struct error *e) {
         const struct machine_config *c = value;
 

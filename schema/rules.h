@@ -16,6 +16,7 @@ int schema_rule_vmm_disk(void *value, const struct schema_path *path, struct err
 int schema_rule_machine_net(void *value, const struct schema_path *path, struct error *e);
 
 /** Published ports are written as publish.h has it. */
+int schema_rule_machine_nets(void *value, const struct schema_path *path, struct error *e);
 int schema_rule_machine_publish(void *value, const struct schema_path *path, struct error *e);
 
 /** Something to boot; no initrd without a kernel. */

@@ -9,9 +9,10 @@
 
 /* What has no project in its query, and is open to who is held to one. */
 static const enum schema_route_id open_to_one_project[] = {
-        ROUTE_DAEMON_SHOW,  ROUTE_OPENAPI,        ROUTE_HEALTH_SHOW,      ROUTE_READY_SHOW,
-        ROUTE_CLIENT_ENROL, /* itself */
-        ROUTE_IMAGE_LIST,   ROUTE_IMAGE_SHOW,     ROUTE_POOL_SHOW,        ROUTE_NETWORK_LIST,
+        ROUTE_DAEMON_SHOW,  ROUTE_OPENAPI,        ROUTE_HEALTH_SHOW,
+        ROUTE_READY_SHOW,   ROUTE_CLIENT_ENROL, /* itself */
+        ROUTE_IMAGE_LIST,   ROUTE_IMAGE_SHOW,     ROUTE_POOL_SHOW,
+        ROUTE_NETWORK_LIST, ROUTE_TEMPLATE_LIST,  ROUTE_TEMPLATE_SHOW,
         ROUTE_NETWORK_SHOW, ROUTE_OPERATION_SHOW, ROUTE_OPERATION_CANCEL, /* these look at the operation's project */
 };
 

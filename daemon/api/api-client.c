@@ -23,7 +23,7 @@
 
 #define TOKENS_MAX     1000u
 #define CLIENTS_MAX    10000u
-#define GUESSES_MAX    20u/* wrong ones, from one place in a minute */
+#define GUESSES_MAX    20u /* wrong ones, from one place in a minute */
 #define GUESSES_NS     60000000000ull
 #define GUESSES_PLACES 64u
 #define AUDITED_MAX    60u /* wrong guesses from everywhere in a minute that are written down */

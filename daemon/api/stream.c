@@ -189,19 +189,13 @@ static void on_shell_end(void *opaque, int status, const char *why) {
         stream_close(s, SOUP_WEBSOCKET_CLOSE_NORMAL, "the shell has ended");
 }
 
-static int shell_begin(struct api_stream *s, const char *name, const char *query, struct error *e) {
+static int shell_begin(struct api_stream *s, const char *name, const void *query, struct error *e) {
         static const struct machine_shell_ops ops = { on_shell_output, shell_takes_more, on_shell_end };
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        void *how = NULL;
-        int r = uri_query_parse(&machine_shell_request_schema, query, &how, e);
+        int r = store_machine_find(s->api->o.store, s->project, name, &row, e);
 
-        if (r == 0)
-                r = store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e);
         s->console = true;
-        if (r == 0)
-                r = machine_shell_open(s->api->o.machines, row, how, &ops, s, &s->shell, e);
-        schema_free(&machine_shell_request_schema, how);
-        return r;
+        return r < 0 ? r : machine_shell_open(s->api->o.machines, row, query, &ops, s, &s->shell, e);
 }
 
 /* Keys, or the terminal's new size. */
@@ -261,67 +255,121 @@ static void on_console_fd(void *opaque, const struct error *e, struct wire_messa
 
 /* ---- the way in ------------------------------------------------------------------------------------------------------ */
 
-static const char *query_text(GHashTable *query, const char *key) {
-        return query ? g_hash_table_lookup(query, key) : NULL;
-}
-
-static uint64_t query_number(GHashTable *query, const char *key, uint64_t max) {
-        const char *text = query_text(query, key);
-        uint64_t value = 0;
-
-        return text && text_parse_uint(text, max, &value) == 0 ? value : 0;
-}
-
-static int console_begin(struct api_stream *s, const char *name, GHashTable *query, struct error *e) {
+static int console_begin(struct api_stream *s, const char *name, const void *query, struct error *e) {
+        const struct machine_console_query *how = query;
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        int r = store_machine_find(s->api->o.store, s->project ?: "default", name, &row, e);
+        int r = store_machine_find(s->api->o.store, s->project, name, &row, e);
 
         if (r < 0)
                 return r;
         s->console = true;
         return broker_call(s->api->o.broker, "machine-console",
-                           json_pack("{s:s, s:I}", "uuid", row->uuid, "history",
-                                     (json_int_t)query_number(query, "history", 262144)),
-                           NULL, on_console_fd, s, &s->call);
+                           json_pack("{s:s, s:I}", "uuid", row->uuid, "history", (json_int_t)how->history), NULL,
+                           on_console_fd, s, &s->call);
 }
 
-/* The machine's name in a path of a machine's stream called @what, decoded; NULL: it is another path. */
-static char *machine_of(const char *path, const char *what) {
-        char *parameters[URI_PARAMETERS_MAX] = { NULL }, pattern[64];
+static int events_begin(struct api_stream *s, const char *name, const void *query, struct error *e) {
+        const struct event_stream_query *how = query;
 
-        snprintf(pattern, sizeof(pattern), "/v1/machines/{name}/%s", what);
-        return uri_path_match(pattern, path, parameters) > 0 ? parameters[0] : NULL;
+        return how->after ? store_event_each(s->api->o.store, how->after, s->project, 0, send_old, s, e) : 0;
+}
+
+/* Which stream a path names, with the machine's name in @ret_name, allocated; NULL: none. */
+static const struct stream_kind {
+        enum schema_route_id route;
+        int (*begin)(struct api_stream *s, const char *name, const void *query, struct error *e);
+} * stream_kind_of(const char *path, char **ret_name) {
+        static const struct stream_kind kinds[] = {
+                { ROUTE_EVENT_STREAM, events_begin },
+                { ROUTE_MACHINE_CONSOLE, console_begin },
+                { ROUTE_MACHINE_SHELL, shell_begin },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(kinds); i++) {
+                char *parameters[URI_PARAMETERS_MAX] = { NULL };
+
+                if (uri_path_match(schema_routes[kinds[i].route].path, path, parameters) <= 0)
+                        continue;
+                *ret_name = parameters[0];
+                return &kinds[i];
+        }
+        return NULL;
 }
 
 bool api_stream_wanted(SoupServerMessage *message, const char *path) {
         SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
-        _cleanup_free_ char *console = machine_of(path, "console"), *shell = machine_of(path, "shell");
+        _cleanup_free_ char *name = NULL;
 
-        return (console || shell || streq(path, "/v1/events/stream")) &&
-               soup_message_headers_header_contains(headers, "Upgrade", "websocket");
+        return stream_kind_of(path, &name) && soup_message_headers_header_contains(headers, "Upgrade", "websocket");
 }
 
-static void stream_take(struct api *api, SoupServerMessage *message, const char *path,
-                        SoupWebsocketConnection *socket) {
-        const char *query_string = g_uri_get_query(soup_server_message_get_uri(message));
-        GHashTable *query = query_string ? soup_form_decode(query_string) : NULL;
-        _cleanup_free_ char *console = machine_of(path, "console"), *shell = machine_of(path, "shell");
+/* Whoever sends a plain request there. */
+static int not_a_stream(struct error *e) {
+        return error_set(e, -EPROTO, "websocket", "ask with Upgrade: websocket, as RFC 6455 says; or use lodge",
+                         "this is a WebSocket, and the request asks for none");
+}
+
+int api_event_stream(struct api_request *q, struct error *e) {
+        return not_a_stream(e);
+}
+
+int api_machine_console(struct api_request *q, struct error *e) {
+        return not_a_stream(e);
+}
+
+int api_machine_shell(struct api_request *q, struct error *e) {
+        return not_a_stream(e);
+}
+
+/* The project that it is about: what the query says, else the one that the client is held to; events may be of all. */
+static int stream_allowed(struct api_stream *s, const struct schema_route *route, const void *query, bool project_said,
+                          struct error *e) {
+        const struct schema_field *field = schema_field_find(route->query, "project");
+        const char *said = *(char *const *)((const char *)query + field->offset);
+
+        if (said && (project_said || !s->access.project[0]))
+                s->project = strdup(said);
+        else if (s->access.project[0])
+                s->project = strdup(s->access.project);
+        if (s->access.role < route->role)
+                return error_set(e, -EACCES, "role", NULL, "this needs another role");
+        if (s->access.project[0] && !access_sees(&s->access, s->project))
+                return error_set(e, -EACCES, "project", NULL, "you are held to another project");
+        return 0;
+}
+
+static int stream_begin(struct api_stream *s, const char *path, const char *query_string, struct error *e) {
+        _cleanup_free_ char *name = NULL;
+        const struct stream_kind *kind = stream_kind_of(path, &name);
+        const struct schema_route *route = &schema_routes[kind->route];
+        bool said = query_string && (g_str_has_prefix(query_string, "project=") || strstr(query_string, "&project="));
+        void *query = NULL;
+        int r = uri_query_parse(route->query, query_string, &query, e);
+
+        if (r == 0)
+                r = stream_allowed(s, route, query, said, e);
+        if (r == 0)
+                r = kind->begin(s, name, query, e);
+        schema_free(route->query, query);
+        return r;
+}
+
+static void stream_take(struct api *api, SoupServerMessage *message, SoupWebsocketConnection *socket) {
+        GUri *uri = soup_server_message_get_uri(message);
         _cleanup_error_ struct error e = ERROR_INIT;
         struct api_stream *s = calloc(1, sizeof(*s));
-        struct access a;
-        int r = 0;
 
-        request_peer(api, connection_of(api, message), &a);
         if (!s || api->n_streams >= STREAMS_MAX) {
                 free(s);
                 soup_websocket_connection_close(socket, CLOSE_FAILED, "too many listen");
-                goto out;
+                return;
         }
         *s = (struct api_stream){ .next = api->streams,
                                   .api = api,
                                   .connection = connection_of(api, message),
                                   .socket = g_object_ref(socket),
                                   .fd = -EBADF };
+        request_peer(api, s->connection, &s->access);
         api->streams = s;
         api->n_streams++;
         if (s->connection)
@@ -330,28 +378,8 @@ static void stream_take(struct api *api, SoupServerMessage *message, const char 
         soup_websocket_connection_set_keepalive_interval(socket, KEEPALIVE_S);
         g_signal_connect(socket, "closed", G_CALLBACK(on_closed), s);
         g_signal_connect(socket, "message", G_CALLBACK(on_message), s);
-        s->access = a;
-        if (query_text(query, "project"))
-                s->project = strdup(query_text(query, "project"));
-        else if (a.project[0])
-                s->project = strdup(a.project);
-        if (a.project[0] && !access_sees(&a, s->project))
-                r = error_set(&e, -EACCES, "project", NULL, "you are held to another project");
-        else if (console && a.role >= SCHEMA_ROLE_OPERATOR)
-                r = console_begin(s, console, query, &e);
-        else if (shell && a.role >= SCHEMA_ROLE_OPERATOR)
-                r = shell_begin(s, shell, query_string, &e);
-        else if (streq(path, "/v1/events/stream") && a.role >= SCHEMA_ROLE_VIEWER) {
-                if (query_text(query, "after"))
-                        r = store_event_each(api->o.store, query_number(query, "after", INT64_MAX), s->project, 0,
-                                             send_old, s, &e);
-        } else
-                r = error_set(&e, -EACCES, "stream", NULL, "there is no such stream, or not for you");
-        if (r < 0)
+        if (stream_begin(s, g_uri_get_path(uri), g_uri_get_query(uri), &e) < 0)
                 stream_close(s, CLOSE_FAILED, e.message ?: "it failed");
-out:
-        if (query)
-                g_hash_table_unref(query);
 }
 
 static void on_shaken(SoupServerMessage *message, gpointer opaque) {
@@ -361,7 +389,7 @@ static void on_shaken(SoupServerMessage *message, gpointer opaque) {
                 soup_websocket_connection_new(stream, uri, SOUP_WEBSOCKET_CONNECTION_SERVER, NULL, NULL, NULL);
 
         g_object_unref(stream);
-        stream_take(opaque, message, g_uri_get_path(uri), socket);
+        stream_take(opaque, message, socket);
         g_object_unref(socket);
 }
 
@@ -381,6 +409,8 @@ void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERP
                 if (!s->access.network || memcmp(s->access.fingerprint, fingerprint, FINGERPRINT_SIZE) != 0)
                         continue;
                 s->revoked = true;
+                if (s->shell)
+                        machine_shell_close(TAKE_PTR(s->shell));
                 loop_source_free(TAKE_PTR(s->source));
                 s->fd = safe_close(s->fd);
                 if (s->connection) {

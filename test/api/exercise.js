@@ -31,8 +31,8 @@ const DICTIONARY = {
         name: NAMES, target: NAMES, kernel: ['/nonexistent/kernel'], project: ['default', 'default', 'other'], after: ['m2', '3'],
         label: ['a', 'a=b'], source: NAMES, url: ['http://127.0.0.1:9/nobody', 'https://127.0.0.1:9/nobody'], status: ['stopped', 'running', 'failed'], prefix: ['m'], template: ['tiny', 'database', 'windows-11', 'none'], wait: [0, 1], id: [],
 };
-/* A machine has to run for these, a certificate to be shown (test/system/remote.sh), a client to have been let in, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
-const NEVER = ['machine_exec', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
+/* A machine has to run for these, a WebSocket to be asked for, a certificate to be shown (test/system/remote.sh), a client to have been let in, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
+const NEVER = ['machine_exec', 'machine_console', 'machine_shell', 'event_stream', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
                'network_define', 'network_show', 'network_delete', 'client_enrol', 'client_delete'];
 /* Reasons for 503, 504 and 507 that this test itself brings about. */
 const EXPLAINED = ['daemon-starting', 'too-many-operations'];

@@ -26,9 +26,10 @@ static const struct schema_route *route(enum schema_route_id id) {
 /* An admin of one project is none of the host: what is not listed as open to one project is refused, whatever comes to be. */
 static void test_one_project(void **state) {
         static const enum schema_route_id open[] = {
-                ROUTE_DAEMON_SHOW,  ROUTE_OPENAPI,      ROUTE_HEALTH_SHOW,    ROUTE_READY_SHOW,
-                ROUTE_CLIENT_ENROL, ROUTE_IMAGE_LIST,   ROUTE_IMAGE_SHOW,     ROUTE_POOL_SHOW,
-                ROUTE_NETWORK_LIST, ROUTE_NETWORK_SHOW, ROUTE_OPERATION_SHOW, ROUTE_OPERATION_CANCEL,
+                ROUTE_DAEMON_SHOW,   ROUTE_OPENAPI,       ROUTE_HEALTH_SHOW,    ROUTE_READY_SHOW,
+                ROUTE_CLIENT_ENROL,  ROUTE_IMAGE_LIST,    ROUTE_IMAGE_SHOW,     ROUTE_POOL_SHOW,
+                ROUTE_NETWORK_LIST,  ROUTE_NETWORK_SHOW,  ROUTE_OPERATION_SHOW, ROUTE_OPERATION_CANCEL,
+                ROUTE_TEMPLATE_LIST, ROUTE_TEMPLATE_SHOW,
         };
         const struct access a = { .role = SCHEMA_ROLE_ADMIN, .network = true, .project = "a" };
 

@@ -67,6 +67,10 @@ static void test_machine_refusals(void **state) {
                   "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$" },
                 { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"tap\"}]}", "schema-required",
                   "machine.nets[0].interface: a tap needs an interface" },
+                { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"network\"},{\"type\":\"network\",\"network\":\"default\"}]"
+                  "}",
+                  "schema-conflict",
+                  "machine.nets[1]: is in network default, which another interface of it is in already" },
                 { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"user\",\"interface\":\"tap0\"}]}", "schema-conflict",
                   "machine.nets[0].interface: only a tap has an interface, not type user" },
                 { "{\"image\":\"tiny\",\"nets\":[{\"type\":\"user\",\"mtu\":67}]}", "schema-range",
