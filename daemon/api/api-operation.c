@@ -120,9 +120,11 @@ static int list_one(void *opaque, const struct store_op *row) {
 int api_operation_list(struct api_request *q, struct error *e) {
         _cleanup_(operation_page_freep) struct operation_page *page = NULL;
         const struct operation_query *query = q->query;
-        const struct store_op_filter filter = {
-                .unfinished = query->running, .project = query->project, .target = query->target, .after = query->after
-        };
+        const struct store_op_filter filter = { .unfinished = query->running,
+                                                .newest = true,
+                                                .project = query->project,
+                                                .target = query->target,
+                                                .after = query->after };
         struct list l = { .q = q, .query = query };
         int r;
 

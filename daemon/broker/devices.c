@@ -11,6 +11,8 @@
 #include "daemon/engine/parts-firmware.h"
 #include "daemon/image/store.h"
 
+#define VARS_MAX (16 << 20) /* bytes; OVMF's take some hundred KiB */
+
 static int make_dir(const struct broker *b, const char *uuid, char **ret_path, struct error *e) {
         _cleanup_free_ char *path = NULL;
 
@@ -43,10 +45,15 @@ int devices_remove(const struct broker *b, const char *uuid, struct error *e) {
 /* Return: 1 when it was copied, 0 when there is none, -errno with @e. */
 static int copy_vars(int from_dir, int to_dir, const char *name, struct error *e) {
         _cleanup_close_ int fd = openat(from_dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
+        struct stat st;
         int r;
 
         if (fd < 0 && errno == ENOENT)
                 return 0;
+        /* The machine's QEMU can write it, and we have one thread: no pipes, no holes of a terabyte. */
+        if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > VARS_MAX))
+                return error_set(e, -EUCLEAN, "firmware-vars", "bring it back from a backup, or remove it",
+                                 "%s holds no UEFI variables", name);
         r = fd < 0 ? -errno : disk_lock(fd, true, name, e);
         if (r == 0)
                 r = part_vars_make(to_dir, name, fd);

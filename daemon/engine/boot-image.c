@@ -45,12 +45,16 @@ int boot_image_apply(const struct image *image, struct machine_config *c, struct
                 r = take_file(image, IMAGE_FILE_KERNEL, &c->kernel);
         if (r == 0 && !own_kernel) /* another kernel's modules are of no use to this one */
                 r = take_file(image, IMAGE_FILE_INITRD, &c->initrd);
-        if (r == 0)
+        if (r == 0 && c->kernel)
                 r = add_append(image, c);
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot prepare the machine");
         if (c->kernel)
                 return 0;
+        if (c->append)
+                return error_set(e, -EINVAL, "firmware-append",
+                                 "leave --append out: the disk's boot loader has the command line",
+                                 "image %s has no kernel that a command line could be for", image->name);
         if (!image->files[IMAGE_FILE_DISK].name)
                 return error_set(e, -EINVAL, "kernel-missing",
                                  "name a kernel: --kernel FILE --initrd FILE --append 'root=/dev/vda1 ...'",

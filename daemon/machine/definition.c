@@ -68,6 +68,10 @@ int machine_definition_patch(const struct store_machine *row, const json_t *patc
 
         if (!json_is_object(config))
                 return error_set(e, -EUCLEAN, "store-content", NULL, "the definition of %s cannot be read", row->name);
+        if (json_is_string(json_object_get(patch, "template")) &&
+            !json_equal(json_object_get(patch, "template"), json_object_get(config, "template")))
+                return error_set(e, -EINVAL, "template-late", "lodge define --template NAME makes a machine of it",
+                                 "a template is chosen when a machine is defined");
         /* The topology was filled in for the old number of CPUs; whoever names only a new number leaves it to us again. */
         if (json_object_get(patch, "cpus") && !json_object_get(patch, "sockets") && !json_object_get(patch, "cores") &&
             !json_object_get(patch, "threads")) {

@@ -212,7 +212,8 @@ static void on_purged(void *opaque, const struct error *e, struct wire_message *
                 log_warning("what is left of %s cannot be removed: %s", o->uuid, e->message ?: "?");
         else if (o->running)
                 machines_event(o->ms, "orphan-ended", NULL, o->uuid, NULL,
-                               "a process of a machine that the store does not know was ended");
+                               "a process of a machine that the store does not know was ended; its disk, UEFI "
+                               "variables and TPM stay");
         free(o);
 }
 
@@ -223,8 +224,9 @@ static void on_orphan_ended(void *opaque, const struct error *e, struct wire_mes
                 on_purged(o, e, reply);
                 return;
         }
-        if (broker_call(o->ms->broker, "machine-purge", json_pack("{s:s, s:b}", "uuid", o->uuid, "devices", 1), NULL,
-                        on_purged, o, NULL) < 0)
+        /* What its devices remember stays, like its disk: the store may be an older one, put back. */
+        if (broker_call(o->ms->broker, "machine-purge", json_pack("{s:s}", "uuid", o->uuid), NULL, on_purged, o, NULL) <
+            0)
                 free(o);
 }
 

@@ -244,7 +244,7 @@ static bool step_forward(struct operation *op) {
         r = step->run ? step->run(op, &e) : 0;
         if (r > 0)
                 point(op, "begun");
-        if (r > 0)
+        if (r > 0 || (r < 0 && op->all->frozen)) /* the next process takes it up here */
                 return false;
         op->busy = false;
         if (r < 0 && op->stalls) {
@@ -276,7 +276,7 @@ static bool step_back(struct operation *op) {
         r = step->undo ? step->undo(op, &e) : 0;
         if (r > 0)
                 point(op, "undo-begun");
-        if (r > 0)
+        if (r > 0 || (r < 0 && op->all->frozen))
                 return false;
         op->busy = false;
         if (r < 0) {

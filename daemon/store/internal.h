@@ -56,6 +56,8 @@ enum statement {
         STMT_OP_SEQ,
         STMT_OP_EACH,
         STMT_OP_EACH_UNFINISHED,
+        STMT_OP_NEWEST,
+        STMT_OP_NEWEST_UNFINISHED,
         STMT_OP_EXPIRE_TIME,
         STMT_OP_EXPIRE_COUNT,
         STMT_EVENT_ADD,

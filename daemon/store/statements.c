@@ -14,7 +14,7 @@
 #define OP_WHOLE                                                                                                       \
         "SELECT id, kind, project, target, target_uuid, state, step, n_steps, requester, request_id, created,"         \
         " changed, args, result, error FROM operations"
-#define OP_FILTER    " AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR target = ?3) ORDER BY seq LIMIT ?4"
+#define OP_FILTER    " AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR target = ?3) ORDER BY seq"
 #define EVENT_WHOLE  "SELECT seq, time, kind, project, target, request_id, data FROM events WHERE seq > ?1"
 #define OBJECT_WHOLE "SELECT kind, project, name, generation, created, changed, config FROM objects"
 #define CLIENT_WHOLE "SELECT fingerprint, name, role, projects, created, revoked FROM clients"
@@ -66,8 +66,10 @@ static const char *const statements[STMT_MAX] = {
                            " args = ?7, result = ?8, error = ?9 WHERE id = ?1 AND state < 2",
         [STMT_OP_FIND] = OP_WHOLE " WHERE id = ?1",
         [STMT_OP_SEQ] = "SELECT seq FROM operations WHERE id = ?1",
-        [STMT_OP_EACH] = OP_WHOLE " WHERE seq > ?1" OP_FILTER,
-        [STMT_OP_EACH_UNFINISHED] = OP_WHOLE " WHERE seq > ?1 AND state < 2" OP_FILTER,
+        [STMT_OP_EACH] = OP_WHOLE " WHERE seq > ?1" OP_FILTER " LIMIT ?4",
+        [STMT_OP_EACH_UNFINISHED] = OP_WHOLE " WHERE seq > ?1 AND state < 2" OP_FILTER " LIMIT ?4",
+        [STMT_OP_NEWEST] = OP_WHOLE " WHERE seq < ?1" OP_FILTER " DESC LIMIT ?4",
+        [STMT_OP_NEWEST_UNFINISHED] = OP_WHOLE " WHERE seq < ?1 AND state < 2" OP_FILTER " DESC LIMIT ?4",
         [STMT_OP_EXPIRE_TIME] = "DELETE FROM operations WHERE state >= 2 AND changed < ?1",
         [STMT_OP_EXPIRE_COUNT] = "DELETE FROM operations WHERE state >= 2 AND seq <="
                                  " (SELECT seq FROM operations WHERE state >= 2 ORDER BY seq DESC LIMIT 1 OFFSET ?1)",

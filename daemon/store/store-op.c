@@ -205,16 +205,18 @@ static int op_seq(struct store *s, const char *id, int64_t *ret_seq, struct erro
         r = query_row(&q, e);
         if (r < 0)
                 return r;
-        *ret_seq = r > 0 ? query_get_int(&q, 0) : 0;
+        if (r > 0) /* else it is forgotten: begin at the beginning */
+                *ret_seq = query_get_int(&q, 0);
         return 0;
 }
 
 int store_op_each(struct store *s, const struct store_op_filter *f, int (*fn)(void *opaque, const struct store_op *op),
                   void *opaque, struct error *e) {
         static const struct store_op_filter all = { 0 };
-        _cleanup_(query_end) struct query q =
-                query_start(s, f && f->unfinished ? STMT_OP_EACH_UNFINISHED : STMT_OP_EACH);
-        int64_t after = 0;
+        static const enum statement statements[2][2] = { { STMT_OP_EACH, STMT_OP_EACH_UNFINISHED },
+                                                         { STMT_OP_NEWEST, STMT_OP_NEWEST_UNFINISHED } };
+        _cleanup_(query_end) struct query q = query_start(s, statements[f && f->newest][f && f->unfinished]);
+        int64_t after = f && f->newest ? INT64_MAX : 0;
         int r;
 
         f = f ?: &all;

@@ -202,12 +202,14 @@ DEFINE_CLEANUP(store_op, store_op_free);
 
 struct store_op_filter {
         bool unfinished; /* only these */
+        bool newest;     /* the newest first */
         const char *project, *target;
-        const char *after; /* an operation's id: only what began after it (all, if it is not known any more) */
+        const char *
+                after; /* an operation's id: only what comes after it in this order (all, if it is not known any more) */
         uint32_t limit;
 };
 
-/** store_op_each() - operations in the order in which they began; @f may be NULL. */
+/** store_op_each() - operations in the order in which they began, or from the newest on; @f may be NULL. */
 int store_op_each(struct store *s, const struct store_op_filter *f, int (*fn)(void *opaque, const struct store_op *op),
                   void *opaque, struct error *e);
 

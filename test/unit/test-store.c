@@ -388,6 +388,17 @@ static void test_operations(void **state) {
                 0);
         assert_string_equal(text, "b");
         text[0] = '\0';
+        text[0] = '\0';
+        assert_int_equal(
+                store_op_each(rig->s, &(struct store_op_filter){ .newest = true, .limit = 1 }, collect_op, text, NULL),
+                0);
+        assert_string_equal(text, "c");
+        text[0] = '\0';
+        assert_int_equal(store_op_each(rig->s, &(struct store_op_filter){ .newest = true, .after = c.id }, collect_op,
+                                       text, NULL),
+                         0);
+        assert_string_equal(text, "ba");
+        text[0] = '\0';
         assert_int_equal(store_op_each(rig->s, &(struct store_op_filter){ .target = "c", .project = "default" },
                                        collect_op, text, NULL),
                          0);
