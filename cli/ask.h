@@ -20,8 +20,8 @@ struct ask {
         struct view_options *view; /* NULL: the command has none; so below */
         struct request_options *request;
         struct client *client; /* NULL only in a command that can do without: see enum cli_daemon */
-        uint64_t given; /* a bit for each of the command's options that was among the words */
-        int status;     /* the exit status of a good end */
+        uint64_t given;        /* a bit for each of the command's options that was among the words */
+        int status;            /* the exit status of a good end */
 };
 
 /** cli_ask() - run a command of the daemon's; returns the exit status. */
@@ -113,6 +113,8 @@ int ask_operation_show(struct ask *a, struct error *e);
 int ask_operation_wait(struct ask *a, struct error *e);
 int ask_operation_cancel(struct ask *a, struct error *e);
 int ask_event_list(struct ask *a, struct error *e);
+int ask_audit_list(struct ask *a, struct error *e);
+int ask_usage_list(struct ask *a, struct error *e);
 int ask_machine_clone(struct ask *a, struct error *e);
 int ask_network_list(struct ask *a, struct error *e);
 int ask_network_show(struct ask *a, struct error *e);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* daemon: the commands on operations, events and the daemon itself */
+/* daemon: the commands on operations, events, who changed what, and the daemon itself */
 #include <errno.h>
 #include <stdio.h>
 #include <time.h>
@@ -9,6 +9,7 @@
 #define OPERATION_COLUMNS "id,kind,target,status,step,created,requester"
 #define OPERATION_SHOW    "id,kind,project,target,status,step,progress,created,changed,requester,request,error,warnings"
 #define EVENT_COLUMNS     "seq,time,kind,target,message"
+#define AUDIT_COLUMNS     "seq,time,who,action,project,target,status"
 #define NETWORK_COLUMNS   "all"
 #define DAEMON_COLUMNS    "version,scope,pid,started,machines,running,kvm,kvm_evidence,kvm_cure,user,role,project"
 
@@ -91,6 +92,13 @@ int ask_event_list(struct ask *a, struct error *e) {
                         nanosleep(&(struct timespec){ .tv_nsec = 500000000 }, NULL);
         } while (r == 0 && a->request->follow && !ferror(stdout));
         return r;
+}
+
+int ask_audit_list(struct ask *a, struct error *e) {
+        json_auto_t *page = NULL;
+        int r = ask_send(a, ROUTE_AUDIT_LIST, NULL, NULL, &page, e);
+
+        return r < 0 ? r : ask_print_list(a, page, "changes", &audit_view_schema, AUDIT_COLUMNS, e);
 }
 
 int ask_network_list(struct ask *a, struct error *e) {

@@ -98,6 +98,7 @@ static const struct machine_hooks hooks = {
         .resize_disk = virtio_blk_resize,
         .mirror_disk = disk_mirror_start,
         .query_disk_job = disk_mirror_query,
+        .query_disk_stats = virtio_blk_stats,
         .end_disk_job = disk_mirror_end,
         .load = load,
         .vcpu_thread_start = confine_vcpu,

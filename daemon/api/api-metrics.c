@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * api-metrics: figures: for Prometheus (its text format, version 0.0.4), for those who watch over the daemon, for those who pay, and the record of who
- * changed what
+ * api-metrics: for those who watch over the daemon, for those who pay, and the record of who changed what; figures for Prometheus are in metrics.c
  */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -23,113 +18,6 @@ int api_ready_show(struct api_request *q, struct error *e) {
                 return api_answer_text(q, 200, "text/plain", "ready\n", 6);
         return error_set(e, -EAGAIN, "daemon-starting", "try again in a moment",
                          "the daemon is still finding out which machines run");
-}
-
-/* ---- Prometheus ------------------------------------------------------------------------------------------------------ */
-
-struct count {
-        struct machines *machines;
-        uint64_t by_status[MACHINE_STATUS_COUNT], cpus, memory;
-};
-
-static int count_one(void *opaque, const struct store_machine *row) {
-        struct count *c = opaque;
-        const char *engine;
-        enum machine_status status = machine_status_of(c->machines, row, &engine);
-
-        c->by_status[status]++;
-        if (status == MACHINE_STATUS_RUNNING || status == MACHINE_STATUS_PAUSED) {
-                c->cpus += row->cpus;
-                c->memory += row->memory;
-        }
-        return 0;
-}
-
-static void head(GString *text, const char *name, const char *type, const char *help) {
-        g_string_append_printf(text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-static void one(GString *text, const char *name, const char *type, const char *help, uint64_t value) {
-        head(text, name, type, help);
-        g_string_append_printf(text, "%s %" PRIu64 "\n", name, value);
-}
-
-static void add_pool(GString *text, const json_t *pool) {
-        const char *name = json_string_value(json_object_get(pool, "name"));
-        static const char *const figures[] = { "capacity", "available", "allocated" };
-
-        if (!name)
-                return;
-        for (size_t i = 0; i < ELEMENTSOF(figures); i++) {
-                char metric[64];
-
-                snprintf(metric, sizeof(metric), "lodge_pool_%s_bytes", figures[i]);
-                head(text, metric, "gauge", "Bytes of a pool.");
-                g_string_append_printf(text, "%s{pool=\"%s\"} %" PRIu64 "\n", metric, name,
-                                       (uint64_t)json_integer_value(json_object_get(pool, figures[i])));
-        }
-        one(text, "lodge_volumes", "gauge", "Disks in pools.", json_array_size(json_object_get(pool, "items")));
-}
-
-static void add_daemon(GString *text, const struct api *api) {
-        struct rusage usage;
-        uint64_t oldest, newest = 0;
-
-        head(text, "lodge_requests_total", "counter", "Requests answered, by the class of their status.");
-        for (unsigned int i = 1; i < ELEMENTSOF(api->counts); i++)
-                g_string_append_printf(text, "lodge_requests_total{class=\"%uxx\"} %" PRIu64 "\n", i, api->counts[i]);
-        one(text, "lodge_connections", "gauge", "Open connections of clients.", api->n_connections);
-        one(text, "lodge_streams", "gauge", "Open WebSockets.", api->n_streams);
-        one(text, "lodge_operations", "gauge", "Operations under way.",
-            operations_count(machines_operations(api->o.machines)));
-        store_event_range(api->o.store, &oldest, &newest, NULL);
-        one(text, "lodge_events_total", "counter", "Events so far.", newest);
-        if (getrusage(RUSAGE_SELF, &usage) == 0) {
-                head(text, "lodge_worker_cpu_seconds_total", "counter", "CPU time of lodged's worker.");
-                g_string_append_printf(text, "lodge_worker_cpu_seconds_total %.3f\n",
-                                       (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-                                               (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
-                one(text, "lodge_worker_max_resident_bytes", "gauge", "Memory of lodged's worker at its largest.",
-                    (uint64_t)usage.ru_maxrss * 1024);
-        }
-}
-
-static int write_metrics(struct api_request *q, const json_t *pool, struct error *e) {
-        struct count c = { .machines = q->api->o.machines };
-        GString *text;
-        int r = store_machine_each(q->api->o.store, NULL, count_one, &c, e);
-
-        if (r < 0)
-                return r;
-        text = g_string_new(NULL);
-        head(text, "lodge_info", "gauge", "Version and scope of the daemon.");
-        g_string_append_printf(text, "lodge_info{version=\"%s\",scope=\"%s\"} 1\n", LODGE_VERSION,
-                               api_scope_to_string(q->api->o.config->scope));
-        head(text, "lodge_machines", "gauge", "Machines, by what they do.");
-        for (unsigned int i = 0; i < MACHINE_STATUS_COUNT; i++)
-                g_string_append_printf(text, "lodge_machines{status=\"%s\"} %" PRIu64 "\n", machine_status_to_string(i),
-                                       c.by_status[i]);
-        one(text, "lodge_running_cpus", "gauge", "Virtual CPUs of running machines.", c.cpus);
-        one(text, "lodge_running_memory_bytes", "gauge", "Memory of running machines.", c.memory);
-        add_pool(text, pool);
-        add_daemon(text, q->api);
-        r = api_answer_text(q, 200, "text/plain; version=0.0.4", text->str, text->len);
-        g_string_free(text, TRUE);
-        return r;
-}
-
-static void on_pool(void *opaque, const struct error *e, struct wire_message *reply) {
-        _cleanup_error_ struct error own = ERROR_INIT;
-        struct api_request *q = opaque;
-
-        if (write_metrics(q, reply ? reply->json : NULL, &own) < 0)
-                api_answer_error(q, &own);
-}
-
-int api_metrics_show(struct api_request *q, struct error *e) {
-        if (broker_call(q->api->o.broker, "volume-list", NULL, NULL, on_pool, q, NULL) < 0)
-                return broker_gone(e);
-        return 1;
 }
 
 /* ---- audit ------------------------------------------------------------------------------------------------------------ */

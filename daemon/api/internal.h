@@ -89,5 +89,12 @@ void api_stream_connection_gone(struct api *api, const struct api_connection *c)
 /** api_event_fill() - an event as clients see it. */
 void api_event_fill(struct event_view *v, const struct store_event *event);
 
+/**
+ * metrics_add_label() - NAME="VALUE", for Prometheus
+ *
+ * Backslash, quote and line feed are escaped, as the format wants it; other control characters, which some readers cannot take, become '?'.
+ */
+void metrics_add_label(GString *text, const char *name, const char *value);
+
 /** api_audit() - write down who changed what, when a request that changes something is answered. */
 void api_audit(struct api_request *q, unsigned int status);

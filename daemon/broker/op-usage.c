@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* op-usage: what machines have used so far: CPU time, memory, storage */
+/* op-usage: what machines have used so far: CPU time, memory, what went through their taps */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -8,8 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "daemon/broker/broker.h"
 #include "daemon/keeper/client.h"
+#include "daemon/network/network.h"
 
 /* proc(5): utime and stime are fields 14 and 15 of stat; the name, field 2, may hold anything but ends with the last ')'. */
 static uint64_t cpu_us(uint32_t pid) {
@@ -60,6 +62,30 @@ static json_t *sample(const char *machines, const char *uuid) {
                          (json_int_t)cpu_us(status->pid), "memory", (json_int_t)memory_bytes(status->pid));
 }
 
+/* Only a system daemon's machines have taps of ours. */
+static json_t *taps(struct broker *b) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        _cleanup_free_ struct network_tap *list = NULL;
+        json_t *items = json_array();
+        size_t n = 0;
+
+        if (b->networks && network_taps(b->networks, &list, &n, &e) < 0)
+                log_warning("what went through machines' interfaces is not known: %s", e.message ?: "?");
+        for (size_t i = 0; i < n; i++) {
+                const struct network_counters *c = &list[i].counters;
+
+                json_array_append_new(items,
+                                      json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "interface",
+                                                list[i].interface, "network", list[i].network, "machine",
+                                                list[i].machine, "received_bytes", (json_int_t)c->received_bytes,
+                                                "received_packets", (json_int_t)c->received_packets, "received_drops",
+                                                (json_int_t)c->received_drops, "sent_bytes", (json_int_t)c->sent_bytes,
+                                                "sent_packets", (json_int_t)c->sent_packets, "sent_drops",
+                                                (json_int_t)c->sent_drops));
+        }
+        return items;
+}
+
 static int machines_usage(struct broker_call *call, void *args, struct error *e) {
         const char *machines = call->broker->paths.machines;
         json_t *items = json_array(), *item;
@@ -74,7 +100,7 @@ static int machines_usage(struct broker_call *call, void *args, struct error *e)
         }
         if (dir)
                 closedir(dir);
-        call->result = json_pack("{s:o}", "items", items);
+        call->result = json_pack("{s:o, s:o}", "items", items, "taps", taps(call->broker));
         return call->result ? 0 : -ENOMEM;
 }
 

@@ -160,6 +160,30 @@ static int volumes_list(struct broker_call *call, void *args, struct error *e) {
         return call->result ? 0 : -ENOMEM;
 }
 
+static int add_allocated(void *opaque, const char *name, uint64_t allocated) {
+        return json_object_set_new(opaque, name, json_integer((json_int_t)allocated)) < 0 ? -ENOMEM : 0;
+}
+
+/* How full a pool is, without a look into its volumes. */
+static int pool_fill(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_pool_args *a = args;
+        _cleanup_(pool_freep) struct pool *pool = NULL;
+        json_auto_t *volumes = json_object();
+        struct pool_usage usage;
+        int r = broker_pool_open(call->broker, a->pool, &pool, e);
+
+        if (r == 0)
+                r = pool_get_usage(pool, &usage, e);
+        if (r == 0)
+                r = volume_each_allocated(pool, add_allocated, volumes, e);
+        if (r < 0)
+                return r;
+        call->result = json_pack("{s:s, s:I, s:I, s:I, s:O}", "name", pool_name(pool), "capacity",
+                                 (json_int_t)usage.capacity, "available", (json_int_t)usage.available, "allocated",
+                                 (json_int_t)usage.allocated, "volumes", volumes);
+        return call->result ? 0 : -ENOMEM;
+}
+
 static int seed_dir(struct broker *b, const char *uuid, char **ret_dir) {
         char *dir;
 
@@ -214,6 +238,7 @@ const struct broker_op broker_volume_ops[] = {
         { "volume-grow", &broker_volume_args_schema, volume_grow },
         { "volume-delete", &broker_volume_args_schema, volume_remove },
         { "volume-list", &broker_pool_args_schema, volumes_list },
+        { "pool-usage", &broker_pool_args_schema, pool_fill },
         { "seed-write", &broker_seed_args_schema, seed_write },
         { 0 },
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "daemon/machine/machine.h"
+#include "daemon/machine/sample.h"
 
 struct machines {
         struct loop *loop;
@@ -19,9 +20,16 @@ struct machines {
         struct recovery *recovery;
         bool found; /* what runs: until then the store is believed */
         struct restart *restarts;
-        struct loop_source *sample; /* of what machines use */
-        uint64_t sampled_ns;
-        uint32_t shell_epoch; /* of this process: what shells of another one left in a guest is cleared */
+        /* sample.c */
+        struct loop_source *sample; /* timer: the next pass */
+        uint64_t sample_us;
+        struct samples samples;
+        json_t *network_names, *sampled_networks; /* of the pass that goes on */
+        size_t network_next;
+        uint64_t storage_ns; /* when storage was counted last */
+        unsigned int storage_passes;
+        struct storage_walk *storage_walk; /* usage.c; NULL: none goes on */
+        uint32_t shell_epoch;              /* of this process: what shells of another one left in a guest is cleared */
         unsigned int n_shells;
 };
 
@@ -52,8 +60,10 @@ struct machine_live {
         struct guest_file_job *files;
         struct machine_shell *shells;
         struct change *change; /* of its definition, that is being made true */
-        uint32_t sampled_pid;  /* usage.c: the process and its CPU time at the last sample */
-        uint64_t sampled_cpu_us;
+        uint32_t sampled_pid;  /* usage.c: the process at the last sample */
+        uint64_t sampled_ns;   /* monotonic: its time, or since when it is watched */
+        bool sampling;         /* QMP has been asked */
+        struct machine_sample sample;
         struct operation *stopping; /* waits for its end */
         char ended_reason[256];
 };
@@ -173,8 +183,28 @@ int networks_keep_published(struct machines *ms, const char *uuid);
 int networks_name_free(struct machines *ms, const char *project, const char *name, const struct machine_definition *d,
                        struct error *e);
 
-/** usage_begin() - take samples of what machines use, from now on. */
-int usage_begin(struct machines *ms);
+/** network_names() - of all networks in the store, as texts; a new list. */
+int network_names(struct machines *ms, json_t **ret_names);
+
+/** sample_begin(), sample_end() - a pass each minute, from now on; what is kept goes. */
+int sample_begin(struct machines *ms);
+void sample_end(struct machines *ms);
+
+/** sample_take_disks() - what a machine's QMP says to query-blockstats. */
+void sample_take_disks(struct machine_sample *s, const json_t *answer);
+
+/** usage_count_running(), usage_count_storage() - add what the broker has seen (machines-usage's items, pool-usage's volumes) to what machines have used. */
+void usage_count_running(struct machines *ms, const json_t *items);
+void usage_count_storage(struct machines *ms, const json_t *volumes);
+
+/** usage_end() - nothing is counted any more. */
+void usage_end(struct machines *ms);
+
+/** usage_of_projects() - see struct samples; a new object. */
+json_t *usage_of_projects(struct machines *ms);
+
+/** time_now_us() - Unix microseconds. */
+int64_t time_now_us(void);
 
 /** launch_stop_waiting() - a launch that only waits for the guest is over: something else is to happen to the machine. */
 void launch_stop_waiting(struct machines *ms, const char *uuid);

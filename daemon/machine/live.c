@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -439,6 +440,7 @@ static int live_make(const struct attach *a, struct wire_message *reply) {
                 .since = text_copy(json_string_value(json_object_get(j, "started"))),
                 .addresses = json_incref(a->addresses),
                 .kvm = json_is_true(json_object_get(j, "kvm")),
+                .sampled_ns = clock_ns(),
                 .found = operation_of_target(a->ms->operations, a->uuid) == NULL,
                 .pid = (uint32_t)json_integer_value(json_object_get(j, "pid")),
                 .control_fd = wire_take_fd(reply, 0),

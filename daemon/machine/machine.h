@@ -13,7 +13,7 @@
  * Everything that takes more than one step is an operation (operation.h), whose steps for machines are in op-*.c.
  *
  * Files: machines.c the registry; recover.c what the daemon does at its start; restart.c the restart policy; definition.c JSON to definitions, patches, what is pending; change.c what changes live;
- * view.c what clients see; live.c one running machine; guest-file.c, shell.c what its guest's agent can do; op-*.c the operations.
+ * view.c what clients see; sample.c, usage.c what machines do and use; live.c one running machine; guest-file.c, shell.c what its guest's agent can do; op-*.c the operations.
  */
 #pragma once
 

@@ -25,7 +25,7 @@ int machines_new(enum api_scope scope, struct loop *loop, struct store *store, s
         };
         r = operations_new(loop, store, kinds, ms, &ms->operations);
         if (r == 0)
-                r = usage_begin(ms);
+                r = sample_begin(ms);
         if (r < 0) {
                 operations_free(ms->operations);
                 free(ms);
@@ -43,7 +43,7 @@ void machines_free(struct machines *ms) {
         operations_free(ms->operations);
         while (ms->live)
                 live_free(ms->live);
-        loop_source_free(ms->sample);
+        sample_end(ms);
         free(ms);
 }
 

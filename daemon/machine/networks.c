@@ -355,7 +355,7 @@ static int add_name(void *opaque, const struct store_object *o) {
         return json_array_append_new(opaque, json_string(o->name));
 }
 
-static int network_names(struct machines *ms, json_t **ret_names) {
+int network_names(struct machines *ms, json_t **ret_names) {
         json_auto_t *names = json_array();
         int r = store_object_each(ms->store, KIND, "", add_name, names, NULL);
 

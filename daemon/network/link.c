@@ -88,7 +88,15 @@ static void info_of(struct rtnl_link *link, struct link_info *ret) {
         *ret = (struct link_info){ .index = rtnl_link_get_ifindex(link),
                                    .up = rtnl_link_get_flags(link) & IFF_UP,
                                    .master = rtnl_link_get_master(link),
-                                   .mtu = rtnl_link_get_mtu(link) };
+                                   .mtu = rtnl_link_get_mtu(link),
+                                   .counters = {
+                                           .received_bytes = rtnl_link_get_stat(link, RTNL_LINK_RX_BYTES),
+                                           .received_packets = rtnl_link_get_stat(link, RTNL_LINK_RX_PACKETS),
+                                           .received_drops = rtnl_link_get_stat(link, RTNL_LINK_RX_DROPPED),
+                                           .sent_bytes = rtnl_link_get_stat(link, RTNL_LINK_TX_BYTES),
+                                           .sent_packets = rtnl_link_get_stat(link, RTNL_LINK_TX_PACKETS),
+                                           .sent_drops = rtnl_link_get_stat(link, RTNL_LINK_TX_DROPPED),
+                                   } };
         snprintf(ret->kind, sizeof(ret->kind), "%s", kind ?: "");
         snprintf(ret->alias, sizeof(ret->alias), "%s", alias ?: "");
         snprintf(ret->name, sizeof(ret->name), "%s", rtnl_link_get_name(link) ?: "");

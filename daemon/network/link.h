@@ -40,6 +40,7 @@ struct link_info {
         int master; /* index of the bridge that it is a port of, or 0 */
         unsigned int mtu;
         uint8_t mac[6];
+        struct network_counters counters;
 };
 
 /** link_find() - look at one interface; -ENODEV when there is none. */

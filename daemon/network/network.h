@@ -139,6 +139,20 @@ int network_forget(struct network_ctx *ctx, const struct network_config *c, cons
  */
 int network_set_forwards(struct network_ctx *ctx, const struct network_config *c, struct error *e);
 
+/* What went through an interface since it was made, as the host sees it: what it received the guest has sent. */
+struct network_counters {
+        uint64_t received_bytes, received_packets, received_drops;
+        uint64_t sent_bytes, sent_packets, sent_drops;
+};
+
+struct network_tap {
+        char interface[16], network[64], machine[64];
+        struct network_counters counters;
+};
+
+/** network_taps() - the taps of all machines, found by their aliases, in one question to the kernel; @ret_taps is allocated. */
+int network_taps(struct network_ctx *ctx, struct network_tap **ret_taps, size_t *ret_n, struct error *e);
+
 /* What the daemon knows of: a network (machine NULL), or a machine's port in it. */
 struct network_known {
         const char *network, *machine;

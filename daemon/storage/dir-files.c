@@ -380,20 +380,43 @@ int dir_list(struct pool *pool, struct volume ***ret_volumes, size_t *ret_n, str
         return 0;
 }
 
+int dir_each_allocated(struct pool *pool, volume_allocated_fn fn, void *opaque, struct error *e) {
+        int fd = openat(dir_fd(pool), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+        const struct dirent *de;
+        DIR *d;
+
+        if (fd < 0 || !(d = fdopendir(fd))) {
+                r = -errno;
+                safe_close(fd);
+                return error_set(e, r, "pool-open", NULL, "cannot read %s", pool->path);
+        }
+        while (r == 0 && (de = readdir(d))) {
+                char name[DIR_NAME_SIZE];
+                enum volume_format format;
+                struct stat st;
+
+                if (parse_file_name(de->d_name, name, &format) &&
+                    fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+                        r = fn(opaque, name, (uint64_t)st.st_blocks * 512);
+        }
+        closedir(d);
+        return r;
+}
+
+static int add_allocated(void *opaque, const char *name, uint64_t allocated) {
+        *(uint64_t *)opaque += allocated;
+        return 0;
+}
+
 int dir_usage(struct pool *pool, struct pool_usage *ret_usage, struct error *e) {
         struct pool_usage usage = { 0 };
-        struct volume **volumes = NULL;
-        size_t n = 0;
         int r = dir_space(pool, &usage);
 
         if (r < 0)
                 return error_set(e, r, "pool-open", NULL, "cannot see the free space of %s", pool->path);
-        r = dir_list(pool, &volumes, &n, e);
+        r = dir_each_allocated(pool, add_allocated, &usage.allocated, e);
         if (r < 0)
                 return r;
-        for (size_t i = 0; i < n; i++)
-                usage.allocated += volumes[i]->allocated;
-        volume_list_free(volumes, n);
         *ret_usage = usage;
         return 0;
 }

@@ -349,6 +349,7 @@ const struct pool_driver_ops pool_dir_ops = {
         .remove = dir_remove,
         .find = dir_find,
         .list = dir_list,
+        .each_allocated = dir_each_allocated,
         .open_volume = dir_open_volume,
         .path = dir_path,
 };

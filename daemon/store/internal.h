@@ -72,6 +72,7 @@ enum statement {
         STMT_OBJECT_EACH,
         STMT_USAGE_ADD,
         STMT_USAGE_EACH,
+        STMT_USAGE_SUM,
         STMT_USAGE_EXPIRE,
         STMT_AUDIT_ADD,
         STMT_AUDIT_EACH,

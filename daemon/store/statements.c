@@ -96,6 +96,8 @@ static const char *const statements[STMT_MAX] = {
         [STMT_USAGE_EACH] = "SELECT project, machine, month, cpu_us, memory_mib_s, storage_mib_s FROM usage"
                             " WHERE (?1 IS NULL OR project = ?1) AND (?2 = 0 OR month = ?2)"
                             " ORDER BY project, machine, month",
+        [STMT_USAGE_SUM] = "SELECT project, '', month, sum(cpu_us), sum(memory_mib_s), sum(storage_mib_s) FROM usage"
+                           " WHERE month = ?1 GROUP BY project ORDER BY project",
         [STMT_USAGE_EXPIRE] = "DELETE FROM usage WHERE month < ?1",
 
         [STMT_AUDIT_ADD] = "INSERT INTO audit (time, principal, action, project, target, status, request_id, detail)"

@@ -37,21 +37,18 @@ int store_usage_add(struct store *s, const struct store_usage *u, struct error *
         return r < 0 ? r : store_leave(s, usage_write(s, u, e), e);
 }
 
-int store_usage_each(struct store *s, const char *project, uint32_t month,
-                     int (*fn)(void *opaque, const struct store_usage *u), void *opaque, struct error *e) {
-        _cleanup_(query_end) struct query q = query_start(s, STMT_USAGE_EACH);
+static int usage_rows(struct store *s, struct query *q, int (*fn)(void *opaque, const struct store_usage *u),
+                      void *opaque, struct error *e) {
         int r;
 
-        query_text(&q, 1, project);
-        query_int(&q, 2, month);
-        while ((r = query_row(&q, e)) > 0) {
+        while ((r = query_row(q, e)) > 0) {
                 const struct store_usage u = {
-                        .project = query_get_text(&q, 0),
-                        .machine = query_get_text(&q, 1),
-                        .month = (uint32_t)query_get_uint(&q, 2),
-                        .cpu_us = query_get_uint(&q, 3),
-                        .memory_mib_s = query_get_uint(&q, 4),
-                        .storage_mib_s = query_get_uint(&q, 5),
+                        .project = query_get_text(q, 0),
+                        .machine = query_get_text(q, 1),
+                        .month = (uint32_t)query_get_uint(q, 2),
+                        .cpu_us = query_get_uint(q, 3),
+                        .memory_mib_s = query_get_uint(q, 4),
+                        .storage_mib_s = query_get_uint(q, 5),
                 };
 
                 if (!u.project || !u.machine)
@@ -61,6 +58,23 @@ int store_usage_each(struct store *s, const char *project, uint32_t month,
                         return r;
         }
         return r;
+}
+
+int store_usage_each(struct store *s, const char *project, uint32_t month,
+                     int (*fn)(void *opaque, const struct store_usage *u), void *opaque, struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_USAGE_EACH);
+
+        query_text(&q, 1, project);
+        query_int(&q, 2, month);
+        return usage_rows(s, &q, fn, opaque, e);
+}
+
+int store_usage_sum(struct store *s, uint32_t month, int (*fn)(void *opaque, const struct store_usage *u), void *opaque,
+                    struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_USAGE_SUM);
+
+        query_int(&q, 1, month);
+        return usage_rows(s, &q, fn, opaque, e);
 }
 
 static int usage_forget(struct store *s, uint32_t before_month, struct error *e) {

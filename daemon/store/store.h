@@ -309,6 +309,10 @@ int store_usage_add(struct store *s, const struct store_usage *u, struct error *
 int store_usage_each(struct store *s, const char *project, uint32_t month,
                      int (*fn)(void *opaque, const struct store_usage *u), void *opaque, struct error *e);
 
+/** store_usage_sum() - of all projects in one month, by project; the machine is "". */
+int store_usage_sum(struct store *s, uint32_t month, int (*fn)(void *opaque, const struct store_usage *u), void *opaque,
+                    struct error *e);
+
 /** store_usage_expire() - forget the months before @before_month. */
 int store_usage_expire(struct store *s, uint32_t before_month, struct error *e);
 

@@ -143,6 +143,7 @@ static void ask_for_files(struct enemy *m) {
                 refused(m, "volume-grow",
                         json_pack("{s:s, s:s, s:i}", "pool", "default", "name", names[i], "size", 1 << 20), "a path");
                 refused(m, "volume-list", json_pack("{s:s}", "pool", names[i]), "a path");
+                refused(m, "pool-usage", json_pack("{s:s}", "pool", names[i]), "a path");
                 refused(m, "machine-disk",
                         json_pack("{s:s, s:s, s:s}", "pool", "default", "name", "v", "image", names[i]),
                         "an image by a path");
@@ -326,7 +327,7 @@ static int enemy_run(int config_fd) {
         m.phase = phase_next(c->store_dir, now, &first);
         if (m.phase > 0) {
                 snprintf(detail, sizeof(detail), "%d descriptors instead of %d", now, first);
-                say(&m, now == first,
+                say(&m, now <= first,
                     "the broker has started the next worker, and holds no more descriptors than before", detail);
         }
         if (m.phase >= 1 && m.phase <= 6) {
@@ -340,7 +341,7 @@ static int enemy_run(int config_fd) {
         flood(&m);
         now = count_fds(m.broker);
         snprintf(detail, sizeof(detail), "%d descriptors instead of %d", now, first);
-        say(&m, now == first, "the broker holds no more descriptors than before", detail);
+        say(&m, now <= first, "the broker holds no more descriptors than before", detail);
         kill(getpid(), SIGKILL);
         return 0;
 }

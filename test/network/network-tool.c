@@ -4,6 +4,7 @@
  *
  * usage: network-tool STATE CONFIG choose|up|down|delete|status|forwards
  *        network-tool STATE CONFIG attach MACHINE MAC UID | detach MACHINE | forget MACHINE
+ *        network-tool STATE CONFIG taps
  *        network-tool STATE CONFIG leftovers [--remove] [NETWORK[/MACHINE]]...
  *        network-tool pump TAP NETNS MAC
  *
@@ -58,6 +59,18 @@ static int do_attach(struct network_ctx *ctx, const struct network_config *c, ch
         if (r == 0)
                 printf("%s %s %s\n", port->tap, port->address4, port->address6 ?: "-");
         network_port_free(port);
+        return r;
+}
+
+static int do_taps(struct network_ctx *ctx, struct error *e) {
+        _cleanup_free_ struct network_tap *taps = NULL;
+        size_t n = 0;
+        int r = network_taps(ctx, &taps, &n, e);
+
+        for (size_t i = 0; i < n; i++)
+                printf("tap %s %s %s received %llu sent %llu\n", taps[i].network, taps[i].machine, taps[i].interface,
+                       (unsigned long long)taps[i].counters.received_bytes,
+                       (unsigned long long)taps[i].counters.sent_bytes);
         return r;
 }
 
@@ -120,6 +133,8 @@ static int run(struct network_ctx *ctx, struct network_config *c, int argc, char
                 return network_detach(ctx, c, argv[1], e);
         if (streq(verb, "forget") && argc == 2)
                 return network_forget(ctx, c, argv[1], e);
+        if (streq(verb, "taps"))
+                return do_taps(ctx, e);
         if (streq(verb, "leftovers"))
                 return do_leftovers(ctx, argc - 1, argv + 1, e);
         return error_set(e, -EINVAL, "usage", NULL, "see the head of network-tool.c");

@@ -127,6 +127,16 @@ conform_up() {
         gateway=$(sed -n 's/.*"subnet":"\([0-9.]*\)\.0\/24".*/\1.1/p' "$config")
 }
 
+# counted MACHINE BYTES: pings of that many bytes are in its tap's counters, in both directions
+counted() {
+        local before after n=$(($2 / 1400 + 1))
+        before=$(net taps | sed -n "s/^tap $network $1 [^ ]* received \([0-9]*\) sent \([0-9]*\)$/\1 \2/p")
+        in_netns "$1" busybox ping -q -c "$n" -i 0.002 -s 1400 "$gateway" || return
+        after=$(net taps | sed -n "s/^tap $network $1 [^ ]* received \([0-9]*\) sent \([0-9]*\)$/\1 \2/p")
+        echo "$before, then $after"
+        [ $((${after% *} - ${before% *})) -ge "$2" ] && [ $((${after#* } - ${before#* })) -ge "$2" ]
+}
+
 conform_machines() {
         local before
         check "machine web" machine web 52:54:00:00:00:01
@@ -143,6 +153,7 @@ conform_machines() {
         check "names: its own stays its own" resolves db web "$(address4 web)"
         check "names: one that is not there" fails resolves db "nobody.$domain" "[0-9.]*"
         check "web reaches db" in_netns web busybox ping -c 1 -W 2 "$(address4 db)"
+        check "what goes through a tap is counted, each way" counted web 1000000
         before=$(cat "$work/web.port")
         check "attach again is the same" [ "$before" = "$(net attach web 52:54:00:00:00:01 0)" ]
         # A lease of the former MAC address keeps the address from the new one for half a day.

@@ -187,7 +187,7 @@ roles() {
                 answers 403 '"id":"role"' viewer '/v1/machines' --json '{"name":"x","kernel":"/none"}' && answers 403 '"id":"role"' opera /v1/tokens &&
                 answers 200 items admin /v1/audit && answers 200 lodge_info viewer /metrics
 }
-define() { answers 201 "\"name\":\"$3\"" "$1" "/v1/machines?project=$2" --json "{\"name\":\"$3\",\"kernel\":\"/none\"}" || answers 200 "\"name\":\"$3\"" "$1" "/v1/machines/$3?project=$2"; }
+define() { answers 201 "\"name\":\"$3\"" "$1" "/v1/machines?project=$2" --json "{\"name\":\"$3\",\"image\":\"tiny\"}" || answers 200 "\"name\":\"$3\"" "$1" "/v1/machines/$3?project=$2"; }
 other_projects() {
         define opera a ma && define operb b mb || return
         answers 403 '"id":"project"' opera '/v1/machines?project=b' && answers 403 '"id":"project"' opera '/v1/machines/mb?project=b' &&

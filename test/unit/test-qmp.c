@@ -166,11 +166,24 @@ static int end_disk_job(struct machine *machine, unsigned int disk, bool complet
         return 0;
 }
 
+/* Disk 1 is a back end's, and disk 3 is not there. */
+static int query_disk_stats(struct machine *machine, unsigned int disk, struct machine_disk_stats *ret_stats) {
+        if (disk == 1)
+                return -ESRCH;
+        if (disk > 2)
+                return -ENOENT;
+        *ret_stats = (struct machine_disk_stats){ .operations = { 10 + disk, 20, 30, 40 },
+                                                  .bytes = { 5120, UINT32_MAX + 1ull, 0, 4096 },
+                                                  .failed = { 1, 2, 3, 4 } };
+        return 0;
+}
+
 static const struct machine_hooks hooks = {
         .set_disk_limits = set_disk_limits,
         .resize_disk = resize_disk,
         .mirror_disk = mirror_disk,
         .query_disk_job = query_disk_job,
+        .query_disk_stats = query_disk_stats,
         .end_disk_job = end_disk_job,
 };
 
@@ -325,6 +338,24 @@ static void test_queries(void **state) {
         say(env, "{\"execute\":\"query-commands\"}{\"execute\":\"query-version\"}");
         json_decref(hear(env));
         json_decref(hear(env));
+}
+
+#define STATS(reads)                                                                                                   \
+        "\"stats\":{\"rd_bytes\":5120,\"rd_operations\":" reads ",\"failed_rd_operations\":1,\"wr_bytes\":4294967296," \
+        "\"wr_operations\":20,\"failed_wr_operations\":2,\"flush_operations\":30,\"failed_flush_operations\":3,"       \
+        "\"unmap_bytes\":4096,\"unmap_operations\":40,\"failed_unmap_operations\":4}"
+
+/* The daemon reads both engines' answer: the names are QEMU's, and a disk that we do not count for is not there rather than idle. */
+static void test_blockstats(void **state) {
+        struct env *env = *state;
+
+        negotiate(env);
+        say(env, "{\"execute\":\"query-blockstats\"}");
+        expect(env, "{\"return\":[{\"device\":\"disk0\",\"node-name\":\"disk0\"," STATS(
+                            "10") "},"
+                                  "{\"device\":\"disk2\",\"node-name\":\"disk2\"," STATS("12") "}]}");
+        say(env, "{\"execute\":\"query-blockstats\",\"arguments\":{\"query-nodes\":true}}");
+        expect_error(env, "GenericError");
 }
 
 /* Each command reaches the machine once, and each event says who was behind it. */
@@ -841,6 +872,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 TEST(test_greeting_and_negotiation),
                 TEST(test_queries),
+                TEST(test_blockstats),
                 TEST(test_commands_and_events),
                 TEST(test_disk_limits),
                 TEST(test_answers_that_come_later),

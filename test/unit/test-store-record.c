@@ -107,6 +107,12 @@ static void test_usage(void **state) {
         assert_int_equal(store_usage_each(rig->s, NULL, 0, see_usage, text, NULL), 0);
         assert_string_equal(text, "a m1 202611 1000 2000 3000\na m1 202612 1 2 3\nb m1 202612 1 2 3\n");
         text[0] = '\0';
+        u.machine = (char *)"m2";
+        u.cpu_us = 5;
+        assert_int_equal(store_usage_add(rig->s, &u, NULL), 0);
+        assert_int_equal(store_usage_sum(rig->s, 202612, see_usage, text, NULL), 0);
+        assert_string_equal(text, "a  202612 1 2 3\nb  202612 6 4 6\n");
+        text[0] = '\0';
         assert_int_equal(store_usage_expire(rig->s, 202612, NULL), 0);
         assert_int_equal(store_usage_each(rig->s, "a", 0, see_usage, text, NULL), 0);
         assert_string_equal(text, "a m1 202612 1 2 3\n");

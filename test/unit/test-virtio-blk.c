@@ -606,6 +606,45 @@ static uint8_t *offer_on(struct disk *d, unsigned int q, uint32_t type, uint64_t
         return status;
 }
 
+static struct machine_disk_stats stats_of(struct disk *d) {
+        struct machine_disk_stats s;
+
+        d->h.machine.devices = d->h.device;
+        assert_int_equal(virtio_blk_stats(&d->h.machine, 0, &s), 0);
+        return s;
+}
+
+/* What a bill or a graph is made of: what was done counts once, what failed or was refused does not count as done, and no reset empties the counters. */
+static void test_stats(void **state) {
+        struct disk *d = disk_new_with(false, ALL, 0, true);
+        struct machine_disk_stats s = stats_of(d);
+
+        for (unsigned int i = 0; i < MACHINE_DISK_STAT_COUNT; i++)
+                assert_int_equal(s.operations[i] + s.bytes[i] + s.failed[i], 0);
+        assert_int_equal(request(d, VIRTIO_BLK_T_OUT, 0, 8192, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_IN, 0, 512, true), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_IN, 8, 1024, true), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_FLUSH, 0, 0, false), VIRTIO_BLK_S_OK);
+        assert_int_equal(range_request(d, VIRTIO_BLK_T_DISCARD, 0, 8, 0), VIRTIO_BLK_S_OK);
+        assert_int_equal(range_request(d, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0), VIRTIO_BLK_S_OK);
+        assert_int_equal(request(d, VIRTIO_BLK_T_GET_ID, 0, 20, true), VIRTIO_BLK_S_OK); /* no I/O */
+        storage_error = EIO;
+        assert_int_equal(request(d, VIRTIO_BLK_T_IN, 0, 512, true), VIRTIO_BLK_S_IOERR);
+        storage_error = 0;
+        virtio_blk_class.reset(d->h.device);
+        s = stats_of(d);
+        assert_int_equal(s.operations[MACHINE_DISK_READ], 2);
+        assert_int_equal(s.bytes[MACHINE_DISK_READ], 1536);
+        assert_int_equal(s.failed[MACHINE_DISK_READ], 1);
+        assert_int_equal(s.operations[MACHINE_DISK_WRITE], 2);
+        assert_int_equal(s.bytes[MACHINE_DISK_WRITE], 8192 + 16 * 512);
+        assert_int_equal(s.operations[MACHINE_DISK_FLUSH], 1);
+        assert_int_equal(s.operations[MACHINE_DISK_UNMAP], 1);
+        assert_int_equal(s.bytes[MACHINE_DISK_UNMAP], 8 * 512);
+        assert_int_equal(virtio_blk_stats(&d->h.machine, 1, &s), -ENOENT);
+        disk_free(d);
+}
+
 /* Queues, with threads of their own or without: each does its own guest's requests, to one disk, and none another's. */
 static void use_queues(unsigned int cpus, unsigned int io_threads) {
         enum { QUEUES = 4, LEN = 65536 };
@@ -631,6 +670,13 @@ static void use_queues(unsigned int cpus, unsigned int io_threads) {
         }
         for (unsigned int q = 0; q < QUEUES; q++)
                 assert_true(__atomic_load_n(&d->h.interrupts[q], __ATOMIC_RELAXED) > 0);
+        status[1] = offer_on(d, 1, VIRTIO_BLK_T_OUT, 0, LEN);
+        harness_kick(&d->h, 1);
+        harness_used(&d->h, 1, NULL, NULL);
+        assert_int_equal(*status[1], VIRTIO_BLK_S_OK);
+        assert_int_equal(stats_of(d).operations[MACHINE_DISK_WRITE],
+                         50 * QUEUES + 1); /* each queue's, and none twice */
+        assert_int_equal(stats_of(d).bytes[MACHINE_DISK_WRITE], (50ull * QUEUES + 1) * LEN);
         free(got);
         disk_free(d);
 }
@@ -1421,6 +1467,7 @@ int main(void) {
                 cmocka_unit_test(test_endless_driver_is_bounded),
                 cmocka_unit_test(test_reset_ends_what_is_in_flight),
                 cmocka_unit_test(test_queues),
+                cmocka_unit_test(test_stats),
                 cmocka_unit_test(test_threads_on_chosen_cpus),
                 cmocka_unit_test(test_a_broken_queue_stops_all),
                 cmocka_unit_test(test_reset_stops_the_threads),

@@ -58,6 +58,9 @@ extern const char *const qmp_block_set_io_throttle_arguments[];
 json_t *qmp_block_resize(struct qmp_context *context, json_t *arguments, struct qmp_failure *f);
 extern const char *const qmp_block_resize_arguments[];
 
+json_t *qmp_query_blockstats(struct qmp_context *context, json_t *arguments, struct qmp_failure *f);
+extern const char *const qmp_query_blockstats_arguments[];
+
 /** qmp_get_disk() - the disk that "id", "device" or "node-name" names; false with @f filled. */
 bool qmp_get_disk(json_t *arguments, unsigned int *ret_index, struct qmp_failure *f);
 

@@ -136,6 +136,7 @@ static const struct command {
         { "closefd", qmp_closefd, qmp_fd_arguments },
         { "getfd", qmp_getfd, qmp_fd_arguments },
         { "query-block-jobs", qmp_query_block_jobs },
+        { "query-blockstats", qmp_query_blockstats, qmp_query_blockstats_arguments },
         { "query-commands", query_commands },
         { "query-cpus-fast", query_cpus_fast },
         { "query-name", query_name },

@@ -68,6 +68,7 @@
 #include "vmm/device/disk-errors.h"
 #include "vmm/device/disk-limits.h"
 #include "vmm/device/disk-mirror.h"
+#include "vmm/device/disk-stats.h"
 #include "vmm/device/vhost-user-blk.h"
 #include "vmm/machine/io-thread.h"
 #include "vmm/virtio/virtio-pci.h"
@@ -117,6 +118,7 @@ struct blk_queue {
         bool stalled;         /* chains wait for a free request */
         bool broken;          /* the driver broke a rule, and the machine's side has yet to say so */
         bool draining;        /* a reset waits for the end of what is in flight */
+        struct machine_disk_stats stats;
 };
 
 struct blk {
@@ -277,8 +279,11 @@ static void blk_done(struct block_request *io, int result) {
         struct blk_request *r = CONTAINER_OF(io, struct blk_request, io);
         int status = result < 0 ? blk_failed(r->queue, r, -result) : VIRTIO_BLK_S_OK;
 
-        if (status >= 0)
-                blk_answer(r->queue, r, (uint8_t)status);
+        if (status < 0)
+                return;
+        if (r->queue->active)
+                disk_stats_count(&r->queue->stats, io, status != VIRTIO_BLK_S_OK);
+        blk_answer(r->queue, r, (uint8_t)status);
 }
 
 /* Writes are durable at once unless the driver knows of the cache (§5.2.6.2). */
@@ -897,6 +902,18 @@ struct block *virtio_blk_block(const struct machine *machine, unsigned int index
         struct blk *b = blk_find(machine, index);
 
         return b ? b->block : NULL;
+}
+
+int virtio_blk_stats(struct machine *machine, unsigned int index, struct machine_disk_stats *ret_stats) {
+        struct machine_disk_stats sum = { 0 };
+        struct blk *b = blk_find(machine, index);
+
+        if (!b)
+                return index < machine->config->n_disks ? -ESRCH : -ENOENT;
+        for (unsigned int i = 0; i < b->n_queues; i++)
+                disk_stats_sum(&sum, &b->queues[i].stats);
+        *ret_stats = sum;
+        return 0;
 }
 
 static void blk_resized(void *opaque, int result, const struct error *e) {

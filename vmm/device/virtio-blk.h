@@ -20,6 +20,13 @@ int virtio_blk_resize(struct machine *machine, unsigned int index, uint64_t size
 /** virtio_blk_block() - the image behind the machine's @index-th disk, or NULL when there is none (yet, or it is a vhost-user disk). */
 struct block *virtio_blk_block(const struct machine *machine, unsigned int index);
 
+/**
+ * virtio_blk_stats() - what a disk has done, its queues added up; on the machine's loop
+ *
+ * Return: 0; -ENOENT: the machine has no such disk; -ESRCH: it is a vhost-user disk, whose requests do not come here.
+ */
+int virtio_blk_stats(struct machine *machine, unsigned int index, struct machine_disk_stats *ret_stats);
+
 /** virtio_blk_mirror() - where the disk's mirror is kept, which is freed with it; NULL when there is no such disk. */
 struct disk_mirror **virtio_blk_mirror(const struct machine *machine, unsigned int index);
 

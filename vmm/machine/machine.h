@@ -100,6 +100,21 @@ enum shutdown_reason {
         SHUTDOWN_REASON_COUNT,
 };
 
+/* What a disk did since the process began, for query-blockstats; see device/disk-stats.h. */
+enum machine_disk_stat {
+        MACHINE_DISK_READ,
+        MACHINE_DISK_WRITE, /* of zeroes, too */
+        MACHINE_DISK_FLUSH,
+        MACHINE_DISK_UNMAP,
+        MACHINE_DISK_STAT_COUNT
+};
+
+struct machine_disk_stats {
+        uint64_t operations[MACHINE_DISK_STAT_COUNT]; /* that were done */
+        uint64_t bytes[MACHINE_DISK_STAT_COUNT];      /* of them */
+        uint64_t failed[MACHINE_DISK_STAT_COUNT];     /* operations of which the guest was told that they failed */
+};
+
 typedef void (*machine_event_fn)(void *opaque, enum machine_event event, enum shutdown_reason reason);
 
 /* What a machine asks of the rooms above it; main.c ties them together. */
@@ -121,6 +136,8 @@ struct machine_hooks {
                            struct error *e);
         /* How far a disk's mirror is: -ENOENT no such disk, -ESRCH it has none. */
         int (*query_disk_job)(struct machine *machine, unsigned int disk, struct machine_disk_job *ret_job);
+        /* What a disk has done: -ENOENT no such disk, -ESRCH a back end serves it, and counts by itself. */
+        int (*query_disk_stats)(struct machine *machine, unsigned int disk, struct machine_disk_stats *ret_stats);
         /* End a disk's mirror, soon: with a whole copy, or at once. -errno with an error. */
         int (*end_disk_job)(struct machine *machine, unsigned int disk, bool complete, struct error *e);
         /* Fill guest memory and say how the boot CPU starts; @sregs is as after power-on when called, to be changed. */
