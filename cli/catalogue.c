@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/io.h"
 #include "cli/ask.h"
-#include "base/base64.h"
 
 #define SOURCE_COLUMNS    "name,url,type,trust"
 #define AVAILABLE_COLUMNS "name,source,version,size,trust,here,title"

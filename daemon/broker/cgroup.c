@@ -82,7 +82,8 @@ static int move_processes(const char *from, const char *to) {
         snprintf(path, sizeof(path), "%s/cgroup.procs", from);
         f = fopen(path, "re");
         while (f && fgets(pid, sizeof(pid), f))
-                write_file(to, "cgroup.procs", pid); /* one that has ended is no loss; one that stays is found by hand_down() */
+                write_file(to, "cgroup.procs",
+                           pid); /* one that has ended is no loss; one that stays is found by hand_down() */
         if (f)
                 fclose(f);
         snprintf(pid, sizeof(pid), "%d", getpid());

@@ -183,7 +183,8 @@ int broker_call(struct broker_client *c, const char *op, json_t *args, broker_pr
         if (r < 0) {
                 *find(c, call->id) = call->next;
                 call_free(call);
-                if (r == -EPIPE || r == -ECONNRESET) /* the loop has not told us yet: whoever asks now must not take it for an answer */
+                if (r == -EPIPE ||
+                    r == -ECONNRESET) /* the loop has not told us yet: whoever asks now must not take it for an answer */
                         end(c, r);
                 return r;
         }

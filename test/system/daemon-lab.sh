@@ -63,6 +63,8 @@ check "the list shows their addresses" listed
 check "lodge-vmm runs it: real KVM is there" is web engine native
 check "each has a user of its own, and none is root" apart
 check "they find each other by name" lodge exec web 'ping -c 1 -W 5 db'
+namesake() { lodge launch tiny web --project other 2>&1 | grep 'network-name' && lodge exec web 'ping -c 1 -W 5 db'; }
+check "a machine of that name in another project would take its addresses: refused" namesake
 check "limits that are asked for hold" bash -c "'$build/lodge' stop db --way force && '$build/lodge' set db limits.cpu_quota=50 limits.memory_max=1G && '$build/lodge' start db"
 uuid=$(lodge info db --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["uuid"])')
 check "the CPU quota is in its control group" group_says "$uuid" cpu.max "50000 100000"

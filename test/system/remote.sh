@@ -225,6 +225,7 @@ host() { # images, pools and networks may be looked at, and not changed; what is
 }
 check "a viewer only looks, an operator works, an admin lets others in" roles
 check "a client of one project does not reach another one" other_projects
+check "nor the host's files" answers 403 '"id":"project"' admina '/v1/machines?project=a' --json '{"name":"mk","image":"tiny","disks":[{"path":"/etc/shadow"}]}'
 check "and need not name its own" own_project
 check "nor reaches the other's machines by UUID" by_uuid
 check "operations of another project do not exist" operations

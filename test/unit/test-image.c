@@ -369,7 +369,7 @@ static void test_import_refusals(void **state) {
                 { "", 0, "raw", "image-import" },           /* empty */
                 { "content", MIB, NULL, "image-format" },   /* nobody said what it is */
                 { "QFI\xfb", MIB, NULL, "image-format" },   /* not even when it seems clear */
-                { "content", MIB, "vdi", "image-format" }, /* can't be read */
+                { "content", MIB, "vdi", "image-format" },  /* can't be read */
                 { "content", MIB, "qcow2", "qcow2-magic" }, /* isn't */
                 { "QFI\xfb", 8, "qcow2", "qcow2-magic" },   /* truncated header */
         };
