@@ -28,11 +28,11 @@ int ask_send(struct ask *a, enum schema_route_id route, const char *name, const 
         return ask_send_text(a, route, name, text, ret_json, e);
 }
 
-int ask_send_text(struct ask *a, enum schema_route_id route, const char *name, const char *text, json_t **ret_json,
+int ask_send_text(struct ask *a, enum schema_route_id route, const char *name, const char *body, json_t **ret_json,
                   struct error *e) {
         _cleanup_free_ char *query = NULL;
         const struct schema_object *how = schema_routes[route].query;
-        struct client_call call = { .route = route, .parameter = name, .body = text };
+        struct client_call call = { .route = route, .parameter = name, .body = body };
 
         if (how && ask_object(a, how) && client_query_object(&query, how, ask_object(a, how)) < 0)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the daemon");

@@ -349,12 +349,12 @@ static bool has_too_many(const struct api_stream *s) {
 }
 
 /* Who had a console or a shell, or wanted one: keys change a guest, as requests do. */
-static void stream_audit(struct api_stream *s, const struct schema_route *route, char *name, int result) {
+static void stream_audit(struct api_stream *s, const struct schema_route *route, const char *name, int result) {
         _cleanup_error_ struct error e = ERROR_INIT;
         const struct store_audit a = { .principal = s->access.who,
                                        .action = (char *)route->name,
                                        .project = s->project,
-                                       .target = name,
+                                       .target = (char *)(uintptr_t)name,
                                        .status = result == 0         ? 101
                                                  : result == -EACCES ? 403
                                                                      : 400 };

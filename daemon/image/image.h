@@ -184,8 +184,8 @@ struct image_pull {
  * What lodge-fetch has got of it stays when this is interrupted, and the next pull of the same file goes on with that; cancelled, or with content that is not what the
  * index says, nothing stays. An image that was made from that very file is what is asked for: 0.
  */
-int image_pull(struct image_store *store, const struct image_pull *pull, const struct image_progress *progress,
-               struct error *error);
+int image_pull(struct image_store *store, const struct image_pull *how, const struct image_progress *progress,
+               struct error *e);
 
 struct image_import {
         const char *name;   /* NULL: made from the file's name */
