@@ -21,6 +21,17 @@
 
 DEFINE_CLEANUP(rtnl_link, rtnl_link_put);
 DEFINE_CLEANUP(rtnl_addr, rtnl_addr_put);
+/* What changes while the kernel lists it makes the list worthless; the kernel says so, and it is asked again. */
+#define DUMP_TRIES 20
+#define DUMPED(list)                                                                                                   \
+        ({                                                                                                             \
+                int tries = 0, result;                                                                                 \
+                do                                                                                                     \
+                        result = (list);                                                                               \
+                while (result == -NLE_DUMP_INTR && ++tries < DUMP_TRIES);                                              \
+                result;                                                                                                \
+        })
+
 DEFINE_CLEANUP(nl_cache, nl_cache_free);
 DEFINE_CLEANUP(nl_addr, nl_addr_put);
 
@@ -118,7 +129,7 @@ int link_list(struct nl_sock *sock, struct link_info **ret_links, size_t *ret_n)
         _cleanup_(nl_cache_freep) struct nl_cache *cache = NULL;
         struct link_info *links;
         size_t n = 0;
-        int r = rtnl_link_alloc_cache(sock, AF_UNSPEC, &cache);
+        int r = DUMPED(rtnl_link_alloc_cache(sock, AF_UNSPEC, &cache));
 
         if (r < 0)
                 return errno_of(r);
@@ -160,7 +171,7 @@ static int use_add(struct uses *u, const struct cidr *net, bool direct, int inde
 
 static int uses_of_addresses(struct uses *u, struct nl_sock *sock) {
         _cleanup_(nl_cache_freep) struct nl_cache *cache = NULL;
-        int r = rtnl_addr_alloc_cache(sock, &cache);
+        int r = DUMPED(rtnl_addr_alloc_cache(sock, &cache));
 
         for (struct nl_object *o = r < 0 ? NULL : nl_cache_get_first(cache); o; o = nl_cache_get_next(o)) {
                 struct rtnl_addr *a = (struct rtnl_addr *)o;
@@ -178,7 +189,7 @@ static int uses_of_addresses(struct uses *u, struct nl_sock *sock) {
 
 static int uses_of_routes(struct uses *u, struct nl_sock *sock, int family) {
         _cleanup_(nl_cache_freep) struct nl_cache *cache = NULL;
-        int r = rtnl_route_alloc_cache(sock, family, 0, &cache);
+        int r = DUMPED(rtnl_route_alloc_cache(sock, family, 0, &cache));
 
         for (struct nl_object *o = r < 0 ? NULL : nl_cache_get_first(cache); o; o = nl_cache_get_next(o)) {
                 struct rtnl_route *route = (struct rtnl_route *)o;
@@ -225,7 +236,7 @@ static int addresses_compare(struct nl_sock *sock, int index, const struct link_
                              struct cidr *extra, size_t max_extra, size_t *ret_n_extra) {
         _cleanup_(nl_cache_freep) struct nl_cache *cache = NULL;
         size_t n_extra = 0;
-        int r = rtnl_addr_alloc_cache(sock, &cache);
+        int r = DUMPED(rtnl_addr_alloc_cache(sock, &cache));
 
         if (r < 0)
                 return errno_of(r);
