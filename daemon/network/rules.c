@@ -193,23 +193,46 @@ char *rules_render(const struct network_config *c, const struct network_plan *p,
 
 /* ---- in the kernel ------------------------------------------------------------------------------------------------ */
 
+static int failed(struct nft_ctx *nft, struct error *e) {
+        const char *said = nft_ctx_get_error_buffer(nft) ?: "";
+
+        return error_set(e, -EIO, "network-rules",
+                         "check that the kernel has nf_tables: nft list ruleset; modprobe nf_tables",
+                         "the packet filter refuses the network's rules: %.*s", (int)strcspn(said, "\n"), said);
+}
+
+static int output_of(struct nft_ctx *nft, char **ret_output, struct error *e) {
+        if (!ret_output)
+                return 0;
+        *ret_output = strdup(nft_ctx_get_output_buffer(nft) ?: "");
+        return *ret_output ? 0 : error_set(e, -ENOMEM, "network-rules", NULL, "cannot read the rules");
+}
+
+/*
+ * The library's socket may hold an answer to an earlier question that was broken off, and from then on takes each answer for a wrong one ("cache initialization
+ * failed: Protocol error"). A fresh one has nothing to confuse.
+ */
+static int run_afresh(struct nft_ctx *nft, const char *command, char **ret_output, struct error *e) {
+        struct nft_ctx *fresh = nft_ctx_new(NFT_CTX_DEFAULT);
+        int r;
+
+        if (!fresh || nft_ctx_buffer_output(fresh) != 0 || nft_ctx_buffer_error(fresh) != 0) {
+                if (fresh)
+                        nft_ctx_free(fresh);
+                return failed(nft, e);
+        }
+        nft_ctx_output_set_flags(fresh, nft_ctx_output_get_flags(nft));
+        r = nft_run_cmd_from_buffer(fresh, command) != 0 ? failed(fresh, e) : output_of(fresh, ret_output, e);
+        nft_ctx_free(fresh);
+        return r;
+}
+
 int rules_run(struct nft_ctx *nft, const char *command, char **ret_output, struct error *e) {
-        int r = nft_run_cmd_from_buffer(nft, command);
-
-        if (r != 0) {
-                const char *said = nft_ctx_get_error_buffer(nft) ?: "";
-                int length = (int)strcspn(said, "\n");
-
-                return error_set(e, -EIO, "network-rules",
-                                 "check that the kernel has nf_tables: nft list ruleset; modprobe nf_tables",
-                                 "the packet filter refuses the network's rules: %.*s", length, said);
-        }
-        if (ret_output) {
-                *ret_output = strdup(nft_ctx_get_output_buffer(nft) ?: "");
-                if (!*ret_output)
-                        return error_set(e, -ENOMEM, "network-rules", NULL, "cannot read the rules");
-        }
-        return 0;
+        if (nft_run_cmd_from_buffer(nft, command) == 0)
+                return output_of(nft, ret_output, e);
+        if (strstr(nft_ctx_get_error_buffer(nft) ?: "", "cache initialization failed"))
+                return run_afresh(nft, command, ret_output, e);
+        return failed(nft, e);
 }
 
 int rules_apply(struct nft_ctx *nft, const char *text, struct error *e) {
