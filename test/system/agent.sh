@@ -140,6 +140,7 @@ check "a guest's full disk is said, and the half file is gone" full
 
 check "a shell: size, user, keys, output, exit status" terminal session
 check "a shell that floods its terminal is held up, and answers after that" terminal flood
+check "more is pasted than a terminal holds" terminal paste
 check "a command on a terminal, with its status" terminal command
 check "no such user in the guest" terminal nobody
 hung_up() {
