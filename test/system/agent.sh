@@ -165,7 +165,7 @@ after_kill() { # and a new daemon clears what one that was killed left
         lodge exec web 'ls /run/lodge-shell; ps'
         return 1
 }
-check "so does the next daemon's first shell, for one that was killed" after_kill
+check "so does the next daemon's first shell, for one that was killed, which was no success" after_kill
 
 rebooted() {
         local before after

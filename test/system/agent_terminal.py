@@ -152,9 +152,8 @@ def leave(lodge):
 def leave_killed(lodge, pid):
     t = begin_sleep(lodge)
     os.kill(int(pid), signal.SIGKILL)
-    while t.read(0.5):
-        pass
-    os.waitpid(t.pid, 0)
+    t.expect(rb"shell-lost")
+    t.end(2)
 
 
 if __name__ == "__main__":
