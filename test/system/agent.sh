@@ -141,6 +141,10 @@ check "a guest's full disk is said, and the half file is gone" full
 check "a shell: size, user, keys, output, exit status" terminal session
 check "a shell that floods its terminal is held up, and answers after that" terminal flood
 check "more is pasted than a terminal holds" terminal paste
+full_terminal() { # who reads it shows more than it is given: both directions are full at once
+        lodge exec web "{ seq 1 5000; sleep 1; } | timeout 30 lodge-pty 'while read -r l; do echo \$l-\$l-\$l-\$l; done' | grep -c -- -" | grep -qx 5000
+}
+check "nor does a terminal that is full in both directions lock up" full_terminal
 check "a command on a terminal, with its status" terminal command
 check "no such user in the guest" terminal nobody
 hung_up() {
