@@ -37,10 +37,17 @@ struct attach {
         bool hung; /* the daemon has ended the connection, and not all of it was shown */
         struct error *e;
         bool shell;
+        bool told; /* the shell's status has come */
+        bool left; /* whoever looked at it has gone */
 };
 
 static void end(struct attach *t) {
         loop_quit(t->loop, 0);
+}
+
+static void leave(struct attach *t) {
+        t->left = true;
+        end(t);
 }
 
 static void fail(struct attach *t, int code) {
@@ -61,7 +68,12 @@ static void on_close(struct attach *t, const struct websocket_message *m) {
 static void on_word(struct attach *t, const struct websocket_message *m) {
         json_auto_t *word = json_loadb(m->data, m->len, 0, NULL);
 
-        t->a->status = (int)(json_integer_value(json_object_get(word, "status")) & 255);
+        const json_t *status = json_object_get(word, "status");
+
+        if (!json_is_integer(status))
+                return;
+        t->a->status = (int)(json_integer_value(status) & 255);
+        t->told = true;
 }
 
 /* The guest's terminal has the size of ours. */
@@ -165,7 +177,7 @@ static void on_key(void *opaque, enum terminal_key key) {
         json_auto_t *answer = NULL;
 
         if (key == TERMINAL_DETACH) {
-                end(t);
+                leave(t);
                 return;
         }
         if (key == TERMINAL_RESET)
@@ -175,7 +187,7 @@ static void on_key(void *opaque, enum terminal_key key) {
 }
 
 static void on_gone(void *opaque) {
-        end(opaque);
+        leave(opaque);
 }
 
 static void on_first_output(void *opaque) {
@@ -189,7 +201,7 @@ static void on_signal(void *opaque, int signo) {
         else if (signo == SIGWINCH)
                 send_size(t);
         else
-                end(t);
+                leave(t);
 }
 
 static int start(struct attach *t, int theirs, struct error *e) {
@@ -247,6 +259,10 @@ static int attach(struct ask *a, const char *what, const char *query, struct err
         }
         console_free(t.console);
         loop_free(t.loop);
+        if (e->code == 0 && t.shell && !t.told && !t.left) {
+                error_set(e, -EPIPE, "shell-lost", NULL, "the connection broke; how the command ended is not known");
+                error_set_fix(e, "look whether it goes on: lodge shell %s", a->request->name);
+        }
         return e->code < 0 ? e->code : 0;
 }
 

@@ -129,11 +129,11 @@ static int put_part(struct copy *c, const char *data, size_t n, struct error *e)
         return r;
 }
 
-/* All that comes from @fd, into the partial file. */
+/* All that comes from @fd, into the partial file: a new one, which the guest's other users cannot read. */
 static int put_all(struct copy *c, int fd, struct error *e) {
         _cleanup_free_ char *buf = malloc(PART_MAX);
         size_t n;
-        int r = buf ? 0 : out_of_memory(e);
+        int r = buf ? guest_script(c, "umask 077; set -C; : >\"$1\"", c->partial, "", NULL, e) : out_of_memory(e);
 
         do {
                 for (n = 0; r == 0 && n < PART_MAX;) {
@@ -310,25 +310,66 @@ static int up_file(struct copy *c, struct error *e) {
 
 /* ---- down ------------------------------------------------------------------------------------------------------------ */
 
-static int down_tree(struct copy *c, struct error *e) {
-        _cleanup_free_ char *place = NULL;
-        const char *argv[] = { "tar", "-C", NULL, "--no-same-owner", "-xf", "-", NULL };
-        _cleanup_close_ int fd = -EBADF, pidfd = -EBADF;
+/* Where the directory goes: into one that is there, under its name in the guest. What is there already is left alone. */
+static int down_place(const struct copy *c, char **ret_place, struct error *e) {
+        _cleanup_free_ char *name = strdup(c->theirs), *place = NULL;
         struct stat st;
-        pid_t pid;
-        int r;
+        bool into = stat(c->ours, &st) == 0 && S_ISDIR(st.st_mode);
 
-        if (asprintf(&place, "%s%s%s", c->ours, stat(c->ours, &st) == 0 ? "/" : "",
-                     stat(c->ours, &st) == 0 ? base_of(c->theirs) : "") < 0) {
+        if (!name)
+                return out_of_memory(e);
+        for (size_t n = strlen(name); n > 1 && name[n - 1] == '/'; n--)
+                name[n - 1] = '\0';
+        if (asprintf(&place, "%s%s%s", c->ours, into ? "/" : "", into ? base_of(name) : "") < 0) {
                 place = NULL;
                 return out_of_memory(e);
         }
-        argv[2] = place;
-        r = guest_script(c, "t=$(mktemp) && tar -C \"$1\" -cf $t . && printf %s $t", c->theirs, "", &c->partial, e);
-        if (r < 0)
-                return r;
-        if (mkdir(place, 0777) < 0 && errno != EEXIST)
-                return error_set(e, -errno, "copy-write", NULL, "cannot make directory %s", place);
+        for (size_t n = strlen(place); n > 1 && place[n - 1] == '/'; n--)
+                place[n - 1] = '\0';
+        if (lstat(place, &st) == 0)
+                return error_set(e, -EEXIST, "copy-exists", "take another place, or remove it", "%s is there already",
+                                 place);
+        *ret_place = TAKE_PTR(place);
+        return 0;
+}
+
+static int run_tool(const char *const *argv, struct error *e) {
+        _cleanup_close_ int pidfd = -EBADF;
+        int status = 0, r;
+        pid_t pid;
+
+        r = spawn_child(
+                &(struct spawn){
+                        .path = argv[0], .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = STDERR_FILENO },
+                &pid, &pidfd, e);
+        if (r == 0)
+                r = spawn_wait(pid, pidfd, -1, &status);
+        return r == 0 && status != 0 ? error_set(e, -EIO, "copy-tar", NULL, "%s failed on what was copied", argv[0])
+                                     : r;
+}
+
+/*
+ * What a guest packs is not trusted: its tree must have no bits that run its programs as somebody else, and no devices, FIFOs or sockets. Tools that have no limit of depth
+ * do it; no other user can reach the tree yet.
+ */
+static int tree_tame(const char *tree, struct error *e) {
+        const char *const modes[] = { "chmod", "-R", "ug-s,u+rwX", "--", tree, NULL };
+        const char *const nodes[] = { "find", tree, "!",     "-type", "d",       "!", "-type",
+                                      "f",    "!",  "-type", "l",     "-delete", NULL };
+        int r = run_tool(modes, e);
+
+        return r < 0 ? r : run_tool(nodes, e);
+}
+
+/* What the guest's tar has packed, as @fresh/tree. */
+static int tree_unpack(struct copy *c, const char *tree, struct error *e) {
+        const char *const argv[] = { "tar", "-C", tree, "--no-same-owner", "--no-same-permissions", "-xf", "-", NULL };
+        _cleanup_close_ int fd = -EBADF, pidfd = -EBADF;
+        pid_t pid;
+        int r;
+
+        if (mkdir(tree, 0777) < 0)
+                return error_set(e, -errno, "copy-write", NULL, "cannot make directory %s", tree);
         r = tar_start(c, argv, false, &fd, &pid, &pidfd, e);
         if (r < 0)
                 return r;
@@ -336,6 +377,39 @@ static int down_tree(struct copy *c, struct error *e) {
         r = get_all(c, c->partial, fd, e);
         fd = safe_close(fd);
         return tar_wait(c, pid, pidfd, r, e);
+}
+
+/* A directory of its own beside the place, which is closed to others: a link that an earlier copy has left cannot lead out of it. */
+static int down_tree(struct copy *c, struct error *e) {
+        static const char pack[] = "t=$(mktemp) && { tar -C \"$1\" -cf \"$t\" . || { s=$?; rm -f \"$t\"; exit $s; }; } "
+                                   "&& printf %s \"$t\"";
+        _cleanup_free_ char *place = NULL, *fresh = NULL, *tree = NULL;
+        int r = down_place(c, &place, e);
+
+        if (r == 0)
+                r = guest_script(c, pack, c->theirs, "", &c->partial, e);
+        if (r < 0)
+                return r;
+        if (asprintf(&fresh, "%s%s.lodge-XXXXXX", place[0] == '/' ? "" : "./", place) < 0) {
+                fresh = NULL;
+                return out_of_memory(e);
+        }
+        if (!mkdtemp(fresh))
+                return error_set(e, -errno, "copy-write", NULL, "cannot make a directory beside %s", place);
+        if (asprintf(&tree, "%s/tree", fresh) < 0) {
+                tree = NULL;
+                r = out_of_memory(e);
+        }
+        if (r == 0)
+                r = tree_unpack(c, tree, e);
+        if (r == 0)
+                r = tree_tame(tree, e);
+        if (r == 0 && rename(tree, place) < 0)
+                r = error_set(e, -errno, "copy-write", NULL, "cannot make directory %s", place);
+        if (r < 0)
+                run_tool((const char *const[]){ "chmod", "-R", "u+rwX", "--", fresh, NULL }, NULL);
+        run_tool((const char *const[]){ "rm", "-rf", "--", fresh, NULL }, NULL);
+        return r;
 }
 
 static int down_file(struct copy *c, struct error *e) {

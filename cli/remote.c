@@ -204,7 +204,7 @@ static json_t *list_one(int dir, const char *file) {
         _cleanup_(remote_config_freep) struct remote_config *c = NULL;
         _cleanup_free_ char *text = NULL;
         size_t n = strlen(file);
-        char name[64];
+        char name[NAME_SIZE];
 
         if (n <= strlen(".json") || n >= sizeof(name) || !streq(file + n - strlen(".json"), ".json"))
                 return NULL;
@@ -312,19 +312,30 @@ static int begin_tls(struct remote *remote, int fd, int stop_fd, struct tls **re
 
 int remote_connect(struct remote *remote, struct http *h, struct error *e) {
         const struct remote_config *c = remote->config;
+        _cleanup_error_ struct error failed = ERROR_INIT;
         int r = -EHOSTUNREACH;
 
         for (size_t i = 0; i < c->n_addresses; i++) {
                 _cleanup_close_ int fd = connect_one(c->addresses[i]);
+                _cleanup_error_ struct error none = ERROR_INIT; /* only the first handshake's error is told */
 
                 if (fd < 0) {
                         r = fd;
                         continue;
                 }
                 remote->reached = i;
-                r = begin_tls(remote, fd, h->stop_fd, &h->tls, e);
+                r = begin_tls(remote, fd, h->stop_fd, &h->tls, failed.code ? &none : &failed);
                 if (r == 0)
                         h->fd = TAKE_FD(fd);
+                if (r == 0 || r == -ECANCELED)
+                        return r;
+        }
+        if (failed.code) {
+                r = failed.code;
+                if (e && e->code == 0) {
+                        *e = failed;
+                        failed = ERROR_INIT;
+                }
                 return r;
         }
         error_set(e, -ECONNREFUSED, "remote-connect", NULL, "remote %s does not answer at %s: %s", c->name,

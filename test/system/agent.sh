@@ -98,6 +98,34 @@ tree() {
                 [ "$(readlink "$work/tree2/link")" = deep/file ]
 }
 check "a directory in both directions" tree
+hostile_tree() { # a guest packs what it likes: it gets no second chance in a place, and no programs of other users or devices here
+        mkdir "$work/victim"
+        lodge exec web "mkdir -p /root/evil/d && cd /root/evil && ln -s $work/victim way && mknod d/zero c 1 5 && mkfifo d/fifo && cp /bin/busybox d/su && chmod 6755 d/su && echo fine >d/ok" || return 1
+        lodge cp --recursive web:/root/evil "$work/evil" || return 1
+        (cd "$work/evil" && find . -printf '%y %m %P\n' | sort) | tee "$work/found"
+        [ "$(stat -c %a "$work/evil/d/su")" = 755 ] && [ ! -e "$work/evil/d/zero" ] && [ ! -e "$work/evil/d/fifo" ] && [ -s "$work/evil/d/ok" ] || return 1
+        lodge exec web 'cd /root/evil && rm way && mkdir way && echo bad >way/key' || return 1
+        lodge cp --recursive web:/root/evil "$work/evil" || return 1 # into it, by its name
+        [ -z "$(ls -A "$work/victim")" ] && [ -L "$work/evil/way" ] && [ -s "$work/evil/evil/way/key" ] &&
+                fails 2 "take another place, or remove it" lodge cp --recursive web:/root/evil/ "$work/evil" &&
+                fails 2 "copy-exists" lodge cp --recursive web:/root/evil "$work/blob" && [ -z "$(find "$work" -name '*.lodge-*')" ]
+}
+check "a directory of a hostile guest" hostile_tree
+tar_fails() {
+        lodge exec web 'rm -rf /tmp/tmp.*' && fails 2 "" lodge cp --recursive web:/nope "$work/x" && [ ! -e "$work/x" ] && [ -z "$(lodge exec web 'ls -A /tmp | grep ^tmp')" ]
+}
+check "a directory that cannot be packed leaves no archive in the guest" tar_fails
+private() {
+        { head -c 600000 /dev/zero; sleep 4; } | timeout 60 "$build/lodge" cp - web:/tmp/slow &
+        local mode="" copy=$!
+        for _ in 1 2 3 4 5 6 7 8; do
+                mode=$(lodge exec web 'stat -c "%a %s" /tmp/slow.lodge-* 2>/dev/null')
+                [ "${mode#* }" != 524288 ] || break
+        done
+        echo "mode and size while it is copied: $mode"
+        wait "$copy" && [ "$mode" = "600 524288" ] && [ "$(lodge exec web 'stat -c "%a %s" /tmp/slow; rm /tmp/slow')" = "644 600000" ]
+}
+check "nobody else in the guest reads a file while it is copied" private
 missing() {
         fails 2 "No such file" lodge cp web:/nope "$work/x" && fails 2 "no directory /nodir" lodge cp "$work/blob" web:/nodir/x &&
                 fails 2 "is a directory" lodge cp web:/tmp "$work/x" && fails 1 "begins with a slash" lodge cp web:tmp "$work/x" &&
@@ -112,6 +140,11 @@ check "a guest's full disk is said, and the half file is gone" full
 
 check "a shell: size, user, keys, output, exit status" terminal session
 check "a shell that floods its terminal is held up, and answers after that" terminal flood
+check "more is pasted than a terminal holds" terminal paste
+full_terminal() { # who reads it shows more than it is given: both directions are full at once
+        lodge exec web "{ seq 1 5000; sleep 1; } | timeout 30 lodge-pty 'while read -r l; do echo \$l-\$l-\$l-\$l; done' | grep -c -- -" | grep -qx 5000
+}
+check "nor does a terminal that is full in both directions lock up" full_terminal
 check "a command on a terminal, with its status" terminal command
 check "no such user in the guest" terminal nobody
 hung_up() {
@@ -136,7 +169,7 @@ after_kill() { # and a new daemon clears what one that was killed left
         lodge exec web 'ls /run/lodge-shell; ps'
         return 1
 }
-check "so does the next daemon's first shell, for one that was killed" after_kill
+check "so does the next daemon's first shell, for one that was killed, which was no success" after_kill
 
 rebooted() {
         local before after

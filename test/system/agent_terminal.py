@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """agent_terminal: lodge shell on a terminal of 33 lines and 99 columns, with somebody at it; for agent.sh
 
-usage: python3 agent_terminal.py LODGE session|flood|command|nobody|leave|leave-killed [PID]
+usage: python3 agent_terminal.py LODGE session|flood|paste|command|nobody|leave|leave-killed [PID]
 """
 import fcntl
 import os
@@ -97,6 +97,32 @@ def flood(lodge):
     t.end(0)
 
 
+def paste(lodge):
+    """cat shows what it is given, so it waits for the terminal while the terminal waits for it."""
+    t = Terminal(lodge, "shell", "web")
+    t.expect(PROMPT)
+    for command in b"cat", b"cat >/dev/null":
+        t.say(command + b"\r")
+        time.sleep(1)
+        left = b"".join(b"%078d\r" % i for i in range(2532))  # 200 KB
+        os.set_blocking(t.fd, False)
+        end = time.monotonic() + 60
+        while left and time.monotonic() < end:
+            if select.select([t.fd], [t.fd], [], 1)[1]:
+                left = left[os.write(t.fd, left[:2048]):]
+            while select.select([t.fd], [], [], 0)[0] and t.read(0):
+                t.text = t.text[-100000:]
+        if left:
+            sys.exit(f"{len(left)} bytes were not taken: {t.text[-300:]!r}")
+        os.set_blocking(t.fd, True)
+        t.expect(b"%078d" % 2531, 60)
+        t.say(b"\x03")
+        t.say(b"\recho still $((40 + 2)) here\r")
+        t.expect(rb"still 42 here", 60)
+    t.say(b"exit 0\r")
+    t.end(0)
+
+
 def command(lodge):
     t = Terminal(lodge, "shell", "web", "--", "sh", "-c", 'tty; echo "it\'s $0 $1"; exit 3', "a b", "c")
     t.expect(rb"/dev/pts/\d+\s+it's a b c\s")
@@ -126,9 +152,8 @@ def leave(lodge):
 def leave_killed(lodge, pid):
     t = begin_sleep(lodge)
     os.kill(int(pid), signal.SIGKILL)
-    while t.read(0.5):
-        pass
-    os.waitpid(t.pid, 0)
+    t.expect(rb"shell-lost")
+    t.end(2)
 
 
 if __name__ == "__main__":

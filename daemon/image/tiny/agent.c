@@ -653,8 +653,10 @@ int agent_run(const char *port_name) {
                         return r; /* the port was unplugged: init starts us again */
                 }
                 host_is_there = n != 0; /* 0: nobody has the other end open, and poll() would return at once */
-                if (n == 0)
+                if (n == 0) {
                         forget(a);
+                        files_close(&a->files);
+                }
                 for (ssize_t i = 0; i < n; i++)
                         take(a, buf[i]);
                 if (n <= 0)

@@ -19,6 +19,14 @@ void files_init(struct files *f) {
                 f->fds[i] = -1;
 }
 
+void files_close(struct files *f) {
+        for (size_t i = 0; i < FILES_MAX; i++) {
+                if (f->fds[i] >= 0)
+                        close(f->fds[i]);
+                f->fds[i] = -1;
+        }
+}
+
 __attribute__((format(printf, 2, 3))) static json_t *fail(char desc[FILE_DESC_SIZE], const char *format, ...) {
         va_list ap;
 
@@ -82,20 +90,26 @@ json_t *file_read(struct files *f, json_t *args, char desc[FILE_DESC_SIZE]) {
         json_int_t n = json_is_integer(count) ? json_integer_value(count) : 4096;
         int slot = slot_of(f, args, desc);
         char *data, *text;
-        ssize_t got;
+        ssize_t got = -1;
+        size_t done = 0;
 
         if (slot < 0)
                 return NULL;
         if (n < 0 || n > READ_MAX)
                 return fail(desc, "value '%lld' is invalid for argument count", (long long)n);
         data = malloc((size_t)n + 1);
-        got = data ? read(f->fds[slot], data, (size_t)n) : -1;
-        if (got < 0) {
+        while (data && done < (size_t)n) { /* one read() may bring less than there is: /proc, a FIFO */
+                got = read(f->fds[slot], data + done, (size_t)n - done);
+                if (got <= 0)
+                        break;
+                done += (size_t)got;
+        }
+        if (!data || (got < 0 && done == 0 && n > 0)) {
                 free(data);
                 return fail(desc, "failed to read file: %s", strerror(errno));
         }
-        text = base64_encode(data, (size_t)got);
-        value = text ? json_pack("{s:I, s:s, s:b}", "count", (json_int_t)got, "buf-b64", text, "eof", got < n) : NULL;
+        text = base64_encode(data, done);
+        value = text ? json_pack("{s:I, s:s, s:b}", "count", (json_int_t)done, "buf-b64", text, "eof", got == 0) : NULL;
         free(text);
         free(data);
         return value ? value : fail(desc, "out of memory");

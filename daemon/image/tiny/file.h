@@ -16,6 +16,9 @@ struct files {
 
 void files_init(struct files *f);
 
+/* All of them: the host that knew their numbers is gone. */
+void files_close(struct files *f);
+
 /*
  * Each takes a command's arguments. Return: what the host is told, a new reference; or NULL with @desc filled.
  */
