@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/landlock.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <string.h>
@@ -35,6 +36,15 @@
 #define READ            (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define READ_FILE       LANDLOCK_ACCESS_FS_READ_FILE
 #define RUN             (READ | LANDLOCK_ACCESS_FS_EXECUTE)
+
+/* What headers of an older kernel don't have: <linux/landlock.h> of 6.2 and of 6.12. */
+#define LANDLOCK_TRUNCATE  (1ull << 14) /* ABI 3 */
+#define LANDLOCK_SCOPE_ALL 3ull         /* ABI 6: abstract unix sockets, signals */
+#define WRITE              (READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_TRUNCATE)
+
+struct ruleset { /* struct landlock_ruleset_attr of ABI 6 */
+        uint64_t fs, net, scoped;
+};
 
 struct place {
         const char *path;
@@ -82,11 +92,28 @@ static int allow(int ruleset, int fd, uint64_t access) {
         return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ? -errno : 0;
 }
 
-static int landlock(const struct place *places, const int *files, size_t n_files) {
-        const struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_FS_ALL };
-        _cleanup_close_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+static int allow_files(int ruleset, const int *files, size_t n, uint64_t access) {
         int r = 0;
 
+        for (size_t i = 0; i < n && r == 0; i++) {
+                r = allow(ruleset, files[i], access);
+                if (r == -EBADFD) /* one in memory: Landlock does not look at those */
+                        r = 0;
+        }
+        return r;
+}
+
+/* As much as this kernel's Landlock knows; seccomp() refuses the calls that an old one lets by. */
+static int landlock(const struct place *places, const struct shut_in_limits *limits) {
+        long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+        const struct ruleset attr = { .fs = LANDLOCK_FS_ALL | (abi >= 3 ? LANDLOCK_TRUNCATE : 0),
+                                      .scoped = abi >= 6 ? LANDLOCK_SCOPE_ALL : 0 };
+        _cleanup_close_ int ruleset = -EBADF;
+        int r = 0;
+
+        if (abi >= 0)
+                ruleset =
+                        (int)syscall(SYS_landlock_create_ruleset, &attr, abi >= 6 ? sizeof(attr) : sizeof(attr.fs), 0);
         if (ruleset < 0)
                 return errno == ENOSYS || errno == EOPNOTSUPP ? -EOPNOTSUPP : -errno;
         for (; places && places->path && r == 0; places++) {
@@ -96,11 +123,10 @@ static int landlock(const struct place *places, const int *files, size_t n_files
                 if (fd >= 0)
                         r = allow(ruleset, fd, places->access);
         }
-        for (size_t i = 0; i < n_files && r == 0; i++) {
-                r = allow(ruleset, files[i], READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE);
-                if (r == -EBADFD) /* one in memory: Landlock does not look at those */
-                        r = 0;
-        }
+        if (r == 0)
+                r = allow_files(ruleset, limits->read_files, limits->n_read_files, READ_FILE);
+        if (r == 0)
+                r = allow_files(ruleset, limits->write_files, limits->n_write_files, WRITE & attr.fs);
         if (r == 0 && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
                 r = -errno;
         return r;
@@ -143,7 +169,6 @@ static const int compute_calls[] = {
         SCMP_SYS(pwritev),
         SCMP_SYS(copy_file_range),
         SCMP_SYS(ioctl),
-        SCMP_SYS(fcntl),
         SCMP_SYS(flock),
         SCMP_SYS(lseek),
         SCMP_SYS(fstat),
@@ -200,20 +225,86 @@ static const int network_calls[] = {
         SCMP_SYS(membarrier),
 };
 
-/* What a program of the distribution's never needs here, and a way out would. Its own calls are too many to name. */
+/* What of fcntl() computing and the network take: not F_SETOWN and F_SETSIG, by which one process signals another. */
+static const int fcntl_commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL };
+
+/*
+ * What a program of the distribution's never needs here, and a way out would. Its own calls are too many to name. Landlock says which files it may
+ * open; whatever changes a file, or reaches a process, without opening one is refused here.
+ */
 static const int program_refused[] = {
+        /* sockets, and whatever else two processes may share */
         SCMP_SYS(socket),
+        SCMP_SYS(socketpair),
         SCMP_SYS(connect),
         SCMP_SYS(bind),
         SCMP_SYS(listen),
         SCMP_SYS(accept),
         SCMP_SYS(accept4),
+        SCMP_SYS(sendto),
+        SCMP_SYS(sendmsg),
+        SCMP_SYS(sendmmsg),
+        SCMP_SYS(shmget),
+        SCMP_SYS(shmat),
+        SCMP_SYS(shmctl),
+        SCMP_SYS(msgget),
+        SCMP_SYS(msgsnd),
+        SCMP_SYS(msgrcv),
+        SCMP_SYS(msgctl),
+        SCMP_SYS(semget),
+        SCMP_SYS(semop),
+        SCMP_SYS(semctl),
+        SCMP_SYS(semtimedop),
+        SCMP_SYS(mq_open),
+        SCMP_SYS(mq_unlink),
+        /* other processes; and more of its own, which would outlive the step */
+        SCMP_SYS(fork),
+        SCMP_SYS(vfork),
+        SCMP_SYS(setsid),
+        SCMP_SYS(setpgid),
         SCMP_SYS(ptrace),
         SCMP_SYS(process_vm_readv),
         SCMP_SYS(process_vm_writev),
+        SCMP_SYS(process_madvise),
+        SCMP_SYS(process_mrelease),
+        SCMP_SYS(pidfd_open),
         SCMP_SYS(pidfd_getfd),
-        SCMP_SYS(kill),
+        SCMP_SYS(pidfd_send_signal),
         SCMP_SYS(tkill),
+        SCMP_SYS(rt_sigqueueinfo),
+        SCMP_SYS(rt_tgsigqueueinfo),
+        SCMP_SYS(kcmp),
+        SCMP_SYS(setpriority),
+        SCMP_SYS(ioprio_set),
+        SCMP_SYS(sched_setscheduler),
+        SCMP_SYS(sched_setparam),
+        SCMP_SYS(sched_setattr),
+        SCMP_SYS(sched_setaffinity),
+        SCMP_SYS(migrate_pages),
+        SCMP_SYS(move_pages),
+        /* files that it has not opened for writing */
+        SCMP_SYS(truncate),
+        SCMP_SYS(chmod),
+        SCMP_SYS(fchmod),
+        SCMP_SYS(fchmodat),
+        SCMP_SYS(chown),
+        SCMP_SYS(lchown),
+        SCMP_SYS(fchown),
+        SCMP_SYS(fchownat),
+        SCMP_SYS(utime),
+        SCMP_SYS(utimes),
+        SCMP_SYS(futimesat),
+        SCMP_SYS(utimensat),
+        SCMP_SYS(setxattr),
+        SCMP_SYS(lsetxattr),
+        SCMP_SYS(fsetxattr),
+        SCMP_SYS(removexattr),
+        SCMP_SYS(lremovexattr),
+        SCMP_SYS(fremovexattr),
+        SCMP_SYS(inotify_add_watch),
+        SCMP_SYS(fanotify_init),
+        SCMP_SYS(open_by_handle_at),
+        /* the system */
         SCMP_SYS(mount),
         SCMP_SYS(umount2),
         SCMP_SYS(pivot_root),
@@ -223,19 +314,72 @@ static const int program_refused[] = {
         SCMP_SYS(open_tree),
         SCMP_SYS(move_mount),
         SCMP_SYS(fsopen),
+        SCMP_SYS(fspick),
+        SCMP_SYS(mount_setattr),
         SCMP_SYS(bpf),
         SCMP_SYS(perf_event_open),
         SCMP_SYS(userfaultfd),
         SCMP_SYS(io_uring_setup),
         SCMP_SYS(io_uring_enter),
+        SCMP_SYS(io_uring_register),
         SCMP_SYS(add_key),
         SCMP_SYS(request_key),
         SCMP_SYS(keyctl),
         SCMP_SYS(init_module),
         SCMP_SYS(finit_module),
         SCMP_SYS(kexec_load),
-        SCMP_SYS(open_by_handle_at),
 };
+
+/* Calls of kernels to come, and fchmodat2, setxattrat and their like: to libraries they are missing. The same on all architectures. */
+#define NEW_CALLS_BEGIN 450
+#define NEW_CALLS_END   560
+
+static int allow_fcntl(scmp_filter_ctx ctx) {
+        int r = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(fcntl_commands) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+                                     SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)fcntl_commands[i]));
+        return r;
+}
+
+/* Threads, and no processes. clone3 hides its flags behind a pointer: glibc falls back to clone. */
+static int only_threads(scmp_filter_ctx ctx, bool list) {
+        int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+
+        if (r == 0 && list)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                                     SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+        else if (r == 0)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
+                                     SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+        return r;
+}
+
+static int refuse_program(scmp_filter_ctx ctx) {
+        const scmp_datum_t pid = (scmp_datum_t)getpid(); /* the program's */
+        const struct {
+                int call;
+                struct scmp_arg_cmp when;
+        } partly[] = {
+                { SCMP_SYS(kill), SCMP_A0(SCMP_CMP_NE, pid) },
+                { SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_NE, pid) },
+                { SCMP_SYS(prlimit64), SCMP_A0(SCMP_CMP_NE, 0) },
+                { SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_SETOWN) },
+                { SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_SETOWN_EX) },
+                { SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, F_SETSIG) },
+                { SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_PDEATHSIG) }, /* it is to end with us */
+        };
+        int r = only_threads(ctx, false);
+
+        for (size_t i = 0; i < ELEMENTSOF(program_refused) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), program_refused[i], 0);
+        for (size_t i = 0; i < ELEMENTSOF(partly) && r == 0; i++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), partly[i].call, 1, partly[i].when);
+        for (int nr = NEW_CALLS_BEGIN; nr < NEW_CALLS_END && r == 0; nr++)
+                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), nr, 0);
+        return r;
+}
 
 static int allow_network(scmp_filter_ctx ctx) {
         static const int families[] = { AF_INET, AF_INET6 };
@@ -246,13 +390,11 @@ static int allow_network(scmp_filter_ctx ctx) {
         for (size_t i = 0; i < ELEMENTSOF(families) && r == 0; i++)
                 r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
                                      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
-        if (r == 0) /* libcurl wakes its own thread by one */
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 0);
-        if (r == 0) /* clone3 hides its flags behind a pointer: glibc falls back to clone */
-                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+        if (r == 0) /* libcurl wakes its own thread by one; by a datagram socket anybody's could be reached */
+                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1,
+                                     SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, SOCK_STREAM));
         if (r == 0)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-                                     SCMP_A0(SCMP_CMP_MASKED_EQ, 0x00010000 /* CLONE_THREAD */, 0x00010000));
+                r = only_threads(ctx, true);
         return r == 0 ? seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME))
                       : r;
 }
@@ -266,10 +408,12 @@ static int seccomp(enum shut_in how) {
                 list = false, how = SHUT_IN_PROGRAM;
         for (size_t i = 0; list && i < ELEMENTSOF(compute_calls) && r == 0; i++)
                 r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, compute_calls[i], 0);
+        if (r == 0 && list)
+                r = allow_fcntl(ctx);
         if (r == 0 && how == SHUT_IN_NETWORK)
                 r = allow_network(ctx);
-        for (size_t i = 0; how == SHUT_IN_PROGRAM && !SANITIZED && i < ELEMENTSOF(program_refused) && r == 0; i++)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), program_refused[i], 0);
+        if (r == 0 && how == SHUT_IN_PROGRAM && !SANITIZED)
+                r = refuse_program(ctx);
         if (r == 0 && !SANITIZED)
                 r = seccomp_load(ctx);
         if (ctx)
@@ -297,7 +441,7 @@ static int enter(enum shut_in how, const struct shut_in_limits *limits) {
         if (r == 0 && !SANITIZED)
                 r = limit(RLIMIT_AS, MEMORY_MAX);
         if (r == 0)
-                r = landlock(places[how], limits->files, limits->n_files);
+                r = landlock(places[how], limits);
         if (r == -EOPNOTSUPP && how != SHUT_IN_PROGRAM)
                 r = 0;
         return r < 0 ? r : seccomp(how);

@@ -4,7 +4,8 @@
  *
  *      NETWORK  connects to servers; reads what names and TLS need under /etc; no programs, no other files
  *      COMPUTE  reads and writes the descriptors that it has; no files, no sockets, no programs
- *      PROGRAM  runs one program of the distribution's, which may read its libraries and the files named; no sockets but pairs
+ *      PROGRAM  runs one program of the distribution's, which may read its libraries and the files named; no sockets, no
+ *               processes of its own, no signals to others
  *
  * By Landlock for files and seccomp for calls, on top of what the whole of lodge-fetch has given up (no new privileges, no capabilities, in a system
  * daemon a user of its own). A kernel without Landlock is good enough for NETWORK and COMPUTE, whose calls open nothing that their user may not; PROGRAM needs it.
@@ -24,8 +25,10 @@ typedef int (*shut_in_fn)(void *opaque, struct error *e);
 struct shut_in_limits {
         uint64_t file_bytes;      /* no file gets longer than that; 0: nothing is written */
         unsigned int cpu_seconds; /* of processor time */
-        const int *files;         /* PROGRAM: descriptors whose files it may open again, by /proc/self/fd */
-        size_t n_files;
+        const int *read_files;    /* PROGRAM: descriptors whose files it may open again, by /proc/self/fd, to read */
+        size_t n_read_files;
+        const int *write_files; /* and those that it may write */
+        size_t n_write_files;
 };
 
 /**

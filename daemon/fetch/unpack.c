@@ -218,9 +218,12 @@ static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
         const char *const checks[] = { "qemu-img", verb, "-f", format, "--", from, NULL };
         const char *const converts[] = { "qemu-img", verb, "-f", format, "-O", "raw", "--", from, to, NULL };
         const int files[] = { u->from, u->to };
-        const struct shut_in_limits limits = {
-                .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S, .files = files, .n_files = ELEMENTSOF(files)
-        };
+        const struct shut_in_limits limits = { .file_bytes = FOREIGN_DISK_MAX,
+                                               .cpu_seconds = CPU_S,
+                                               .read_files = &u->from,
+                                               .n_read_files = 1,
+                                               .write_files = &u->to,
+                                               .n_write_files = 1 };
         struct shut_in_program program = { .argv = check ? checks : converts,
                                            .stdin_fd = -1,
                                            .stdout_fd = -1,
