@@ -35,6 +35,7 @@ struct pull {
         const struct image_pull *how;
         const struct image_progress *progress;
         char part[160], note[168];
+        enum fetch_format format;
         int part_fd, note_fd;
 };
 
@@ -189,13 +190,11 @@ static int unpack(struct pull *p, struct stage *stage, struct error *e) {
         _cleanup_close_ int disk = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
         _cleanup_close_ int result = fetch_result_file();
         const struct fetch_files files = { .result = result, .file = p->part_fd, .note = -EBADF, .disk = disk };
-        struct fetch_job job = { .task = FETCH_TASK_UNPACK };
-        int format = fetch_format_from_string(p->how->format);
+        struct fetch_job job = { .task = FETCH_TASK_UNPACK, .format = p->format };
 
         if (disk < 0 || result < 0)
                 return error_set(e, disk < 0 ? -errno : result, "image-write", "look for a full disk: df -h",
                                  "cannot begin to unpack");
-        job.format = format < 0 ? FETCH_FORMAT_RAW : (enum fetch_format)format;
         return fetch_run(&job, &files, p->progress, e);
 }
 
@@ -246,12 +245,26 @@ static int run(struct pull *p, const char *checksum, struct error *e) {
         return r;
 }
 
+/* vmdk and vhdx are for people who bring a file: qemu-img reads them with its caller's user, which is root here. */
+static int check_format(struct pull *p, struct error *e) {
+        const char *text = p->how->format ?: "raw";
+        int format = fetch_format_from_string(text);
+
+        if (pull_format_from_string(text) < 0 || format < 0)
+                return error_set(e, -EINVAL, "image-format", "download it, look at it, and: lodge image import",
+                                 "an image of format '%s' can't be pulled", text);
+        p->format = (enum fetch_format)format;
+        return 0;
+}
+
 int image_pull(struct image_store *store, const struct image_pull *how, const struct image_progress *progress,
                struct error *e) {
         struct pull p = { .store = store, .how = how, .progress = progress, .part_fd = -EBADF, .note_fd = -EBADF };
         _cleanup_free_ char *checksum = NULL;
-        int r = store_require_writable(store, e);
+        int r = check_format(&p, e);
 
+        if (r == 0)
+                r = store_require_writable(store, e);
         if (r == 0)
                 r = make_checksum(how, &checksum);
         if (r == 0)

@@ -36,7 +36,7 @@ static int note_item(struct operation *op, const struct image_source_config *sou
         set_text(op, "catalogue", catalogue);
         set_text(op, "digest", item->digest);
         set_text(op, "version", item->version);
-        set_text(op, "format", fetch_format_to_string(item->format));
+        set_text(op, "format", pull_format_to_string(item->format));
         set_text(op, "trust", image_trust_to_string(machine_source_trust(source)));
         json_object_set_new(op->args, "size", json_integer((json_int_t)item->size));
         if (!operation_arg(op, "as"))
