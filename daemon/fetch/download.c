@@ -403,7 +403,9 @@ static int run_shut_in(void *opaque, struct error *e) {
 
 int download_run(const struct download *d, struct error *e) {
         const struct shut_in_limits limits = { .file_bytes = d->size_max > NOTE_MAX ? d->size_max : NOTE_MAX,
-                                               .cpu_seconds = CPU_S };
+                                               .cpu_seconds = CPU_S,
+                                               .room_fd = d->fd,
+                                               .room_bytes = d->reserve };
         _cleanup_error_ struct error own = ERROR_INIT;
         int r = shut_in_run(SHUT_IN_NETWORK, &limits, run_shut_in, (void *)(uintptr_t)d, NULL, &own);
 

@@ -25,6 +25,7 @@ struct download {
         int note_fd;       /* -EBADF: nothing goes on later */
         uint64_t size;     /* bytes; 0: not known */
         uint64_t size_max; /* at most */
+        uint64_t reserve;  /* of the file system to leave free; 0: nothing */
         bool quiet;        /* no lines about progress */
         bool *ret_missing; /* not NULL: that the server has no such file is told here, and no error */
 };

@@ -78,6 +78,7 @@ static int do_download(const struct fetch_job *job, struct error *e) {
                                                    .fd = FETCH_FD_FILE,
                                                    .note_fd = FETCH_FD_NOTE,
                                                    .size = job->size,
+                                                   .reserve = job->reserve,
                                                    .size_max = job->size > 0 ? job->size : job->size_max },
                          e);
         if (r < 0)
@@ -97,7 +98,7 @@ static int do_job(const struct fetch_job *job, struct error *e) {
                 dprintf(FETCH_FD_PROGRESS, "unpacking the disk\n");
                 if (!job->import && (job->format == FETCH_FORMAT_VMDK || job->format == FETCH_FORMAT_VHDX))
                         return error_set(e, -EINVAL, "fetch-job", NULL, "only an import may be vmdk or vhdx");
-                return unpack_run(job->format, FETCH_FD_FILE, FETCH_FD_DISK, e);
+                return unpack_run(job->format, FETCH_FD_FILE, FETCH_FD_DISK, job->reserve, e);
         default:
                 return error_set(e, -EINVAL, "fetch-job", NULL, "there is no such task");
         }

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/landlock.h>
+#include <poll.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +22,7 @@
 #include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "base/text.h"
 #include "daemon/wire/wire.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -32,6 +35,7 @@
 
 #define MEMORY_MAX      (2ull << 30) /* bytes of address space for a step */
 #define ERROR_TEXT_MAX  (64u << 10)
+#define ROOM_TICK_MS    20 /* what can be written in that time is far less than what is left free */
 #define LANDLOCK_FS_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
 #define READ            (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define READ_FILE       LANDLOCK_ACCESS_FS_READ_FILE
@@ -493,15 +497,58 @@ static int load_error(const char *text, size_t n, struct error *e) {
         return r < 0 ? r : -EIO;
 }
 
+static bool has_room(const struct shut_in_limits *limits) {
+        struct statvfs fs;
+
+        return limits->room_bytes == 0 || fstatvfs(limits->room_fd, &fs) < 0 ||
+               (uint64_t)fs.f_bavail * fs.f_frsize >= limits->room_bytes;
+}
+
+/* What it says, up to its end, as long as there is room. Return: 0, -ENOSPC, -E2BIG, -errno. */
+static int follow(pid_t pid, int said, const struct shut_in_limits *limits, char text[static ERROR_TEXT_MAX],
+                  size_t *n) {
+        _cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        struct pollfd p[2] = { { .fd = said, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+
+        if (pidfd < 0)
+                return -errno;
+        for (;;) {
+                int r = poll(p, 2, limits->room_bytes > 0 ? ROOM_TICK_MS : -1);
+
+                if (r < 0 && errno != EINTR)
+                        return -errno;
+                if (!has_room(limits))
+                        return -ENOSPC;
+                if (r > 0 && p[0].revents) {
+                        ssize_t k = read(said, text + *n, ERROR_TEXT_MAX - *n);
+
+                        if (k <= 0)
+                                p[0].fd = -1; /* a program has none of it */
+                        else if ((*n += (size_t)k) == ERROR_TEXT_MAX)
+                                return -E2BIG;
+                } else if (r > 0 && p[1].revents)
+                        return 0;
+        }
+}
+
+static int no_room(const struct shut_in_limits *limits, struct error *e) {
+        char size[TEXT_SIZE_MAX];
+
+        return error_set(e, -ENOSPC, "image-no-space",
+                         "delete images that you don't use (lodge image list), or make room: df -h",
+                         "the disk is nearly full, and it would leave less than %s free",
+                         text_format_size(limits->room_bytes, size));
+}
+
 int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
                 struct error *e) {
         _cleanup_close_ int error_read = -EBADF;
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = malloc(ERROR_TEXT_MAX);
         int p[2], status = 0, r;
         size_t n = 0;
         pid_t pid;
 
-        if (pipe2(p, O_CLOEXEC) < 0)
+        if (!text || pipe2(p, O_CLOEXEC) < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot make a pipe");
         error_read = p[0];
         pid = fork();
@@ -510,18 +557,20 @@ int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_f
         close(p[1]);
         if (pid < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot start a process");
-        r = io_read_all(error_read, ERROR_TEXT_MAX, &text, &n);
+        r = follow(pid, error_read, limits, text, &n);
         if (r < 0)
                 kill(pid, SIGKILL);
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return error_set(e, -errno, "fetch", NULL, "cannot wait for a process");
+        if (r == -ENOSPC)
+                return no_room(limits, e);
         if (n > 0)
                 return load_error(text, n, e);
         status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         if (ret_status)
                 *ret_status = status;
-        else if (status != 0 || r < 0)
+        if (r < 0 || (!ret_status && status != 0))
                 return error_set(e, -EIO, "fetch-lost", "try again; the daemon's log may say more",
                                  "what read the foreign data ended with status %d", status);
         return 0;

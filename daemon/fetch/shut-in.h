@@ -25,6 +25,8 @@ typedef int (*shut_in_fn)(void *opaque, struct error *e);
 struct shut_in_limits {
         uint64_t file_bytes;      /* no file gets longer than that; 0: nothing is written */
         unsigned int cpu_seconds; /* of processor time */
+        int room_fd;              /* a file: the step is ended when its file system has less than that free; */
+        uint64_t room_bytes;      /* 0: it is not looked at */
         const int *read_files;    /* PROGRAM: descriptors whose files it may open again, by /proc/self/fd, to read */
         size_t n_read_files;
         const int *write_files; /* and those that it may write */
@@ -35,7 +37,7 @@ struct shut_in_limits {
  * shut_in_run() - fork, shut the child in, call @fn there, wait for its end
  * @ret_status: exit status of a program that @fn has become (128 + n: by signal n), else 0; may be NULL
  *
- * Return: 0; -errno with the child's error in @e, whose texts are hostile.
+ * Return: 0; -ENOSPC "image-no-space": it was ended, see room_fd; -errno with the child's error in @e, whose texts are hostile.
  */
 int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
                 struct error *e);

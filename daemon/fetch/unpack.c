@@ -30,6 +30,7 @@
 struct unpack {
         enum fetch_format format;
         int from, to;
+        uint64_t reserve;
 };
 
 /* ---- raw, qcow2, xz: our own code ---------------------------------------------------------------------------------------- */
@@ -220,6 +221,8 @@ static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
         const int files[] = { u->from, u->to };
         const struct shut_in_limits limits = { .file_bytes = FOREIGN_DISK_MAX,
                                                .cpu_seconds = CPU_S,
+                                               .room_fd = u->to,
+                                               .room_bytes = u->reserve,
                                                .read_files = &u->from,
                                                .n_read_files = 1,
                                                .write_files = &u->to,
@@ -249,9 +252,11 @@ static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
                          THE_FILE " can't be read: %s", text[0] ? text : "it is damaged or was cut short");
 }
 
-int unpack_run(enum fetch_format format, int from, int to, struct error *e) {
-        const struct shut_in_limits limits = { .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S };
-        struct unpack u = { format, from, to };
+int unpack_run(enum fetch_format format, int from, int to, uint64_t reserve, struct error *e) {
+        const struct shut_in_limits limits = {
+                .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S, .room_fd = to, .room_bytes = reserve
+        };
+        struct unpack u = { format, from, to, reserve };
         struct stat st;
         int r;
 
