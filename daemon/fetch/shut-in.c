@@ -576,6 +576,10 @@ int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_f
         return 0;
 }
 
+int shut_in_seal(int fd) {
+        return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ? -errno : 0;
+}
+
 /* ---- programs ---------------------------------------------------------------------------------------------------------- */
 
 static int become_program(void *opaque, struct error *e) {

@@ -45,6 +45,13 @@ int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_f
 /** shut_in_prepare() - for the whole process, first: no new privileges, no capabilities, no dumps. */
 int shut_in_prepare(void);
 
+/**
+ * shut_in_seal() - a file in memory is not changed any more
+ *
+ * Every step has the descriptors of all files before it: what one has made and another has judged is no later one's to write. Return: 0 or -errno.
+ */
+int shut_in_seal(int fd);
+
 /* A program, its descriptors 0, 1 and 2 (negative: /dev/null), and others that keep their numbers. */
 struct shut_in_program {
         const char *path; /* absolute */

@@ -2,7 +2,7 @@
 /*
  * source: see source.h
  *
- * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, whose content this
+ * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, sealed before the next step, whose content this
  * process never looks at but for the few paths of product files, checked once more.
  *
  *      simplestreams, with a key      index.sjson, else index.json with index.json.gpg; so with each file of products
@@ -37,7 +37,7 @@
 
 /* Return: a file in memory; -ENOENT when the server has none, without an error; else -errno with @e. */
 static int get(const struct fetch_job *job, const char *path, uint64_t max, struct error *e) {
-        _cleanup_close_ int fd = memfd_create("lodge-fetch", MFD_CLOEXEC);
+        _cleanup_close_ int fd = memfd_create("lodge-fetch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         _cleanup_free_ char *url = NULL;
         bool missing = false;
         size_t n = strlen(job->url);
@@ -56,7 +56,10 @@ static int get(const struct fetch_job *job, const char *path, uint64_t max, stru
                                                    .quiet = true,
                                                    .ret_missing = &missing },
                          e);
-        return r < 0 ? r : missing ? -ENOENT : TAKE_FD(fd);
+        if (r < 0 || missing)
+                return r < 0 ? r : -ENOENT;
+        r = shut_in_seal(fd); /* before a signature is compared, and before the next file comes */
+        return r < 0 ? error_set(e, r, "fetch", NULL, "cannot keep the index") : TAKE_FD(fd);
 }
 
 static int nothing_there(const struct fetch_job *job, const char *what, struct error *e) {

@@ -337,6 +337,29 @@ static void test_they_would_work(void **state) {
         assert_int_equal(recv(server, &(char){ 0 }, 1, MSG_DONTWAIT), 1);
 }
 
+/* A later download has the files of those before it. */
+static int rewrite(void *opaque, struct error *e) {
+        int fd = *(int *)opaque;
+
+        if (pwrite(fd, "X", 1, 0) != -1 || ftruncate(fd, 0) != -1 || ftruncate(fd, 100) != -1)
+                return error_set(e, -EINVAL, "test", NULL, "a sealed file was changed");
+        return mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED
+                       ? 0
+                       : error_set(e, -EINVAL, "test", NULL, "a sealed file was mapped for writing");
+}
+
+static void test_sealed(void **state) {
+        _cleanup_close_ int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        const struct shut_in_limits limits = { .file_bytes = 1 << 20, .cpu_seconds = 10 };
+        char text[8] = "";
+
+        assert_int_equal(write(fd, "content", 7), 7);
+        assert_int_equal(shut_in_seal(fd), 0);
+        assert_int_equal(shut_in_run(SHUT_IN_NETWORK, &limits, rewrite, &fd, NULL, NULL), 0);
+        assert_int_equal(pread(fd, text, 7, 0), 7);
+        assert_string_equal(text, "content");
+}
+
 static int make(const char *name, char *path, size_t n) {
         int fd;
 
@@ -386,6 +409,7 @@ int main(void) {
                 cmocka_unit_test(test_they_would_work),
                 cmocka_unit_test_setup(test_program, give_up),
                 cmocka_unit_test(test_network),
+                cmocka_unit_test(test_sealed),
         };
 
         return cmocka_run_group_tests(tests, set_up, tear_down);
