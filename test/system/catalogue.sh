@@ -75,7 +75,8 @@ EOF
 clearsign() { gpg --batch --yes --quiet -u "$1" --clearsign -o "${2%.json}.sjson" "$2"; }
 
 make_server() {
-        mkdir -m 700 "$GNUPGHOME" && mkdir -p "$srv/plain" "$srv/ss/images" "$srv/signed/images" || return
+        mkdir -m 700 "$GNUPGHOME" && mkdir -p "$srv/plain" "$srv/ss/images" "$srv/signed/images" "$srv/trickle" &&
+                printf '# %060d\n' {1..2000} >"$srv/trickle/SHA256SUMS" || return
         key good@example.org && key bad@example.org && gpg --armor --export good@example.org >"$work/good.asc" &&
                 gpg --export bad@example.org >"$work/bad.gpg" || return
         head -c 3M /dev/urandom >"$srv/plain/one.raw" && truncate -s 8M "$srv/plain/one.raw" &&
@@ -357,6 +358,42 @@ bomb() { # a little file that unpacks to much: it is stopped while there is room
         [ "$r" = 0 ] && [ "$(sort -n "$work/free" | head -n 1)" -gt 100 ] && grep 'less than 256' "$work/said" && clean
 }
 
+trickle() { # an index that comes as slowly as it may is given up in the end
+        local began=$SECONDS
+        lodge image source add trickle "$url/trickle" --type plain --insecure-unsigned && problem fetch-slow trickle || return
+        echo "it took $((SECONDS - began)) s"
+        [ $((SECONDS - began)) -le 15 ]
+}
+
+slow_index() {
+        switch "pace trickle/SHA256SUMS 3000"
+        LODGE_FETCH_INDEX_S=3 on_small 600m trickle
+}
+
+fetches() { # how many lodge-fetches of this test's run
+        local pid n=0
+        for pid in $(pgrep -x lodge-fetch); do
+                if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "GNUPGHOME=$GNUPGHOME"; then n=$((n + 1)); fi
+        done
+        echo "$n"
+}
+
+leaves() { # a client that does not wait for a slow index
+        switch "pace trickle/SHA256SUMS 3000"
+        lodge image source add trickle "$url/trickle" --type plain --insecure-unsigned || return
+        "$build/lodge" image available trickle </dev/null >/dev/null 2>&1 &
+        local client=$! i
+        sleep 2
+        [ "$(fetches)" -gt 0 ] || return
+        kill "$client"
+        for ((i = 0; i < 100; i++)); do
+                if [ "$(fetches)" = 0 ]; then break; fi
+                sleep 0.1
+        done
+        echo "after $i ticks: $(fetches)"
+        [ "$(fetches)" = 0 ] && lodge image available builtin && lodge image source delete trickle
+}
+
 sweeps() { # what is left of a pull that nobody went on with for a week goes with the next pull, and not only when the daemon starts
         fresh one
         touch -d '8 days ago' "$images/.part-$(printf '%064d' 1)" "$images/.part-$(printf '%064d' 1).note" &&
@@ -434,12 +471,15 @@ check "indexes that make no sense" garbage
 if [ "$(id -u)" = 0 ]; then
         check "a disk that is full" on_small 6m full
         check "a little file that unpacks to more than there is room" on_small 600m bomb
+        check "an index that trickles in is given up" slow_index
 else
-        for what in "a disk that is full" "a little file that unpacks to more than there is room"; do
+        for what in "a disk that is full" "a little file that unpacks to more than there is room" "an index that trickles in is given up"; do
                 count=$((count + 1))
                 echo "ok $count - $what # SKIP needs root for a small file system"
         done
 fi
+check "a slow index is read no longer than its client waits" leaves
+switch
 check "what is left of old pulls is swept away by the next" sweeps
 check "what downloads is shut in" shut_in
 switch
