@@ -2,8 +2,8 @@
 /*
  * source: see source.h
  *
- * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, sealed before the next step, whose content this
- * process never looks at but for the few paths of product files, checked once more.
+ * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, sealed before the
+ * next step, whose content this process never looks at but for the few paths of product files, checked once more.
  *
  * A file has three minutes and all of them have ten, however slowly a server sends: somebody waits for the list.
  *

@@ -76,7 +76,8 @@ clearsign() { gpg --batch --yes --quiet -u "$1" --clearsign -o "${2%.json}.sjson
 
 make_server() {
         mkdir -m 700 "$GNUPGHOME" && mkdir -p "$srv/plain" "$srv/ss/images" "$srv/signed/images" "$srv/trickle" &&
-                printf '# %060d\n' {1..2000} >"$srv/trickle/SHA256SUMS" || return
+                printf '# %060d\n' {1..2000} >"$srv/trickle/SHA256SUMS" && head -c 1M /dev/urandom >"$srv/trickle/late.raw" &&
+                (cd "$srv/trickle" && sha256sum late.raw >>SHA256SUMS) || return
         key good@example.org && key bad@example.org && gpg --armor --export good@example.org >"$work/good.asc" &&
                 gpg --export bad@example.org >"$work/bad.gpg" || return
         head -c 3M /dev/urandom >"$srv/plain/one.raw" && truncate -s 8M "$srv/plain/one.raw" &&
@@ -394,6 +395,23 @@ leaves() { # a client that does not wait for a slow index
         [ "$(fetches)" = 0 ] && lodge image available builtin && lodge image source delete trickle
 }
 
+deleted_meanwhile() { # a source, while its index is read: what was asked is done, and no names stay
+        fresh late
+        switch "pace trickle/SHA256SUMS 40000"
+        lodge image source add trickle "$url/trickle" --type plain --insecure-unsigned && lodge image pull trickle:late --detach && sleep 1 &&
+                [ ! -d "$images/late" ] && lodge image source delete trickle || return
+        local i
+        for ((i = 0; i < 100; i++)); do
+                if [ -d "$images/late" ]; then break; fi
+                sleep 0.1
+        done
+        [ "$(meta late trust)" = checksums-only ] && [ "$(meta late catalogue)" = trickle:late ] && cmp "$srv/trickle/late.raw" "$images/late/disk.raw" &&
+                lodge image delete late || return
+        lodge launch late x >"$work/said" 2>&1 && return 1
+        cat "$work/said"
+        ! grep -q 'image pull trickle' "$work/said"
+}
+
 sweeps() { # what is left of a pull that nobody went on with for a week goes with the next pull, and not only when the daemon starts
         fresh one
         touch -d '8 days ago' "$images/.part-$(printf '%064d' 1)" "$images/.part-$(printf '%064d' 1).note" &&
@@ -479,6 +497,8 @@ else
         done
 fi
 check "a slow index is read no longer than its client waits" leaves
+switch
+check "a source that is deleted while its index is read" deleted_meanwhile
 switch
 check "what is left of old pulls is swept away by the next" sweeps
 check "what downloads is shut in" shut_in
