@@ -410,6 +410,7 @@ static int run_shut_in(void *opaque, struct error *e) {
 int download_run(const struct download *d, struct error *e) {
         const struct shut_in_limits limits = { .file_bytes = d->size_max > NOTE_MAX ? d->size_max : NOTE_MAX,
                                                .cpu_seconds = CPU_S,
+                                               .own_user = d->own_user,
                                                .room_fd = d->fd,
                                                .room_bytes = d->reserve };
         _cleanup_error_ struct error own = ERROR_INIT;

@@ -27,6 +27,7 @@ struct download {
         uint64_t size_max;    /* at most */
         uint64_t reserve;     /* of the file system to leave free; 0: nothing */
         unsigned int seconds; /* for all tries; 0: as long as something comes */
+        bool own_user;        /* see struct shut_in_limits */
         bool quiet;           /* no lines about progress */
         bool *ret_missing;    /* not NULL: that the server has no such file is told here, and no error */
 };

@@ -79,6 +79,7 @@ static int do_download(const struct fetch_job *job, struct error *e) {
                                                    .note_fd = FETCH_FD_NOTE,
                                                    .size = job->size,
                                                    .reserve = job->reserve,
+                                                   .own_user = job->become,
                                                    .size_max = job->size > 0 ? job->size : job->size_max },
                          e);
         if (r < 0)

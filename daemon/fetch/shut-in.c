@@ -147,7 +147,7 @@ static int enter(enum shut_in how, const struct shut_in_limits *limits) {
                 r = limit(RLIMIT_AS, MEMORY_MAX);
         if (r == 0)
                 r = landlock(places[how], limits);
-        if (r == -EOPNOTSUPP && how != SHUT_IN_PROGRAM)
+        if (r == -EOPNOTSUPP && (how == SHUT_IN_COMPUTE || (how == SHUT_IN_NETWORK && limits->own_user)))
                 r = 0;
         return r < 0 ? r : shut_in_filter(how);
 }

@@ -8,10 +8,12 @@
  *               processes of its own, no signals to others
  *
  * By Landlock for files and seccomp for calls, on top of what the whole of lodge-fetch has given up (no new privileges, no capabilities, in a system
- * daemon a user of its own). A kernel without Landlock is good enough for NETWORK and COMPUTE, whose calls open nothing that their user may not; PROGRAM needs it.
+ * daemon a user of its own). A kernel without Landlock is good enough for COMPUTE, whose calls open nothing, and for NETWORK as a user of its own; else NETWORK could
+ * read all that the person can, and send it away. PROGRAM needs it.
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +27,7 @@ typedef int (*shut_in_fn)(void *opaque, struct error *e);
 struct shut_in_limits {
         uint64_t file_bytes;      /* no file gets longer than that; 0: nothing is written */
         unsigned int cpu_seconds; /* of processor time */
+        bool own_user;            /* NETWORK: we have become a user that owns nothing */
         int room_fd;              /* a file: the step is ended when its file system has less than that free; */
         uint64_t room_bytes;      /* 0: it is not looked at */
         const int *read_files;    /* PROGRAM: descriptors whose files it may open again, by /proc/self/fd, to read */

@@ -76,6 +76,7 @@ static int get(const struct reading *in, const char *path, uint64_t max, struct 
                                                    .note_fd = -EBADF,
                                                    .size_max = max,
                                                    .seconds = seconds,
+                                                   .own_user = in->job->become,
                                                    .quiet = true,
                                                    .ret_missing = &missing },
                          e);

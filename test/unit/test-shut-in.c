@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -400,16 +401,51 @@ static int tear_down(void **state) {
         return rmdir(dir);
 }
 
+static int nothing(void *opaque, struct error *e) {
+        return 0;
+}
+
+/* A kernel that has no Landlock. Return: 0: it ran; 1: it was refused with a fix; 2: something else. */
+static int without_landlock(enum shut_in how, bool own_user) {
+        const struct shut_in_limits limits = { .file_bytes = 1 << 20, .cpu_seconds = 10, .own_user = own_user };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        scmp_filter_ctx ctx;
+        int status;
+        pid_t pid = fork();
+
+        assert_true(pid >= 0);
+        if (pid > 0) {
+                assert_int_equal(waitpid(pid, &status, 0), pid);
+                assert_true(WIFEXITED(status));
+                return WEXITSTATUS(status);
+        }
+        ctx = seccomp_init(SCMP_ACT_ALLOW);
+        if (!ctx || seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EOPNOTSUPP), SCMP_SYS(landlock_create_ruleset), 0) < 0 ||
+            seccomp_load(ctx) < 0)
+                _exit(2);
+        if (shut_in_run(how, &limits, nothing, NULL, NULL, &e) == 0)
+                _exit(0);
+        _exit(e.id && strcmp(e.id, "fetch-sandbox") == 0 && e.fix ? 1 : 2);
+}
+
+/* Without it a download could read what the person can, unless its user is nobody's; and a program always could. */
+static void test_without_landlock(void **state) {
+        NEEDS_FILTERS();
+        assert_int_equal(without_landlock(SHUT_IN_NETWORK, true), 0);
+        assert_int_equal(without_landlock(SHUT_IN_NETWORK, false), 1);
+        assert_int_equal(without_landlock(SHUT_IN_COMPUTE, false), 0);
+        assert_int_equal(without_landlock(SHUT_IN_PROGRAM, true), 1);
+}
+
 static int give_up(void **state) {
         return shut_in_prepare();
 }
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_they_would_work),
-                cmocka_unit_test_setup(test_program, give_up),
-                cmocka_unit_test(test_network),
-                cmocka_unit_test(test_sealed),
+                cmocka_unit_test(test_they_would_work),  cmocka_unit_test_setup(test_program, give_up),
+                cmocka_unit_test(test_network),          cmocka_unit_test(test_sealed),
+                cmocka_unit_test(test_without_landlock),
         };
 
         return cmocka_run_group_tests(tests, set_up, tear_down);
