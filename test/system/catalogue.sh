@@ -223,11 +223,14 @@ pull_killed() { # NAME: begins a pull at a slow pace, kills the daemon in its mi
         daemon=""
 }
 
-again() {
-        "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" 2>>"$work/log" &
-        daemon=$!
+again() { # as a service manager does: once more if a killed one's processes have not ended yet, and hold its lock
         local i
+        daemon=""
         for ((i = 0; i < 300; i++)); do
+                if [ -z "$daemon" ] || { ! kill -0 "$daemon" 2>/dev/null && tail -n 2 "$work/log" | grep -q 'another lodged'; }; then
+                        "$build/lodged" --session --state-dir "$work/state" --run-dir "$work/run" 2>>"$work/log" &
+                        daemon=$!
+                fi
                 if [ -d "$images/$1" ] && ! lodge operation list --running 2>/dev/null | grep -q image-pull; then return 0; fi
                 sleep 0.1
         done
