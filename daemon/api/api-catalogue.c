@@ -3,7 +3,8 @@
  * api-catalogue: servers of images, what they have, and pulling it
  *
  * The list of what could be had asks for the images that are here, then for every source's index, some at a time, and answers when the last of them has come. A source
- * whose index can't be had or believed is a problem in the answer, and no reason to keep the others back.
+ * whose index can't be had or believed is a problem in the answer, and no reason to keep the others back. When the client has gone, what is under way is cancelled:
+ * a server that is slow is not to keep lodge-fetches busy that nobody waits for.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -55,17 +56,24 @@ int api_image_source_delete(struct api_request *q, struct error *e) {
 
 /* ---- what could be had --------------------------------------------------------------------------------------------------- */
 
+struct one;
+
 struct listing {
-        struct api_request *q;
+        struct api_request *q; /* NULL: the client has gone */
+        struct machines *machines;
+        struct broker_client *broker;
         struct catalogue_page *page;
-        json_t *images;  /* those that are here */
-        json_t *sources; /* names of those that are still to be asked */
+        json_t *images;    /* those that are here */
+        json_t *sources;   /* names of those that are still to be asked */
+        struct one *asked; /* those that are being asked */
         unsigned int n_open;
         const char *only; /* a source; NULL: all */
         bool found;
 };
 
 struct one { /* a source that is asked */
+        struct one *next;
+        uint64_t call;
         struct listing *l;
         char *name;
         enum image_trust trust;
@@ -145,9 +153,13 @@ static void add_problem(struct listing *l, const char *source, const struct erro
 static void go_on(struct listing *l);
 
 static void on_index(void *opaque, const struct error *e, const struct fetch_result *result) {
-        struct one *one = opaque;
+        struct one *one = opaque, **at;
         struct listing *l = one->l;
 
+        for (at = &l->asked; *at && *at != one; at = &(*at)->next)
+                ;
+        if (*at)
+                *at = one->next;
         if (e)
                 add_problem(l, one->name, e);
         for (size_t i = 0; result && i < result->n_items; i++)
@@ -169,9 +181,11 @@ static void ask_source(struct listing *l, const char *name) {
                 *one = (struct one){ .l = l, .name = strdup(name) };
         if (!one || !one->name)
                 error_set(&e, -ENOMEM, "memory", NULL, "it can't be asked");
-        else if (machine_source_load(l->q->api->o.machines, name, &source, &e) == 0) {
+        else if (machine_source_load(l->machines, name, &source, &e) == 0) {
                 one->trust = machine_source_trust(source);
-                if (machine_index(l->q->api->o.machines, source, on_index, one, NULL, &e) == 0) {
+                if (machine_index(l->machines, source, on_index, one, &one->call, &e) == 0) {
+                        one->next = l->asked;
+                        l->asked = one;
                         l->n_open++;
                         return;
                 }
@@ -184,7 +198,7 @@ static void ask_source(struct listing *l, const char *name) {
 
 /* Ask as many as may be asked at a time; answer when none is left. */
 static void go_on(struct listing *l) {
-        while (!l->q->gone && l->n_open < AT_A_TIME && json_array_size(l->sources) > 0) {
+        while (l->q && l->n_open < AT_A_TIME && json_array_size(l->sources) > 0) {
                 json_t *name = json_incref(json_array_get(l->sources, 0));
 
                 json_array_remove(l->sources, 0);
@@ -193,11 +207,19 @@ static void go_on(struct listing *l) {
         }
         if (l->n_open > 0)
                 return;
-        if (l->q->gone)
-                api_answer_error(l->q, NULL);
-        else
+        if (l->q)
                 api_answer(l->q, l->page);
         listing_free(l);
+}
+
+/* The request is freed next; the listing is when what is asked has been answered. */
+static void forget_listing(struct api_request *q) {
+        struct listing *l = *(struct listing **)q->state;
+
+        l->q = NULL;
+        l->only = NULL;
+        for (const struct one *one = l->asked; one; one = one->next)
+                broker_cancel(l->broker, one->call);
 }
 
 static int want_source(void *opaque, const struct image_source_config *source) {
@@ -235,13 +257,17 @@ static void on_images(void *opaque, const struct error *e, struct wire_message *
         int r = 0;
 
         l->n_open--;
+        if (!l->q) {
+                listing_free(l);
+                return;
+        }
         if (e)
                 add_problem(l, BUILTIN, e);
         else
                 l->images = json_incref(json_object_get(reply->json, "items"));
         r = add_recipes(l);
         if (r == 0)
-                r = machine_source_each(l->q->api->o.machines, want_source, l, &own);
+                r = machine_source_each(l->machines, want_source, l, &own);
         if (r == 0 && !l->found)
                 r = error_set(&own, -ENOENT, "source-not-found", "lodge image source list shows them",
                               "there is no source %s", l->only);
@@ -258,18 +284,24 @@ int api_catalogue_list(struct api_request *q, struct error *e) {
         const struct catalogue_query *query = q->query;
         struct listing *l = calloc(1, sizeof(*l));
 
-        if (!l || catalogue_page_new(&l->page) < 0 || !(l->sources = json_array())) {
+        if (l)
+                q->state = malloc(sizeof(l));
+        if (!l || !q->state || catalogue_page_new(&l->page) < 0 || !(l->sources = json_array())) {
                 if (l)
                         listing_free(l);
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot list the catalogue");
         }
+        *(struct listing **)q->state = l;
         l->q = q;
+        l->machines = q->api->o.machines;
+        l->broker = q->api->o.broker;
         l->only = query->source; /* the request's, which stays until it is answered */
         l->n_open = 1;
         if (broker_call(q->api->o.broker, "image-list", NULL, NULL, on_images, l, NULL) < 0) {
                 listing_free(l);
                 return broker_gone(e);
         }
+        q->forget = forget_listing;
         return 1;
 }
 

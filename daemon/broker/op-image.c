@@ -137,7 +137,7 @@ static int images_pull(struct broker_call *call, void *args, struct error *e) {
                                     .url = a->url,
                                     .size = a->size,
                                     .digest = a->digest,
-                                    .format = fetch_format_to_string(a->format),
+                                    .format = pull_format_to_string(a->format),
                                     .version = a->version,
                                     .catalogue = a->catalogue,
                                     .trust = image_trust_to_string(a->trust) } };

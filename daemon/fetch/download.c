@@ -43,7 +43,8 @@ struct transfer {
         long code; /* of the answer whose headers come */
         bool judged;
         uint64_t begun_ns, reported_ns, begun_at;
-        const char *refused; /* why we ended it: an id */
+        uint64_t deadline_ns; /* for all tries */
+        const char *refused;  /* why we ended it: an id */
         int refused_code;
         char message[CURL_ERROR_SIZE];
 };
@@ -219,7 +220,6 @@ static void set_up(struct transfer *t) {
         curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
         curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, (long)STALL_BYTES);
         curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)stall_seconds());
-        curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)TOTAL_S);
         curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
         curl_easy_setopt(c, CURLOPT_FAILONERROR, 1L);
         curl_easy_setopt(c, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
@@ -268,6 +268,11 @@ static CURLcode try_once(struct transfer *t, int *ret_code) {
         t->headers = 0;
         t->judged = false;
         t->begun_ns = clock_ns();
+        if (t->begun_ns >= t->deadline_ns) {
+                *ret_code = 0;
+                return CURLE_OPERATION_TIMEDOUT;
+        }
+        curl_easy_setopt(t->curl, CURLOPT_TIMEOUT_MS, (long)((t->deadline_ns - t->begun_ns) / 1000000 + 1));
         *ret_code = resume(t, &headers);
         if (*ret_code < 0)
                 return CURLE_WRITE_ERROR;
@@ -381,7 +386,7 @@ static int run(struct transfer *t, struct error *e) {
                         return 0;
                 }
                 idle = t->at > before ? 0 : idle + 1;
-                if (!may_pass(t, c) || idle >= IDLE_TRIES_MAX || tries >= TRIES_MAX)
+                if (!may_pass(t, c) || clock_ns() >= t->deadline_ns || idle >= IDLE_TRIES_MAX || tries >= TRIES_MAX)
                         return explain(t, c, e);
                 nanosleep(&(const struct timespec){ .tv_nsec = 300000000l << MIN(idle, 1u) }, NULL);
         }
@@ -391,6 +396,7 @@ static int run_shut_in(void *opaque, struct error *e) {
         struct transfer t = { .d = opaque };
         int r;
 
+        t.deadline_ns = clock_ns() + (t.d->seconds > 0 ? t.d->seconds : TOTAL_S) * 1000000000ull;
         if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || !(t.curl = curl_easy_init()))
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot begin to download");
         set_up(&t);
@@ -403,7 +409,10 @@ static int run_shut_in(void *opaque, struct error *e) {
 
 int download_run(const struct download *d, struct error *e) {
         const struct shut_in_limits limits = { .file_bytes = d->size_max > NOTE_MAX ? d->size_max : NOTE_MAX,
-                                               .cpu_seconds = CPU_S };
+                                               .cpu_seconds = CPU_S,
+                                               .own_user = d->own_user,
+                                               .room_fd = d->fd,
+                                               .room_bytes = d->reserve };
         _cleanup_error_ struct error own = ERROR_INIT;
         int r = shut_in_run(SHUT_IN_NETWORK, &limits, run_shut_in, (void *)(uintptr_t)d, NULL, &own);
 

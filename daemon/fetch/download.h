@@ -21,12 +21,15 @@
 
 struct download {
         const char *url;
-        int fd;            /* read and write; what is in it already has come before */
-        int note_fd;       /* -EBADF: nothing goes on later */
-        uint64_t size;     /* bytes; 0: not known */
-        uint64_t size_max; /* at most */
-        bool quiet;        /* no lines about progress */
-        bool *ret_missing; /* not NULL: that the server has no such file is told here, and no error */
+        int fd;               /* read and write; what is in it already has come before */
+        int note_fd;          /* -EBADF: nothing goes on later */
+        uint64_t size;        /* bytes; 0: not known */
+        uint64_t size_max;    /* at most */
+        uint64_t reserve;     /* of the file system to leave free; 0: nothing */
+        unsigned int seconds; /* for all tries; 0: as long as something comes */
+        bool own_user;        /* see struct shut_in_limits */
+        bool quiet;           /* no lines about progress */
+        bool *ret_missing;    /* not NULL: that the server has no such file is told here, and no error */
 };
 
 /** download_run() - until the file is whole. Return: 0, or -errno with @e. */

@@ -82,13 +82,13 @@ static bool take_line(char *line, char **ret_file, char **ret_digest) {
 
 static const struct {
         const char *suffix;
-        enum fetch_format format;
+        enum pull_format format;
 } suffixes[] = { /* the better ones first: of two files of one name the first is taken */
-                 { ".qcow2", FETCH_FORMAT_QCOW2 },
-                 { ".raw.xz", FETCH_FORMAT_RAW_XZ },
-                 { ".img.xz", FETCH_FORMAT_IMG_XZ },
-                 { ".raw", FETCH_FORMAT_RAW },
-                 { ".img", FETCH_FORMAT_IMG }
+                 { ".qcow2", PULL_FORMAT_QCOW2 },
+                 { ".raw.xz", PULL_FORMAT_RAW_XZ },
+                 { ".img.xz", PULL_FORMAT_IMG_XZ },
+                 { ".raw", PULL_FORMAT_RAW },
+                 { ".img", PULL_FORMAT_IMG }
 };
 
 static int format_of(const char *file, size_t *ret_base) {
@@ -123,7 +123,7 @@ static struct fetch_item *find(struct fetch_result *result, const char *name) {
         return NULL;
 }
 
-static int rank(enum fetch_format format) {
+static int rank(enum pull_format format) {
         for (size_t i = 0; i < ELEMENTSOF(suffixes); i++)
                 if (suffixes[i].format == format)
                         return (int)i;

@@ -17,12 +17,11 @@
 /* The disk images among a version's items, the better ones first. Both servers of note call their qcow2 files .img. */
 static const struct {
         const char *ftype;
-        enum fetch_format format;
+        enum pull_format format;
 } ftypes[] = {
-        { "disk1.img", FETCH_FORMAT_IMG },      { "disk-kvm.img", FETCH_FORMAT_IMG },
-        { "disk.qcow2", FETCH_FORMAT_QCOW2 },   { "disk.img", FETCH_FORMAT_IMG },
-        { "disk.raw", FETCH_FORMAT_RAW },       { "uefi1.img", FETCH_FORMAT_IMG },
-        { "disk.raw.xz", FETCH_FORMAT_RAW_XZ },
+        { "disk1.img", PULL_FORMAT_IMG },      { "disk-kvm.img", PULL_FORMAT_IMG }, { "disk.qcow2", PULL_FORMAT_QCOW2 },
+        { "disk.img", PULL_FORMAT_IMG },       { "disk.raw", PULL_FORMAT_RAW },     { "uefi1.img", PULL_FORMAT_IMG },
+        { "disk.raw.xz", PULL_FORMAT_RAW_XZ },
 };
 
 static json_t *parse(const char *text, size_t n, const char *what, struct error *e) {
@@ -80,7 +79,7 @@ int index_products(const char *text, size_t n, char *ret_paths[static INDEX_PROD
 }
 
 /* The newest version that has a disk image. Versions are dates and numbers: their texts' order is theirs. */
-static const json_t *newest(const json_t *product, const char **ret_version, enum fetch_format *ret_format) {
+static const json_t *newest(const json_t *product, const char **ret_version, enum pull_format *ret_format) {
         const json_t *best = NULL;
         const char *version;
         json_t *v;
@@ -146,7 +145,7 @@ static int add_alias(struct fetch_item *item, const char *text, size_t n) {
 }
 
 static int fill(struct fetch_item *item, const json_t *product, const json_t *file, const char *name,
-                const char *version, enum fetch_format format) {
+                const char *version, enum pull_format format) {
         const char *aliases = text_of(product, "aliases");
         const char *digest = text_of(file, "sha256") ?: text_of(file, "sha512");
         json_int_t size = json_integer_value(json_object_get(file, "size"));
@@ -179,7 +178,7 @@ static bool is_good_file(const json_t *file) {
 
 static int add_product(const json_t *product, struct fetch_result *result) {
         const char *arch = text_of(product, "arch"), *version = NULL;
-        enum fetch_format format = FETCH_FORMAT_RAW;
+        enum pull_format format = PULL_FORMAT_RAW;
         char name[NAME_MAX_BYTES + 1];
         struct fetch_item *item;
         const json_t *file;

@@ -4,7 +4,7 @@
  *
  * Started by the broker's child that pulls an image, and by `lodge image import`; does one job (daemon/image/fetch.h) and ends. It gives up its user, where it is
  * root's, and all privileges first; what parses foreign bytes then runs in children that are shut in further: shut-in.h. vmdk and vhdx are opened again by
- * qemu-img by their descriptor, which another user may not do: for these the user stays, and Landlock alone says what can be opened.
+ * qemu-img by their descriptor, which another user may not do: for these, which only a person brings, the user stays, and Landlock alone says what can be opened.
  *
  * Threads: one.
  */
@@ -39,7 +39,7 @@ static int load_job(struct fetch_job **ret, struct error *e) {
 }
 
 static int become(const struct fetch_job *job, struct error *e) {
-        bool same = job->task == FETCH_TASK_UNPACK &&
+        bool same = job->task == FETCH_TASK_UNPACK && job->import &&
                     (job->format == FETCH_FORMAT_VMDK || job->format == FETCH_FORMAT_VHDX);
         int r;
 
@@ -78,6 +78,8 @@ static int do_download(const struct fetch_job *job, struct error *e) {
                                                    .fd = FETCH_FD_FILE,
                                                    .note_fd = FETCH_FD_NOTE,
                                                    .size = job->size,
+                                                   .reserve = job->reserve,
+                                                   .own_user = job->become,
                                                    .size_max = job->size > 0 ? job->size : job->size_max },
                          e);
         if (r < 0)
@@ -95,7 +97,9 @@ static int do_job(const struct fetch_job *job, struct error *e) {
                 return do_download(job, e);
         case FETCH_TASK_UNPACK:
                 dprintf(FETCH_FD_PROGRESS, "unpacking the disk\n");
-                return unpack_run(job->format, FETCH_FD_FILE, FETCH_FD_DISK, e);
+                if (!job->import && (job->format == FETCH_FORMAT_VMDK || job->format == FETCH_FORMAT_VHDX))
+                        return error_set(e, -EINVAL, "fetch-job", NULL, "only an import may be vmdk or vhdx");
+                return unpack_run(job->format, FETCH_FD_FILE, FETCH_FD_DISK, job->reserve, e);
         default:
                 return error_set(e, -EINVAL, "fetch-job", NULL, "there is no such task");
         }

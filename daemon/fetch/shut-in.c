@@ -6,12 +6,12 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/landlock.h>
-#include <seccomp.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,22 +19,26 @@
 #include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "base/text.h"
+#include "daemon/fetch/shut-in-filter.h"
 #include "daemon/wire/wire.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#        define SANITIZED 1
-#elif defined(__has_feature)
-#        define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#        define SANITIZED 0
-#endif
 
 #define MEMORY_MAX      (2ull << 30) /* bytes of address space for a step */
 #define ERROR_TEXT_MAX  (64u << 10)
+#define ROOM_TICK_MS    20 /* what can be written in that time is far less than what is left free */
 #define LANDLOCK_FS_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
 #define READ            (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define READ_FILE       LANDLOCK_ACCESS_FS_READ_FILE
 #define RUN             (READ | LANDLOCK_ACCESS_FS_EXECUTE)
+
+/* What headers of an older kernel don't have: <linux/landlock.h> of 6.2 and of 6.12. */
+#define LANDLOCK_TRUNCATE  (1ull << 14) /* ABI 3 */
+#define LANDLOCK_SCOPE_ALL 3ull         /* ABI 6: abstract unix sockets, signals */
+#define WRITE              (READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_TRUNCATE)
+
+struct ruleset { /* struct landlock_ruleset_attr of ABI 6 */
+        uint64_t fs, net, scoped;
+};
 
 struct place {
         const char *path;
@@ -82,11 +86,28 @@ static int allow(int ruleset, int fd, uint64_t access) {
         return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ? -errno : 0;
 }
 
-static int landlock(const struct place *places, const int *files, size_t n_files) {
-        const struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_FS_ALL };
-        _cleanup_close_ int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+static int allow_files(int ruleset, const int *files, size_t n, uint64_t access) {
         int r = 0;
 
+        for (size_t i = 0; i < n && r == 0; i++) {
+                r = allow(ruleset, files[i], access);
+                if (r == -EBADFD) /* one in memory: Landlock does not look at those */
+                        r = 0;
+        }
+        return r;
+}
+
+/* As much as this kernel's Landlock knows; shut_in_filter() refuses the calls that an old one lets by. */
+static int landlock(const struct place *places, const struct shut_in_limits *limits) {
+        long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+        const struct ruleset attr = { .fs = LANDLOCK_FS_ALL | (abi >= 3 ? LANDLOCK_TRUNCATE : 0),
+                                      .scoped = abi >= 6 ? LANDLOCK_SCOPE_ALL : 0 };
+        _cleanup_close_ int ruleset = -EBADF;
+        int r = 0;
+
+        if (abi >= 0)
+                ruleset =
+                        (int)syscall(SYS_landlock_create_ruleset, &attr, abi >= 6 ? sizeof(attr) : sizeof(attr.fs), 0);
         if (ruleset < 0)
                 return errno == ENOSYS || errno == EOPNOTSUPP ? -EOPNOTSUPP : -errno;
         for (; places && places->path && r == 0; places++) {
@@ -96,184 +117,12 @@ static int landlock(const struct place *places, const int *files, size_t n_files
                 if (fd >= 0)
                         r = allow(ruleset, fd, places->access);
         }
-        for (size_t i = 0; i < n_files && r == 0; i++) {
-                r = allow(ruleset, files[i], READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE);
-                if (r == -EBADFD) /* one in memory: Landlock does not look at those */
-                        r = 0;
-        }
+        if (r == 0)
+                r = allow_files(ruleset, limits->read_files, limits->n_read_files, READ_FILE);
+        if (r == 0)
+                r = allow_files(ruleset, limits->write_files, limits->n_write_files, WRITE & attr.fs);
         if (r == 0 && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
                 r = -errno;
-        return r;
-}
-
-/* What computing takes. */
-static const int compute_calls[] = {
-        SCMP_SYS(brk),
-        SCMP_SYS(mmap),
-        SCMP_SYS(munmap),
-        SCMP_SYS(mremap),
-        SCMP_SYS(mprotect),
-        SCMP_SYS(madvise),
-        SCMP_SYS(futex),
-        SCMP_SYS(getrandom),
-        SCMP_SYS(clock_gettime),
-        SCMP_SYS(clock_nanosleep),
-        SCMP_SYS(nanosleep),
-        SCMP_SYS(gettimeofday),
-        SCMP_SYS(time),
-        SCMP_SYS(poll),
-        SCMP_SYS(ppoll),
-        SCMP_SYS(sched_yield),
-        SCMP_SYS(gettid),
-        SCMP_SYS(getpid),
-        SCMP_SYS(rt_sigaction),
-        SCMP_SYS(rt_sigprocmask),
-        SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(sigaltstack),
-        SCMP_SYS(restart_syscall),
-        SCMP_SYS(exit),
-        SCMP_SYS(exit_group),
-        SCMP_SYS(read),
-        SCMP_SYS(readv),
-        SCMP_SYS(pread64),
-        SCMP_SYS(preadv),
-        SCMP_SYS(write),
-        SCMP_SYS(writev),
-        SCMP_SYS(pwrite64),
-        SCMP_SYS(pwritev),
-        SCMP_SYS(copy_file_range),
-        SCMP_SYS(ioctl),
-        SCMP_SYS(fcntl),
-        SCMP_SYS(flock),
-        SCMP_SYS(lseek),
-        SCMP_SYS(fstat),
-        SCMP_SYS(newfstatat), /* fstat() is one of these by now */
-        SCMP_SYS(ftruncate),
-        SCMP_SYS(fallocate),
-        SCMP_SYS(fsync),
-        SCMP_SYS(fdatasync),
-        SCMP_SYS(dup),
-        SCMP_SYS(close),
-};
-
-/* What the network takes besides: sockets, threads that resolve names, files (Landlock says which). */
-static const int network_calls[] = {
-        SCMP_SYS(connect),
-        SCMP_SYS(sendto),
-        SCMP_SYS(recvfrom),
-        SCMP_SYS(sendmsg),
-        SCMP_SYS(recvmsg),
-        SCMP_SYS(sendmmsg),
-        SCMP_SYS(recvmmsg),
-        SCMP_SYS(getsockopt),
-        SCMP_SYS(setsockopt),
-        SCMP_SYS(getsockname),
-        SCMP_SYS(getpeername),
-        SCMP_SYS(shutdown),
-        SCMP_SYS(select),
-        SCMP_SYS(pselect6),
-        SCMP_SYS(epoll_create1),
-        SCMP_SYS(epoll_ctl),
-        SCMP_SYS(epoll_wait),
-        SCMP_SYS(epoll_pwait),
-        SCMP_SYS(pipe2),
-        SCMP_SYS(eventfd2),
-        SCMP_SYS(openat),
-        SCMP_SYS(open),
-        SCMP_SYS(stat),
-        SCMP_SYS(lstat),
-        SCMP_SYS(statx),
-        SCMP_SYS(access),
-        SCMP_SYS(faccessat),
-        SCMP_SYS(faccessat2),
-        SCMP_SYS(readlink),
-        SCMP_SYS(getdents64),
-        SCMP_SYS(getuid),
-        SCMP_SYS(geteuid),
-        SCMP_SYS(getgid),
-        SCMP_SYS(getegid),
-        SCMP_SYS(uname),
-        SCMP_SYS(sysinfo),
-        SCMP_SYS(sched_getaffinity),
-        SCMP_SYS(set_robust_list),
-        SCMP_SYS(rseq),
-        SCMP_SYS(membarrier),
-};
-
-/* What a program of the distribution's never needs here, and a way out would. Its own calls are too many to name. */
-static const int program_refused[] = {
-        SCMP_SYS(socket),
-        SCMP_SYS(connect),
-        SCMP_SYS(bind),
-        SCMP_SYS(listen),
-        SCMP_SYS(accept),
-        SCMP_SYS(accept4),
-        SCMP_SYS(ptrace),
-        SCMP_SYS(process_vm_readv),
-        SCMP_SYS(process_vm_writev),
-        SCMP_SYS(pidfd_getfd),
-        SCMP_SYS(kill),
-        SCMP_SYS(tkill),
-        SCMP_SYS(mount),
-        SCMP_SYS(umount2),
-        SCMP_SYS(pivot_root),
-        SCMP_SYS(chroot),
-        SCMP_SYS(unshare),
-        SCMP_SYS(setns),
-        SCMP_SYS(open_tree),
-        SCMP_SYS(move_mount),
-        SCMP_SYS(fsopen),
-        SCMP_SYS(bpf),
-        SCMP_SYS(perf_event_open),
-        SCMP_SYS(userfaultfd),
-        SCMP_SYS(io_uring_setup),
-        SCMP_SYS(io_uring_enter),
-        SCMP_SYS(add_key),
-        SCMP_SYS(request_key),
-        SCMP_SYS(keyctl),
-        SCMP_SYS(init_module),
-        SCMP_SYS(finit_module),
-        SCMP_SYS(kexec_load),
-        SCMP_SYS(open_by_handle_at),
-};
-
-static int allow_network(scmp_filter_ctx ctx) {
-        static const int families[] = { AF_INET, AF_INET6 };
-        int r = 0;
-
-        for (size_t i = 0; i < ELEMENTSOF(network_calls) && r == 0; i++)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, network_calls[i], 0);
-        for (size_t i = 0; i < ELEMENTSOF(families) && r == 0; i++)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                                     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
-        if (r == 0) /* libcurl wakes its own thread by one */
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 0);
-        if (r == 0) /* clone3 hides its flags behind a pointer: glibc falls back to clone */
-                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-        if (r == 0)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-                                     SCMP_A0(SCMP_CMP_MASKED_EQ, 0x00010000 /* CLONE_THREAD */, 0x00010000));
-        return r == 0 ? seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME))
-                      : r;
-}
-
-static int seccomp(enum shut_in how) {
-        bool list = how != SHUT_IN_PROGRAM;
-        scmp_filter_ctx ctx = seccomp_init(list ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_ALLOW);
-        int r = ctx ? 0 : -ENOMEM;
-
-        if (SANITIZED)
-                list = false, how = SHUT_IN_PROGRAM;
-        for (size_t i = 0; list && i < ELEMENTSOF(compute_calls) && r == 0; i++)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, compute_calls[i], 0);
-        if (r == 0 && how == SHUT_IN_NETWORK)
-                r = allow_network(ctx);
-        for (size_t i = 0; how == SHUT_IN_PROGRAM && !SANITIZED && i < ELEMENTSOF(program_refused) && r == 0; i++)
-                r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), program_refused[i], 0);
-        if (r == 0 && !SANITIZED)
-                r = seccomp_load(ctx);
-        if (ctx)
-                seccomp_release(ctx);
         return r;
 }
 
@@ -297,10 +146,10 @@ static int enter(enum shut_in how, const struct shut_in_limits *limits) {
         if (r == 0 && !SANITIZED)
                 r = limit(RLIMIT_AS, MEMORY_MAX);
         if (r == 0)
-                r = landlock(places[how], limits->files, limits->n_files);
-        if (r == -EOPNOTSUPP && how != SHUT_IN_PROGRAM)
+                r = landlock(places[how], limits);
+        if (r == -EOPNOTSUPP && (how == SHUT_IN_COMPUTE || (how == SHUT_IN_NETWORK && limits->own_user)))
                 r = 0;
-        return r < 0 ? r : seccomp(how);
+        return r < 0 ? r : shut_in_filter(how);
 }
 
 int shut_in_prepare(void) {
@@ -349,15 +198,58 @@ static int load_error(const char *text, size_t n, struct error *e) {
         return r < 0 ? r : -EIO;
 }
 
+static bool has_room(const struct shut_in_limits *limits) {
+        struct statvfs fs;
+
+        return limits->room_bytes == 0 || fstatvfs(limits->room_fd, &fs) < 0 ||
+               (uint64_t)fs.f_bavail * fs.f_frsize >= limits->room_bytes;
+}
+
+/* What it says, up to its end, as long as there is room. Return: 0, -ENOSPC, -E2BIG, -errno. */
+static int follow(pid_t pid, int said, const struct shut_in_limits *limits, char text[static ERROR_TEXT_MAX],
+                  size_t *n) {
+        _cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        struct pollfd p[2] = { { .fd = said, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+
+        if (pidfd < 0)
+                return -errno;
+        for (;;) {
+                int r = poll(p, 2, limits->room_bytes > 0 ? ROOM_TICK_MS : -1);
+
+                if (r < 0 && errno != EINTR)
+                        return -errno;
+                if (!has_room(limits))
+                        return -ENOSPC;
+                if (r > 0 && p[0].revents) {
+                        ssize_t k = read(said, text + *n, ERROR_TEXT_MAX - *n);
+
+                        if (k <= 0)
+                                p[0].fd = -1; /* a program has none of it */
+                        else if ((*n += (size_t)k) == ERROR_TEXT_MAX)
+                                return -E2BIG;
+                } else if (r > 0 && p[1].revents)
+                        return 0;
+        }
+}
+
+static int no_room(const struct shut_in_limits *limits, struct error *e) {
+        char size[TEXT_SIZE_MAX];
+
+        return error_set(e, -ENOSPC, "image-no-space",
+                         "delete images that you don't use (lodge image list), or make room: df -h",
+                         "the disk is nearly full, and it would leave less than %s free",
+                         text_format_size(limits->room_bytes, size));
+}
+
 int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
                 struct error *e) {
         _cleanup_close_ int error_read = -EBADF;
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = malloc(ERROR_TEXT_MAX);
         int p[2], status = 0, r;
         size_t n = 0;
         pid_t pid;
 
-        if (pipe2(p, O_CLOEXEC) < 0)
+        if (!text || pipe2(p, O_CLOEXEC) < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot make a pipe");
         error_read = p[0];
         pid = fork();
@@ -366,21 +258,27 @@ int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_f
         close(p[1]);
         if (pid < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot start a process");
-        r = io_read_all(error_read, ERROR_TEXT_MAX, &text, &n);
+        r = follow(pid, error_read, limits, text, &n);
         if (r < 0)
                 kill(pid, SIGKILL);
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return error_set(e, -errno, "fetch", NULL, "cannot wait for a process");
+        if (r == -ENOSPC)
+                return no_room(limits, e);
         if (n > 0)
                 return load_error(text, n, e);
         status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
         if (ret_status)
                 *ret_status = status;
-        else if (status != 0 || r < 0)
+        if (r < 0 || (!ret_status && status != 0))
                 return error_set(e, -EIO, "fetch-lost", "try again; the daemon's log may say more",
                                  "what read the foreign data ended with status %d", status);
         return 0;
+}
+
+int shut_in_seal(int fd) {
+        return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 
 /* ---- programs ---------------------------------------------------------------------------------------------------------- */

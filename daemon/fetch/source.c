@@ -2,8 +2,10 @@
 /*
  * source: see source.h
  *
- * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, whose content this
- * process never looks at but for the few paths of product files, checked once more.
+ * Each step is a shut-in process of its own: download (NETWORK), gpgv (PROGRAM), parse (COMPUTE). Between them stand files in memory, sealed before the
+ * next step, whose content this process never looks at but for the few paths of product files, checked once more.
+ *
+ * A file has three minutes and all of them have ten, however slowly a server sends: somebody waits for the list.
  *
  *      simplestreams, with a key      index.sjson, else index.json with index.json.gpg; so with each file of products
  *      simplestreams, without         index.json
@@ -21,7 +23,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/io.h"
+#include "base/text.h"
 #include "daemon/fetch/download.h"
 #include "daemon/fetch/index.h"
 #include "daemon/fetch/shut-in.h"
@@ -31,21 +35,39 @@
 #define SIGNATURE_MAX (1u << 20)
 #define PATHS_MAX     (16u << 10)
 #define PARSE_CPU_S   120
+#define FILE_S        180 /* for a file of an index */
+#define ALL_S         600 /* for all of them */
 #define INLINE_BEGIN  "-----BEGIN PGP SIGNED MESSAGE-----"
 
 /* ---- getting ------------------------------------------------------------------------------------------------------------- */
 
+struct reading {
+        const struct fetch_job *job;
+        uint64_t deadline_ns; /* for all of its files */
+};
+
+/* Seconds that are left for a file; 0: none. */
+static unsigned int seconds_left(const struct reading *in) {
+        uint64_t now = clock_ns(), left = in->deadline_ns > now ? (in->deadline_ns - now) / 1000000000ull : 0;
+
+        return (unsigned int)MIN(left, (uint64_t)FILE_S);
+}
+
 /* Return: a file in memory; -ENOENT when the server has none, without an error; else -errno with @e. */
-static int get(const struct fetch_job *job, const char *path, uint64_t max, struct error *e) {
-        _cleanup_close_ int fd = memfd_create("lodge-fetch", MFD_CLOEXEC);
+static int get(const struct reading *in, const char *path, uint64_t max, struct error *e) {
+        _cleanup_close_ int fd = memfd_create("lodge-fetch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         _cleanup_free_ char *url = NULL;
+        unsigned int seconds = seconds_left(in);
         bool missing = false;
-        size_t n = strlen(job->url);
+        size_t n = strlen(in->job->url);
         int r;
 
         if (fd < 0)
                 return error_set(e, -errno, "fetch", NULL, "cannot keep the index");
-        if (asprintf(&url, "%s%s%s", job->url, job->url[n - 1] == '/' ? "" : "/", path) < 0) {
+        if (seconds == 0)
+                return error_set(e, -ETIMEDOUT, "fetch-slow", "try later, or tell the server's owner",
+                                 "the index at %s does not come in time", in->job->url);
+        if (asprintf(&url, "%s%s%s", in->job->url, in->job->url[n - 1] == '/' ? "" : "/", path) < 0) {
                 url = NULL;
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot read the index");
         }
@@ -53,15 +75,20 @@ static int get(const struct fetch_job *job, const char *path, uint64_t max, stru
                                                    .fd = fd,
                                                    .note_fd = -EBADF,
                                                    .size_max = max,
+                                                   .seconds = seconds,
+                                                   .own_user = in->job->become,
                                                    .quiet = true,
                                                    .ret_missing = &missing },
                          e);
-        return r < 0 ? r : missing ? -ENOENT : TAKE_FD(fd);
+        if (r < 0 || missing)
+                return r < 0 ? r : -ENOENT;
+        r = shut_in_seal(fd); /* before a signature is compared, and before the next file comes */
+        return r < 0 ? error_set(e, r, "fetch", NULL, "cannot keep the index") : TAKE_FD(fd);
 }
 
-static int nothing_there(const struct fetch_job *job, const char *what, struct error *e) {
+static int nothing_there(const struct reading *in, const char *what, struct error *e) {
         return error_set(e, -ENOENT, "fetch-index", "check the source's URL and type: lodge image source list",
-                         "there is no %s at %s", what, job->url);
+                         "there is no %s at %s", what, in->job->url);
 }
 
 static bool is_inline(int fd) {
@@ -71,17 +98,17 @@ static bool is_inline(int fd) {
 }
 
 /* @path with its signature in another file, by one of these suffixes. Return: as get(); without a signature an error. */
-static int get_detached(const struct fetch_job *job, const char *path, struct error *e) {
+static int get_detached(const struct reading *in, const char *path, struct error *e) {
         static const char *const suffixes[] = { ".gpg", ".sign", ".asc" };
-        _cleanup_close_ int data = get(job, path, INDEX_BYTES_MAX, e);
+        _cleanup_close_ int data = get(in, path, INDEX_BYTES_MAX, e);
         int signed_fd, r;
 
         if (data < 0)
                 return data;
-        if (!job->key)
+        if (!in->job->key)
                 return TAKE_FD(data);
         if (is_inline(data)) {
-                r = verify_inline(job->key, data, &signed_fd, e);
+                r = verify_inline(in->job->key, data, &signed_fd, e);
                 return r < 0 ? r : signed_fd;
         }
         for (size_t i = 0; i < ELEMENTSOF(suffixes); i++) {
@@ -92,35 +119,35 @@ static int get_detached(const struct fetch_job *job, const char *path, struct er
                         name = NULL;
                         return error_set(e, -ENOMEM, "memory", NULL, "cannot read the index");
                 }
-                signature = get(job, name, SIGNATURE_MAX, e);
+                signature = get(in, name, SIGNATURE_MAX, e);
                 if (signature == -ENOENT && (!e || e->code == 0))
                         continue;
-                r = signature < 0 ? signature : verify_detached(job->key, data, signature, e);
+                r = signature < 0 ? signature : verify_detached(in->job->key, data, signature, e);
                 return r < 0 ? r : TAKE_FD(data);
         }
         return error_set(e, -EBADMSG, "fetch-signature",
                          "ask the server's owner; or add the source anew with --insecure-unsigned",
-                         "the source has a key, but %s%s is not signed", job->url, path);
+                         "the source has a key, but %s%s is not signed", in->job->url, path);
 }
 
 /* @path ends with ".json". */
-static int get_json(const struct fetch_job *job, const char *path, struct error *e) {
+static int get_json(const struct reading *in, const char *path, struct error *e) {
         _cleanup_close_ int data = -EBADF;
         _cleanup_free_ char *sjson = NULL;
         int r, signed_fd;
 
-        if (!job->key)
-                return get(job, path, INDEX_BYTES_MAX, e);
+        if (!in->job->key)
+                return get(in, path, INDEX_BYTES_MAX, e);
         if (asprintf(&sjson, "%.*ssjson", (int)strlen(path) - 4, path) < 0) {
                 sjson = NULL;
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot read the index");
         }
-        data = get(job, sjson, INDEX_BYTES_MAX, e);
+        data = get(in, sjson, INDEX_BYTES_MAX, e);
         if (data == -ENOENT && (!e || e->code == 0))
-                return get_detached(job, path, e);
+                return get_detached(in, path, e);
         if (data < 0)
                 return data;
-        r = verify_inline(job->key, data, &signed_fd, e);
+        r = verify_inline(in->job->key, data, &signed_fd, e);
         return r < 0 ? r : signed_fd;
 }
 
@@ -215,15 +242,15 @@ static int list_products(int index_fd, char **ret_text, struct error *e) {
         return r < 0 ? error_set(e, r, "fetch", NULL, "cannot read the index") : 0;
 }
 
-static int read_simplestreams(const struct fetch_job *job, int out_fd, struct error *e) {
-        _cleanup_close_ int index = get_json(job, "streams/v1/index.json", e);
-        struct parse p = { .out_fd = out_fd, .type = job->type };
+static int read_simplestreams(const struct reading *in, int out_fd, struct error *e) {
+        _cleanup_close_ int index = get_json(in, "streams/v1/index.json", e);
+        struct parse p = { .out_fd = out_fd, .type = in->job->type };
         _cleanup_free_ char *paths = NULL;
         char *rest, *path;
         int r = index;
 
         if (index == -ENOENT)
-                return nothing_there(job, "streams/v1/index.json", e);
+                return nothing_there(in, "streams/v1/index.json", e);
         if (index >= 0)
                 r = list_products(index, &paths, e);
         rest = paths;
@@ -232,9 +259,9 @@ static int read_simplestreams(const struct fetch_job *job, int out_fd, struct er
 
                 if (n < 6 || !streq(path + n - 5, ".json") || !index_path_is_good(path))
                         continue;
-                r = get_json(job, path, e);
+                r = get_json(in, path, e);
                 if (r == -ENOENT)
-                        r = nothing_there(job, path, e);
+                        r = nothing_there(in, path, e);
                 if (r >= 0)
                         p.in_fds[p.n++] = r;
         }
@@ -245,12 +272,12 @@ static int read_simplestreams(const struct fetch_job *job, int out_fd, struct er
         return r < 0 ? r : 0;
 }
 
-static int read_plain(const struct fetch_job *job, int out_fd, struct error *e) {
+static int read_plain(const struct reading *in, int out_fd, struct error *e) {
         static const char *const names[] = { "SHA256SUMS", "SHA512SUMS" };
-        struct parse p = { .n = 1, .out_fd = out_fd, .type = job->type };
+        struct parse p = { .n = 1, .out_fd = out_fd, .type = in->job->type };
 
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
-                _cleanup_close_ int fd = get_detached(job, names[i], e);
+                _cleanup_close_ int fd = get_detached(in, names[i], e);
 
                 if (fd == -ENOENT && (!e || e->code == 0))
                         continue;
@@ -259,9 +286,21 @@ static int read_plain(const struct fetch_job *job, int out_fd, struct error *e) 
                 p.in_fds[0] = fd;
                 return parse_shut_in(parse_images, &p, e);
         }
-        return nothing_there(job, "SHA256SUMS or SHA512SUMS", e);
+        return nothing_there(in, "SHA256SUMS or SHA512SUMS", e);
+}
+
+/* $LODGE_FETCH_INDEX_S: other seconds for all files, for tests. */
+static uint64_t deadline(void) {
+        const char *text = getenv("LODGE_FETCH_INDEX_S");
+        uint64_t s;
+
+        if (!text || text_parse_uint(text, 3600, &s) < 0)
+                s = ALL_S;
+        return clock_ns() + s * 1000000000ull;
 }
 
 int source_read(const struct fetch_job *job, int out_fd, struct error *e) {
-        return job->type == IMAGE_SOURCE_TYPE_PLAIN ? read_plain(job, out_fd, e) : read_simplestreams(job, out_fd, e);
+        const struct reading in = { job, deadline() };
+
+        return job->type == IMAGE_SOURCE_TYPE_PLAIN ? read_plain(&in, out_fd, e) : read_simplestreams(&in, out_fd, e);
 }

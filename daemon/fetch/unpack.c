@@ -30,6 +30,7 @@
 struct unpack {
         enum fetch_format format;
         int from, to;
+        uint64_t reserve;
 };
 
 /* ---- raw, qcow2, xz: our own code ---------------------------------------------------------------------------------------- */
@@ -218,9 +219,14 @@ static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
         const char *const checks[] = { "qemu-img", verb, "-f", format, "--", from, NULL };
         const char *const converts[] = { "qemu-img", verb, "-f", format, "-O", "raw", "--", from, to, NULL };
         const int files[] = { u->from, u->to };
-        const struct shut_in_limits limits = {
-                .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S, .files = files, .n_files = ELEMENTSOF(files)
-        };
+        const struct shut_in_limits limits = { .file_bytes = FOREIGN_DISK_MAX,
+                                               .cpu_seconds = CPU_S,
+                                               .room_fd = u->to,
+                                               .room_bytes = u->reserve,
+                                               .read_files = &u->from,
+                                               .n_read_files = 1,
+                                               .write_files = &u->to,
+                                               .n_write_files = 1 };
         struct shut_in_program program = { .argv = check ? checks : converts,
                                            .stdin_fd = -1,
                                            .stdout_fd = -1,
@@ -246,9 +252,11 @@ static int qemu_img(const struct unpack *u, const char *verb, struct error *e) {
                          THE_FILE " can't be read: %s", text[0] ? text : "it is damaged or was cut short");
 }
 
-int unpack_run(enum fetch_format format, int from, int to, struct error *e) {
-        const struct shut_in_limits limits = { .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S };
-        struct unpack u = { format, from, to };
+int unpack_run(enum fetch_format format, int from, int to, uint64_t reserve, struct error *e) {
+        const struct shut_in_limits limits = {
+                .file_bytes = FOREIGN_DISK_MAX, .cpu_seconds = CPU_S, .room_fd = to, .room_bytes = reserve
+        };
+        struct unpack u = { format, from, to, reserve };
         struct stat st;
         int r;
 

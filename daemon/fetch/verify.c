@@ -78,7 +78,7 @@ int keyring_of_armour(const char *text, unsigned char **ret_data, size_t *ret_n)
 }
 
 static int keyring_file(const char *keys, struct error *e) {
-        _cleanup_close_ int fd = memfd_create("lodge-keyring", MFD_CLOEXEC);
+        _cleanup_close_ int fd = memfd_create("lodge-keyring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         _cleanup_free_ unsigned char *data = NULL;
         size_t n;
         int r = fd < 0 ? -errno : keyring_of_armour(keys, &data, &n);
@@ -88,6 +88,8 @@ static int keyring_file(const char *keys, struct error *e) {
                                  "the source's key is no OpenPGP public key in ASCII armour");
         if (r == 0)
                 r = io_write_all(fd, data, n);
+        if (r == 0)
+                r = shut_in_seal(fd);
         return r < 0 ? error_set(e, r, "fetch", NULL, "cannot make a keyring") : TAKE_FD(fd);
 }
 
@@ -183,11 +185,13 @@ int verify_detached(const char *keys, int data_fd, int signature_fd, struct erro
 }
 
 int verify_inline(const char *keys, int data_fd, int *ret_fd, struct error *e) {
-        _cleanup_close_ int out = memfd_create("lodge-signed", MFD_CLOEXEC);
+        _cleanup_close_ int out = memfd_create("lodge-signed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         int r = out < 0 ? error_set(e, -errno, "fetch", NULL, "cannot keep the index") : 0;
 
         if (r == 0)
                 r = run_gpgv(keys, data_fd, -EBADF, out, e);
+        if (r == 0 && shut_in_seal(out) < 0)
+                r = error_set(e, -EIO, "fetch", NULL, "cannot keep the index");
         if (r == 0)
                 *ret_fd = TAKE_FD(out);
         return r;

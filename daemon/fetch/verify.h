@@ -9,12 +9,12 @@
 
 #include "base/error.h"
 
-/** verify_detached() - @signature_fd: of @data_fd, both whole files. Return: 0, -EBADMSG "fetch-signature", -errno. */
+/** verify_detached() - @signature_fd: of @data_fd, both whole files, that nobody else writes (shut_in_seal()). Return: 0, -EBADMSG "fetch-signature", -errno. */
 int verify_detached(const char *keys, int data_fd, int signature_fd, struct error *e);
 
 /**
  * verify_inline() - of a text that carries its signature (RFC 4880 §7)
- * @ret_fd: what the signature covers, and nothing that stands before or behind it; a file in memory
+ * @ret_fd: what the signature covers, and nothing that stands before or behind it; a file in memory, sealed
  */
 int verify_inline(const char *keys, int data_fd, int *ret_fd, struct error *e);
 

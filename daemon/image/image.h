@@ -172,7 +172,7 @@ struct image_pull {
         const char *url;       /* http or https */
         uint64_t size;         /* bytes; 0: not known */
         const char *digest;    /* SHA-256 or SHA-512, in hexadecimal */
-        const char *format;    /* by its name in the schema's fetch_format */
+        const char *format;    /* by its name in the schema's pull_format */
         const char *version;   /* may be NULL */
         const char *catalogue; /* "SOURCE:NAME" */
         const char *trust;     /* "signed" or "checksums-only" */

@@ -131,6 +131,8 @@ static int convert_disk(int from, int to, const struct image_import *import, con
         _cleanup_close_ int result = fetch_result_file();
         const struct fetch_files files = { .result = result, .file = from, .note = -EBADF, .disk = to };
         struct fetch_job job = { .task = FETCH_TASK_UNPACK,
+                                 .import = true,
+                                 .reserve = STORE_RESERVE,
                                  .format = streq(import->format, "vmdk") ? FETCH_FORMAT_VMDK : FETCH_FORMAT_VHDX };
         int r = result < 0 ? result : fetch_run(&job, &files, progress, error);
 

@@ -28,13 +28,13 @@
 #define KEEP_S       (7 * 24 * 3600)
 #define LOCK_WAIT_MS 20000 /* longer than a killed pull's processes need to end */
 #define LOCK_TICK_MS 100
-#define RESERVE      (256u << 20) /* bytes of the disk that a pull of unknown size leaves free */
 
 struct pull {
         struct image_store *store;
         const struct image_pull *how;
         const struct image_progress *progress;
         char part[160], note[168];
+        enum fetch_format format;
         int part_fd, note_fd;
 };
 
@@ -156,7 +156,7 @@ static uint64_t size_limit(const struct image_store *store) {
         if (fstatvfs(store->fd, &fs) < 0)
                 return 0;
         have = (uint64_t)fs.f_bavail * fs.f_frsize;
-        return have > RESERVE ? have - RESERVE : 0;
+        return have > STORE_RESERVE ? have - STORE_RESERVE : 0;
 }
 
 static int download(struct pull *p, struct error *e) {
@@ -164,6 +164,7 @@ static int download(struct pull *p, struct error *e) {
         struct fetch_job job = { .task = FETCH_TASK_DOWNLOAD,
                                  .url = (char *)(uintptr_t)p->how->url,
                                  .size = p->how->size,
+                                 .reserve = STORE_RESERVE,
                                  .digest = (char *)(uintptr_t)p->how->digest };
         _cleanup_close_ int result = fetch_result_file();
         const struct fetch_files files = { .result = result, .file = p->part_fd, .note = p->note_fd, .disk = -EBADF };
@@ -172,7 +173,7 @@ static int download(struct pull *p, struct error *e) {
         if (result < 0)
                 return result;
         if (fstat(p->part_fd, &st) == 0 && p->how->size > (uint64_t)st.st_size) {
-                r = store_check_space(p->store->root, p->how->size - (uint64_t)st.st_size, e);
+                r = store_check_space(p->store->root, p->how->size - (uint64_t)st.st_size + STORE_RESERVE, e);
                 if (r < 0)
                         return r;
         }
@@ -189,13 +190,11 @@ static int unpack(struct pull *p, struct stage *stage, struct error *e) {
         _cleanup_close_ int disk = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
         _cleanup_close_ int result = fetch_result_file();
         const struct fetch_files files = { .result = result, .file = p->part_fd, .note = -EBADF, .disk = disk };
-        struct fetch_job job = { .task = FETCH_TASK_UNPACK };
-        int format = fetch_format_from_string(p->how->format);
+        struct fetch_job job = { .task = FETCH_TASK_UNPACK, .format = p->format, .reserve = STORE_RESERVE };
 
         if (disk < 0 || result < 0)
                 return error_set(e, disk < 0 ? -errno : result, "image-write", "look for a full disk: df -h",
                                  "cannot begin to unpack");
-        job.format = format < 0 ? FETCH_FORMAT_RAW : (enum fetch_format)format;
         return fetch_run(&job, &files, p->progress, e);
 }
 
@@ -241,17 +240,34 @@ static int run(struct pull *p, const char *checksum, struct error *e) {
                 p->progress->step(p->progress->opaque, "writing it to the disk");
         if (r == 0)
                 r = stage_commit(stage, image, false, e);
-        if (r == 0 || (r == -EINTR && is_unwanted(p->progress)) || r == -EUCLEAN || r == -ENOTSUP)
+        if (r == 0 || (r == -EINTR && is_unwanted(p->progress)) || r == -EUCLEAN || r == -ENOTSUP || r == -EEXIST ||
+            r == -ENOSPC || r == -EFBIG)
                 part_remove(p);
         return r;
+}
+
+/* vmdk and vhdx are for people who bring a file: qemu-img reads them with its caller's user, which is root here. */
+static int check_format(struct pull *p, struct error *e) {
+        const char *text = p->how->format ?: "raw";
+        int format = fetch_format_from_string(text);
+
+        if (pull_format_from_string(text) < 0 || format < 0)
+                return error_set(e, -EINVAL, "image-format", "download it, look at it, and: lodge image import",
+                                 "an image of format '%s' can't be pulled", text);
+        p->format = (enum fetch_format)format;
+        return 0;
 }
 
 int image_pull(struct image_store *store, const struct image_pull *how, const struct image_progress *progress,
                struct error *e) {
         struct pull p = { .store = store, .how = how, .progress = progress, .part_fd = -EBADF, .note_fd = -EBADF };
         _cleanup_free_ char *checksum = NULL;
-        int r = store_require_writable(store, e);
+        int r = check_format(&p, e);
 
+        if (r == 0)
+                r = store_require_writable(store, e);
+        if (r == 0)
+                part_sweep(store); /* a daemon's store is opened once, and stays open for months */
         if (r == 0)
                 r = make_checksum(how, &checksum);
         if (r == 0)

@@ -42,6 +42,9 @@ int stage_commit(struct stage *stage, struct image *image, bool replace, struct 
 /** store_require_writable() - -EROFS "image-store" with a fix when the store was opened for reading only. */
 int store_require_writable(const struct image_store *store, struct error *error);
 
+/* What pulls and imports leave free of the store's file system: others live there, too. */
+#define STORE_RESERVE (256u << 20)
+
 /** store_check_space() - -ENOSPC "image-no-space" unless @bytes are free in the file system of @path. */
 int store_check_space(const char *path, uint64_t bytes, struct error *error);
 

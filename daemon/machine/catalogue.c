@@ -103,7 +103,10 @@ static void keep_names(struct machines *ms, const char *source, const struct fet
         json_auto_t *names = json_array();
         _cleanup_free_ char *text = NULL;
         struct store_object o = { .kind = (char *)NAMES_KIND, .project = (char *)"", .name = (char *)source };
+        _cleanup_(store_object_freep) struct store_object *asked = NULL;
 
+        if (store_object_find(ms->store, KIND, "", source, &asked, NULL) < 0)
+                return; /* it was deleted meanwhile, and its names with it */
         for (size_t i = 0; i < result->n_items; i++)
                 json_array_append_new(names, json_string(result->items[i].name));
         text = json_dumps(names, JSON_COMPACT);

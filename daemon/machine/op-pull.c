@@ -21,14 +21,15 @@ static void set_text(struct operation *op, const char *key, const char *value) {
                 json_object_set_new(op->args, key, json_string(value));
 }
 
-static int note_item(struct operation *op, const struct image_source_config *source, const struct fetch_item *item,
-                     struct error *e) {
-        size_t n = strlen(source->url);
+/* The source's URL and trust are those that the index was asked for with: it may be deleted, or another by now. */
+static int note_item(struct operation *op, const struct fetch_item *item, struct error *e) {
+        const char *base = operation_arg(op, "source_url") ?: "";
+        size_t n = strlen(base);
         _cleanup_free_ char *url = NULL, *catalogue = NULL;
 
-        if (asprintf(&url, "%s%s%s", source->url, source->url[n - 1] == '/' ? "" : "/", item->path) < 0)
+        if (asprintf(&url, "%s%s%s", base, n > 0 && base[n - 1] == '/' ? "" : "/", item->path) < 0)
                 url = NULL;
-        if (asprintf(&catalogue, "%s:%s", source->name, item->name) < 0)
+        if (asprintf(&catalogue, "%s:%s", operation_arg(op, "source"), item->name) < 0)
                 catalogue = NULL;
         if (!url || !catalogue)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot pull the image");
@@ -36,8 +37,7 @@ static int note_item(struct operation *op, const struct image_source_config *sou
         set_text(op, "catalogue", catalogue);
         set_text(op, "digest", item->digest);
         set_text(op, "version", item->version);
-        set_text(op, "format", fetch_format_to_string(item->format));
-        set_text(op, "trust", image_trust_to_string(machine_source_trust(source)));
+        set_text(op, "format", pull_format_to_string(item->format));
         json_object_set_new(op->args, "size", json_integer((json_int_t)item->size));
         if (!operation_arg(op, "as"))
                 set_text(op, "as", item->name);
@@ -45,7 +45,6 @@ static int note_item(struct operation *op, const struct image_source_config *sou
 }
 
 static void on_index(void *opaque, const struct error *e, const struct fetch_result *result) {
-        _cleanup_(image_source_config_freep) struct image_source_config *source = NULL;
         _cleanup_error_ struct error own = ERROR_INIT;
         struct operation *op = opaque;
         const char *name = operation_arg(op, "name") ?: "";
@@ -57,9 +56,7 @@ static void on_index(void *opaque, const struct error *e, const struct fetch_res
                               operation_arg(op, "source"), name);
                 error_set_fix(&own, "see what it has: lodge image available %s", operation_arg(op, "source"));
         } else if (!e)
-                r = machine_source_load(op->context, operation_arg(op, "source") ?: "", &source, &own);
-        if (!e && r == 0)
-                r = note_item(op, source, item, &own);
+                r = note_item(op, item, &own);
         operation_step_done(op, r < 0 ? &own : e);
 }
 
@@ -69,6 +66,8 @@ static int look_run(struct operation *op, struct error *e) {
 
         if (r < 0)
                 return r;
+        set_text(op, "source_url", source->url);
+        set_text(op, "trust", image_trust_to_string(machine_source_trust(source)));
         operation_progress(op, "reading the index of %s", source->url);
         r = machine_index(op->context, source, on_index, op, &op->call, e);
         return r < 0 ? r : 1;

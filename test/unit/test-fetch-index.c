@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "daemon/fetch/index.h"
 #include "daemon/fetch/sha512.h"
 #include "daemon/fetch/verify.h"
+#include "daemon/image/image.h"
 
 #define DIGEST "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
@@ -68,9 +70,9 @@ static void test_plain(void **state) {
         assert_int_equal(r->n_items, 3);
         assert_string_equal(r->items[0].name, "a");
         assert_string_equal(r->items[0].path, "a.qcow2");
-        assert_int_equal(r->items[0].format, FETCH_FORMAT_QCOW2);
+        assert_int_equal(r->items[0].format, PULL_FORMAT_QCOW2);
         assert_string_equal(r->items[1].name, "b");
-        assert_int_equal(r->items[1].format, FETCH_FORMAT_IMG_XZ);
+        assert_int_equal(r->items[1].format, PULL_FORMAT_IMG_XZ);
         assert_string_equal(r->items[2].name, "e");
         assert_string_equal(r->items[2].digest, DIGEST);
 }
@@ -203,13 +205,39 @@ static void test_sha512(void **state) {
         }
 }
 
+/* What qemu-img reads, with its caller's user, comes from no server: neither an index nor the broker's caller can say so. */
+static void test_pull_formats(void **state) {
+        static const char *const formats[] = { "raw", "qcow2", "raw-xz", "img", "img-xz", "vmdk", "vhdx" };
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        for (size_t i = 0; i < ELEMENTSOF(formats); i++) {
+                _cleanup_(broker_pull_args_freep) struct broker_pull_args *args = NULL;
+                _cleanup_(fetch_result_freep) struct fetch_result *result = NULL;
+                char text[512];
+
+                snprintf(text, sizeof(text),
+                         "{\"name\": \"a\", \"url\": \"http://a/\", \"digest\": \"" DIGEST
+                         "\", \"catalogue\": \"a:a\", \"format\": \"%s\"}",
+                         formats[i]);
+                assert_int_equal(broker_pull_args_parse(text, strlen(text), &args, NULL) == 0, i < 5);
+                snprintf(text, sizeof(text),
+                         "{\"items\": [{\"name\": \"a\", \"path\": \"a\", \"digest\": \"" DIGEST
+                         "\", \"format\": \"%s\"}]}",
+                         formats[i]);
+                assert_int_equal(fetch_result_parse(text, strlen(text), &result, NULL) == 0, i < 5);
+        }
+        assert_int_equal(image_pull(NULL, &(const struct image_pull){ .name = "a", .format = "vmdk" }, NULL, &e),
+                         -EINVAL);
+        assert_string_equal(e.id, "image-format");
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_paths),         cmocka_unit_test(test_names),
                 cmocka_unit_test(test_plain),         cmocka_unit_test(test_plain_is_bounded),
                 cmocka_unit_test(test_simplestreams), cmocka_unit_test(test_simplestreams_left_out),
                 cmocka_unit_test(test_index),         cmocka_unit_test(test_armour),
-                cmocka_unit_test(test_sha512),
+                cmocka_unit_test(test_sha512),        cmocka_unit_test(test_pull_formats),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
