@@ -53,11 +53,12 @@ struct machine_shell {
         unsigned int number;          /* of the piece that is waited for */
         bool polls;                   /* a request about a piece is open */
         bool writes;                  /* one about keys is */
+        bool unflushed;               /* keys that the agent has, and the guest not yet */
         bool over;                    /* the session has ended */
         int status;
         uint64_t poll_us, over_us;
         char *keys;
-        size_t n_keys;
+        size_t n_keys, n_sent; /* those that the open request holds */
 };
 
 static void shell_free(struct machine_shell *s) {
@@ -173,12 +174,15 @@ static void on_piece_there(void *opaque, int result, json_t *value, const char *
                 shell_end(s, -1, "the guest agent does not listen");
 }
 
+static void keys_send(struct machine_shell *s);
+
 static void on_timer(void *opaque) {
         struct machine_shell *s = opaque;
         char path[sizeof(s->dir) + 16];
 
         if (s->state != SHELL_RUNNING || s->polls)
                 return;
+        keys_send(s);
         if (!s->ops->takes_more(s->opaque)) {
                 loop_timer_set(s->timer, POLL_US * 4);
                 return;
@@ -193,30 +197,50 @@ static void on_timer(void *opaque) {
 
 /* ---- keys ------------------------------------------------------------------------------------------------------------ */
 
-static void keys_send(struct machine_shell *s);
+/*
+ * A guest that does not read holds its keys up: the FIFO is full, and takes a chunk whole or not at all (pipe(7)). Then the timer tries again. An agent that buffers
+ * has taken the keys when only its flush fails.
+ */
+static void on_flushed(void *opaque, int result, json_t *value, const char *reason) {
+        struct machine_shell *s = opaque;
+
+        s->writes = false;
+        s->unflushed = result < 0;
+        if (!s->unflushed)
+                keys_send(s);
+}
+
+static void keys_flush(struct machine_shell *s) {
+        s->writes =
+                agent_call(s->live->agent, "guest-file-flush", json_pack("{s:I}", "handle", s->in), on_flushed, s) == 0;
+}
 
 static void on_keys(void *opaque, int result, json_t *value, const char *reason) {
         struct machine_shell *s = opaque;
 
-        s->writes = false; /* a guest that does not read loses keys, as on a real line */
-        keys_send(s);
+        s->writes = false;
+        if (result < 0)
+                return;
+        s->n_keys -= s->n_sent;
+        memmove(s->keys, s->keys + s->n_sent, s->n_keys);
+        keys_flush(s);
 }
 
 static void keys_send(struct machine_shell *s) {
-        size_t n = MIN(s->n_keys, (size_t)KEYS_CHUNK);
         _cleanup_free_ char *b64 = NULL;
 
-        if (s->state != SHELL_RUNNING || s->writes || n == 0)
+        if (s->state != SHELL_RUNNING || s->writes)
                 return;
-        b64 = base64_encode(s->keys, n);
-        if (!b64 ||
-            agent_call(s->live->agent, "guest-file-write", json_pack("{s:I, s:s}", "handle", s->in, "buf-b64", b64),
-                       NULL, NULL) < 0 ||
-            agent_call(s->live->agent, "guest-file-flush", json_pack("{s:I}", "handle", s->in), on_keys, s) < 0)
+        if (s->unflushed) {
+                keys_flush(s);
                 return;
-        s->writes = true;
-        s->n_keys -= n;
-        memmove(s->keys, s->keys + n, s->n_keys);
+        }
+        s->n_sent = MIN(s->n_keys, (size_t)KEYS_CHUNK);
+        b64 = s->n_sent > 0 ? base64_encode(s->keys, s->n_sent) : NULL;
+        if (!b64)
+                return;
+        s->writes = agent_call(s->live->agent, "guest-file-write",
+                               json_pack("{s:I, s:s}", "handle", s->in, "buf-b64", b64), on_keys, s) == 0;
         if (!s->polls)
                 poll_soon(s);
         s->poll_us = POLL_US;
@@ -413,6 +437,6 @@ void shells_end(struct machine_live *live) {
                 void *opaque = s->opaque;
 
                 shell_free(s);
-                ops->on_end(opaque, -1, "the machine has ended");
+                ops->on_end(opaque, -1, "the machine or the daemon has ended");
         }
 }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: host
-# seconds: 240
+# seconds: 400
 #
 # agent.sh: what the daemon does by the guest's agent: commands side by side, files in and out, a shell on a terminal, reboot
 #
@@ -45,7 +45,7 @@ lodge() { timeout 120 "$build/lodge" "$@" </dev/null; }
 [ -d "$work/data/lodge/images/tiny" ] || lodge image build tiny >/dev/null 2>&1
 
 # terminal WHAT: lodge shell on a terminal of 33 lines and 99 columns, as test/system/agent_terminal.py says
-terminal() { timeout 60 python3 "$top/test/system/agent_terminal.py" "$build/lodge" "$@"; }
+terminal() { timeout 120 python3 "$top/test/system/agent_terminal.py" "$build/lodge" "$@"; }
 
 fails() { # STATUS TEXT COMMAND...: ends with the status, and says the text
         local want=$1 text=$2 status
