@@ -473,7 +473,7 @@ static int words_take(struct copy *c, struct error *e) {
                                  "both %s and %s are in machines", o->from, o->to);
         c->up = to != NULL;
         c->theirs = to ?: from;
-        c->ours = to ? o->from : o->to;
+        c->ours = (to ? o->from : o->to) ?: "";
         c->recursive = o->recursive;
         if (!c->machine)
                 return out_of_memory(e);

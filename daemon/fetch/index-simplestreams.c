@@ -28,7 +28,7 @@ static json_t *parse(const char *text, size_t n, const char *what, struct error 
         json_error_t je;
         json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
 
-        if (root && json_is_object(root))
+        if (json_is_object(root))
                 return root;
         error_set(e, -EPROTO, "fetch-index", "check the source's URL and type: lodge image source list",
                   "the source's %s is no JSON object: %s", what, root ? "it is something else" : je.text);
