@@ -419,7 +419,7 @@ static int down_file(struct copy *c, struct error *e) {
         struct stat st;
         int r;
 
-        if (streq(c->ours, "-"))
+        if (c->ours && streq(c->ours, "-"))
                 return get_all(c, c->theirs, STDOUT_FILENO, e);
         r = guest_script(c,
                          "if [ -d \"$1\" ]; then echo \"$1 is a directory: use --recursive\" >&2; exit 1; fi; stat -c "
@@ -473,7 +473,7 @@ static int words_take(struct copy *c, struct error *e) {
                                  "both %s and %s are in machines", o->from, o->to);
         c->up = to != NULL;
         c->theirs = to ?: from;
-        c->ours = (to ? o->from : o->to) ?: "";
+        c->ours = to ? o->from : o->to;
         c->recursive = o->recursive;
         if (!c->machine)
                 return out_of_memory(e);
