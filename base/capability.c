@@ -26,3 +26,15 @@ int capability_keep(uint32_t keep) {
         caps[0].inheritable = caps[1].inheritable = 0;
         return syscall(SYS_capset, &header, caps) < 0 ? -errno : 0;
 }
+
+int capability_renounce(void) {
+        int r;
+
+        capability_bound();
+        r = capability_keep(0);
+        if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                r = -errno;
+        if (r == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+                r = -errno;
+        return r;
+}

@@ -12,3 +12,6 @@ void capability_bound(void);
 
 /** capability_keep() - have no others than these from now on, as bits by number (0 to 31), and hand none down; -errno. */
 int capability_keep(uint32_t keep);
+
+/** capability_renounce() - have none, and no way to any: no_new_privs, too; and nobody of the same user may look in (PR_SET_DUMPABLE); -errno. */
+int capability_renounce(void);

@@ -37,6 +37,17 @@ void request_take(struct api *api, SoupServerMessage *message);
 /** request_refuse() - an answer to a request that is not looked at; @status 0: the answer in case libsoup refuses it by itself. */
 void request_refuse(SoupServerMessage *message, unsigned int status, const char *id, const char *fix, const char *text);
 
+/** request_allowed() - access_judge(), with what a person should know: -EACCES "role" or "project", or request_unknown()'s. */
+int request_allowed(const struct access *a, const struct schema_route *route, const char *project, struct error *e);
+
+/**
+ * request_project() - where the query takes a project: the one that it names; who is held to one need not name it
+ * @query:       as it was sent; @object: what the schema made of it, in which the project is set
+ * @ret_project: borrowed from @object; NULL: there is none. Return: 0, -ENOMEM.
+ */
+int request_project(const struct access *a, const struct schema_route *route, const char *query, void *object,
+                    const char **ret_project);
+
 /** request_peer() - who is at the other end of @c, which may be NULL. */
 void request_peer(struct api *api, const struct api_connection *c, struct access *ret_access);
 

@@ -350,11 +350,10 @@ static void make_id(struct api_request *q) {
         random_id(q->id);
 }
 
-static int allowed(const struct api_request *q, const char *project, struct error *e) {
+int request_allowed(const struct access *a, const struct schema_route *route, const char *project, struct error *e) {
         static const char *const names[] = { "nobody", "viewer", "operator", "admin" };
-        const struct access *a = &q->access;
 
-        switch (access_judge(a, q->route, project)) {
+        switch (access_judge(a, route, project)) {
         case ACCESS_GRANTED:
                 return 0;
         case ACCESS_UNKNOWN:
@@ -365,25 +364,25 @@ static int allowed(const struct api_request *q, const char *project, struct erro
         case ACCESS_HOST:
                 return error_set(e, -EACCES, "project", "ask somebody who works in all projects",
                                  "%s is held to project %s, and %s is about more than that", a->who, a->project,
-                                 q->route->name);
+                                 route->name);
         case ACCESS_ROLE:
                 break;
         }
         return error_set(e, -EACCES, "role", "ask the daemon's administrator for that role",
                          "%s is %s, and %s needs the role %s", a->who, a->role ? names[a->role] : "not known here",
-                         q->route->name, names[q->route->role]);
+                         route->name, names[route->role]);
 }
 
-/* Where the query takes a project: the one that it names; who is held to one need not name it. */
-static int project_find(struct api_request *q, const char *query, const char **ret_project) {
-        const struct schema_field *field = schema_field_find(q->route->query, "project");
-        char **value = field ? schema_at(q->query, field->offset) : NULL;
+int request_project(const struct access *a, const struct schema_route *route, const char *query, void *object,
+                    const char **ret_project) {
+        const struct schema_field *field = schema_field_find(route->query, "project");
+        char **value = field ? schema_at(object, field->offset) : NULL;
 
         *ret_project = NULL;
         if (!value)
                 return 0;
-        if (q->access.project[0] && !uri_query_has(query, "project")) {
-                char *own = strdup(q->access.project);
+        if (a->project[0] && !uri_query_has(query, "project")) {
+                char *own = strdup(a->project);
 
                 if (!own)
                         return -ENOMEM;
@@ -397,14 +396,14 @@ static int project_find(struct api_request *q, const char *query, const char **r
 static int prepare(struct api_request *q, const char *query, struct error *e) {
         const struct schema_field *field;
         const char *project = NULL;
-        int r = allowed(q, NULL, e);
+        int r = request_allowed(&q->access, q->route, NULL, e);
 
         if (r == 0)
                 r = uri_query_parse(q->route->query, query, &q->query, e);
         if (r == 0)
-                r = project_find(q, query, &project);
+                r = request_project(&q->access, q->route, query, q->query, &project);
         if (r == 0)
-                r = allowed(q, project, e);
+                r = request_allowed(&q->access, q->route, project, e);
         if (r == 0)
                 r = body_parse(q, e);
         if (r < 0)

@@ -323,23 +323,6 @@ int api_machine_shell(struct api_request *q, struct error *e) {
         return not_a_stream(e);
 }
 
-/* The project that it is about: what the query says, else the one that the client is held to; events may be of all. */
-static int stream_allowed(struct api_stream *s, const struct schema_route *route, const void *query, bool project_said,
-                          struct error *e) {
-        const struct schema_field *field = schema_field_find(route->query, "project");
-        const char *said = *(char *const *)((const char *)query + field->offset);
-
-        if (said && (project_said || !s->access.project[0]))
-                s->project = strdup(said);
-        else if (s->access.project[0])
-                s->project = strdup(s->access.project);
-        if (s->access.role < route->role)
-                return error_set(e, -EACCES, "role", NULL, "this needs another role");
-        if (s->access.project[0] && !access_sees(&s->access, s->project))
-                return error_set(e, -EACCES, "project", NULL, "you are held to another project");
-        return 0;
-}
-
 static bool has_too_many(const struct api_stream *s) {
         unsigned int n = 0;
 
@@ -367,12 +350,15 @@ static int stream_begin(struct api_stream *s, const char *path, const char *quer
         _cleanup_free_ char *name = NULL;
         const struct stream_kind *kind = stream_kind_of(path, &name);
         const struct schema_route *route = &schema_routes[kind->route];
-        bool said = query_string && (g_str_has_prefix(query_string, "project=") || strstr(query_string, "&project="));
+        const char *project = NULL;
         void *query = NULL;
         int r = uri_query_parse(route->query, query_string, &query, e);
 
         if (r == 0)
-                r = stream_allowed(s, route, query, said, e);
+                r = request_project(&s->access, route, query_string, query, &project);
+        if (r == 0)
+                r = request_allowed(&s->access, route, project, e);
+        s->project = text_copy(project);
         if (r == 0 && has_too_many(s))
                 r = error_set(e, -EAGAIN, "too-many-streams", "close some of them", "this client has %u streams open",
                               STREAMS_OF_ONE);

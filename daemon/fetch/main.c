@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "daemon/fetch/download.h"
@@ -50,7 +51,7 @@ static int become(const struct fetch_job *job, struct error *e) {
                 if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
                         return error_set(e, -errno, "fetch-user", NULL, "cannot become user %u", uid);
         }
-        r = shut_in_prepare();
+        r = capability_renounce();
         return r < 0 ? error_set(e, r, "fetch-sandbox", NULL, "cannot give up privileges") : 0;
 }
 

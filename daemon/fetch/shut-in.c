@@ -16,7 +16,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/text.h"
@@ -150,18 +149,6 @@ static int enter(enum shut_in how, const struct shut_in_limits *limits) {
         if (r == -EOPNOTSUPP && (how == SHUT_IN_COMPUTE || (how == SHUT_IN_NETWORK && limits->own_user)))
                 r = 0;
         return r < 0 ? r : shut_in_filter(how);
-}
-
-int shut_in_prepare(void) {
-        int r;
-
-        capability_bound();
-        r = capability_keep(0);
-        if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-                r = -errno;
-        if (r == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
-                r = -errno;
-        return r;
 }
 
 _Noreturn static void child(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque,

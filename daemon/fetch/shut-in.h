@@ -45,9 +45,6 @@ struct shut_in_limits {
 int shut_in_run(enum shut_in how, const struct shut_in_limits *limits, shut_in_fn fn, void *opaque, int *ret_status,
                 struct error *e);
 
-/** shut_in_prepare() - for the whole process, first: no new privileges, no capabilities, no dumps. */
-int shut_in_prepare(void);
-
 /**
  * shut_in_seal() - a file in memory is not changed any more
  *

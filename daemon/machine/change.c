@@ -35,7 +35,8 @@ struct change {
         unsigned int part; /* the next one */
         size_t disk;       /* within the throttles */
         bool again, changed;
-        bool *over; /* while machine_settle() runs: set when nothing had to be waited for */
+        bool own_disk; /* it has a volume of its own, which is disk0 */
+        bool *over;    /* while machine_settle() runs: set when nothing had to be waited for */
         uint64_t call;
         struct waiter *waiters;
 };
@@ -127,14 +128,10 @@ static void on_resized(void *opaque, int result, json_t *value) {
 
 static int size_part(struct change *c) {
         json_int_t size = json_integer_value(json_object_get(c->config, "disk_size"));
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        json_auto_t *facts = NULL;
 
-        if (!differs(c, "disk_size") || size <= json_integer_value(json_object_get(c->running, "disk_size")) ||
-            store_machine_find(c->live->ms->store, NULL, c->live->uuid, &row, NULL) < 0)
+        if (!differs(c, "disk_size") || size <= json_integer_value(json_object_get(c->running, "disk_size")))
                 return 0;
-        facts = row_facts(row);
-        if (!json_object_get(facts, "volume")) { /* there is none to be grown: it would be a new one's */
+        if (!c->own_disk) { /* there is none to be grown: it would be a new one's */
                 settled(c, "disk_size");
                 return 0;
         }
@@ -201,24 +198,13 @@ static void on_throttle(void *opaque, int result, json_t *value) {
         qmp_part_done(opaque, "throttle", result, value);
 }
 
-/* The number of the machine's first disk: its image's is before it. */
-static size_t first_disk(struct change *c) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        json_auto_t *facts = NULL;
-
-        if (store_machine_find(c->live->ms->store, NULL, c->live->uuid, &row, NULL) < 0)
-                return 0;
-        facts = row_facts(row);
-        return json_object_get(facts, "volume") ? 1 : 0;
-}
-
 static int throttle_part(struct change *c) {
         json_t *wanted = json_object_get(c->config, "disks"), *disks = json_object_get(c->running, "disks");
         bool qemu = c->live->engine && streq(c->live->engine, "qemu");
 
         while (json_array_size(wanted) == json_array_size(disks) && c->disk < json_array_size(disks)) {
                 json_t *a = json_array_get(wanted, c->disk), *b = json_array_get(disks, c->disk), *t, *arguments;
-                size_t number = first_disk(c) + c->disk++;
+                size_t number = c->own_disk + c->disk++; /* its image's is before them */
                 char name[40];
 
                 t = json_object_get(a, "throttle");
@@ -258,6 +244,8 @@ static void change_free(struct change *c, bool tell) {
 }
 
 static int change_load(struct change *c, const struct store_machine *row) {
+        json_auto_t *facts = row_facts(row);
+
         json_decref(c->config);
         json_decref(c->running);
         free(c->was);
@@ -267,6 +255,7 @@ static int change_load(struct change *c, const struct store_machine *row) {
         c->part = 0;
         c->disk = 0;
         c->again = c->changed = false;
+        c->own_disk = json_object_get(facts, "volume") != NULL;
         return c->was && c->config && c->running ? 0 : -ENOMEM;
 }
 

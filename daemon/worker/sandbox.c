@@ -183,15 +183,8 @@ static int seccomp(void) {
 }
 
 int sandbox_enter(const char *store_dir, struct error *e) {
-        int r;
+        int r = capability_renounce();
 
-        capability_bound();
-        r = capability_keep(0);
-
-        if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-                r = -errno;
-        if (r == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
-                r = -errno;
         if (r == 0)
                 r = landlock(store_dir);
         if (r == -EOPNOTSUPP) {

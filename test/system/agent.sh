@@ -147,8 +147,7 @@ full_terminal() { # who reads it shows more than it is given: both directions ar
 check "nor does a terminal that is full in both directions lock up" full_terminal
 check "a command on a terminal, with its status" terminal command
 check "no such user in the guest" terminal nobody
-hung_up() {
-        terminal leave || return 1
+cleared() { # nothing of a shell is left in the guest, within 10 s
         for _ in $(seq 50); do
                 [ -z "$(lodge exec web 'ls /run/lodge-shell; pgrep -f "sleep 4711"')" ] && return
                 sleep 0.2
@@ -156,18 +155,17 @@ hung_up() {
         lodge exec web 'ls /run/lodge-shell; ps'
         return 1
 }
+hung_up() {
+        terminal leave || return 1
+        cleared
+}
 check "who leaves ends its processes and files" hung_up
 after_kill() { # and a new daemon clears what one that was killed left
         terminal leave-killed "$(daemon_pid)" || return 1
         sleep 1
         lodge exec web 'ls /run/lodge-shell' | grep -q . || { echo "nothing was left, so nothing is shown"; return 1; }
         terminal session || return 1
-        for _ in $(seq 50); do
-                [ -z "$(lodge exec web 'ls /run/lodge-shell; pgrep -f "sleep 4711"')" ] && return
-                sleep 0.2
-        done
-        lodge exec web 'ls /run/lodge-shell; ps'
-        return 1
+        cleared
 }
 check "so does the next daemon's first shell, for one that was killed, which was no success" after_kill
 

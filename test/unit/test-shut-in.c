@@ -32,6 +32,7 @@
 
 #include <cmocka.h>
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "daemon/fetch/shut-in-filter.h"
 #include "daemon/fetch/shut-in.h"
@@ -440,7 +441,7 @@ static void test_without_landlock(void **state) {
 }
 
 static int give_up(void **state) {
-        return shut_in_prepare();
+        return capability_renounce();
 }
 
 int main(void) {
