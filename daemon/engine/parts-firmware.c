@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "base/io.h"
+#include "base/new-file.h"
 #include "base/spawn.h"
 
 #define DRIVERS_ISO    "/usr/share/virtio-win/virtio-win.iso"
@@ -85,26 +86,13 @@ static int copy_all(int from, int to) {
         return 0;
 }
 
-/* Whole, or not at all: another name first. */
 int part_vars_make(int dir_fd, const char *name, int from_fd) {
-        char temporary[PART_VARS_MAX + 8];
-        _cleanup_close_ int fd = -EBADF;
-        int r;
+        _cleanup_(new_file_drop) struct new_file file = NEW_FILE_INIT;
+        int r = new_file_open(&file, dir_fd, 0600);
 
-        snprintf(temporary, sizeof(temporary), "%s.new", name);
-        fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (fd < 0)
-                return -errno;
-        r = copy_all(from_fd, fd);
-        if (r == 0 && fsync(fd) < 0)
-                r = -errno;
-        if (r == 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)
-                r = -errno;
-        if (r < 0) {
-                unlinkat(dir_fd, temporary, 0);
-                return r;
-        }
-        return fsync(dir_fd) < 0 ? -errno : 0;
+        if (r == 0)
+                r = copy_all(from_fd, file.fd);
+        return r < 0 ? r : new_file_keep(&file, name, true);
 }
 
 /* Variables of another size are no variables: QEMU would refuse them with less to say. */
