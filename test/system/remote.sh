@@ -23,6 +23,10 @@ unset LODGE_SOCKET LODGE_PROJECT LODGE_REMOTE
 export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work/nothing XDG_DATA_HOME=$work/nothing
 socket=$work/run/lodged.sock peer=$top/test/system/remote-peer
 image=$HOME/.local/share/lodge/images/tiny
+if [ ! -d "$image" ]; then
+        echo "1..0 # SKIP the image tiny is not built"
+        exit 0
+fi
 
 lodge() { timeout 60 "$build/lodge" "$@" </dev/null; }
 here() { lodge "$@" --socket "$socket"; }
@@ -81,7 +85,7 @@ enrol() { # CERTIFICATE WORD...: a client of curl's
 begin() { # two sockets; the ports are the kernel's choice
         start --listen 127.0.0.1:0 --listen '[::1]:0' || start_without_ipv6
         port=$(sed -n 's/.*listens on 127.0.0.1:\([0-9]*\), with TLS/\1/p' "$work/log")
-        [ -n "$port" ] && { [ ! -d "$image" ] || { mkdir -p "$work/state/images" && cp -a "$image" "$work/state/images/"; }; }
+        [ -n "$port" ] && mkdir -p "$work/state/images" && cp -a "$image" "$work/state/images/"
 }
 start_without_ipv6() {
         rm -rf "$work/state" "$work/run"
@@ -312,7 +316,6 @@ wrong_token() { # a token of another server: the secret is not sent
 }
 nobody_there() { complains 3 remote-connect remote add nobody "$(python3 -c 'import base64, json; print("lodge1_" + base64.urlsafe_b64encode(json.dumps({"secret": "0" * 64, "fingerprint": "0" * 64, "addresses": ["127.0.0.1:1"]}).encode()).decode().rstrip("="))')"; }
 guest() { # a machine, its console and a command in it
-        [ -d "$image" ] || return 0
         run 0 launch tiny run1 --remote office --net none --wait 0 || return
         # shellcheck disable=SC2016 # for the guest's shell
         { sleep 8; printf 'echo con$((40+2))sole\n'; sleep 5; } | timeout 20 "$build/lodge" console run1 --remote office >"$work/console" 2>&1
