@@ -150,11 +150,15 @@ json_t *row_facts(const struct store_machine *row);
 /** row_set_facts() - @facts is borrowed. */
 int row_set_facts(struct store_machine *row, const json_t *facts);
 
-/** definition_default_net() - a machine without interfaces gets one: of network default, or user networking in a session daemon. */
-int definition_default_net(const struct machines *ms, struct machine_definition *d, struct error *e);
+/**
+ * machine_networks() - the configurations of the networks that it is attached to; a new list
+ * @d: without interfaces it gets one first: of network default, or user networking in a session daemon
+ */
+int machine_networks(struct machines *ms, struct machine_definition *d, json_t **ret_list, struct error *e);
 
-/** machine_networks() - the configurations of the networks that it is attached to; a new list. */
-int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e);
+/** machine_networks_of() - machine_networks() of what a row wants. @ret_d: owned by the caller. */
+int machine_networks_of(struct machines *ms, const struct store_machine *row, struct machine_definition **ret_d,
+                        json_t **ret_list, struct error *e);
 
 /** networks_run(), networks_undo() - a start's step: all of the machine's networks are up, with its published ports. */
 int networks_run(struct operation *op, struct error *e);

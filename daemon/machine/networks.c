@@ -16,7 +16,8 @@
 
 #define KIND "network"
 
-int definition_default_net(const struct machines *ms, struct machine_definition *d, struct error *e) {
+/* A machine without interfaces gets one: of network default, or user networking in a session daemon. */
+static int default_net(const struct machines *ms, struct machine_definition *d, struct error *e) {
         struct machine_net_config *net;
 
         if (d->base.n_nets > 0)
@@ -64,7 +65,7 @@ static int attached(void *opaque, const struct store_machine *row) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         struct search *s = opaque;
 
-        if (machine_definition_load(row, &d, NULL) < 0 || definition_default_net(s->ms, d, NULL) < 0)
+        if (machine_definition_load(row, &d, NULL) < 0 || default_net(s->ms, d, NULL) < 0)
                 return 0;
         for (size_t i = 0; i < d->base.n_nets; i++)
                 if (d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK &&
@@ -87,9 +88,10 @@ int machine_network_unused(struct machines *ms, const char *name, struct error *
         return r < 0 ? r : 0;
 }
 
-static bool in_a_network(const struct machines *ms, struct machine_definition *d) {
-        if (definition_default_net(ms, d, NULL) < 0)
-                return true;
+/* Also by default: see default_net(). */
+static bool in_a_network(const struct machines *ms, const struct machine_definition *d) {
+        if (d->base.n_nets == 0)
+                return ms->scope == API_SCOPE_SYSTEM;
         for (size_t i = 0; i < d->base.n_nets; i++)
                 if (d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK)
                         return true;
@@ -116,12 +118,9 @@ int networks_name_free(struct machines *ms, const char *project, const char *nam
                        struct error *e) {
         const struct store_machine_filter filter = { .name_prefix = name, .whole = true };
         struct namesake n = { ms, project, name, false };
-        bool attached = d->base.n_nets == 0;
         int r = 0;
 
-        for (size_t i = 0; i < d->base.n_nets; i++)
-                attached |= d->base.nets[i].type == MACHINE_NET_TYPE_NETWORK;
-        if (ms->scope == API_SCOPE_SYSTEM && attached)
+        if (ms->scope == API_SCOPE_SYSTEM && in_a_network(ms, d))
                 r = store_machine_each(ms->store, &filter, is_namesake, &n, e);
         if (r >= 0 && n.found)
                 r = error_set(e, -EEXIST, "network-name", "give it another name, or no interface in a network",
@@ -152,23 +151,35 @@ static int set_forwards(json_t *config, const char *machine, const struct machin
         return json_object_set_new(config, "forwards", forwards);
 }
 
-int machine_networks(struct machines *ms, const struct machine_definition *d, json_t **ret_list, struct error *e) {
+int machine_networks(struct machines *ms, struct machine_definition *d, json_t **ret_list, struct error *e) {
         json_auto_t *list = json_array();
-        int r;
+        int r = default_net(ms, d, e);
 
-        for (size_t i = 0; i < d->base.n_nets; i++) {
+        for (size_t i = 0; i < d->base.n_nets && r == 0; i++) {
                 const struct machine_net_config *net = &d->base.nets[i];
                 json_t *config;
 
                 if (net->type != MACHINE_NET_TYPE_NETWORK)
                         continue;
                 r = machine_network_load(ms, net->network ?: "default", &config, e);
-                if (r < 0)
-                        return r;
-                json_array_append_new(list, config);
+                if (r == 0)
+                        json_array_append_new(list, config);
         }
-        *ret_list = json_incref(list);
-        return 0;
+        if (r == 0)
+                *ret_list = json_incref(list);
+        return r;
+}
+
+int machine_networks_of(struct machines *ms, const struct store_machine *row, struct machine_definition **ret_d,
+                        json_t **ret_list, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        int r = machine_definition_load(row, &d, e);
+
+        if (r == 0)
+                r = machine_networks(ms, d, ret_list, e);
+        if (r == 0)
+                *ret_d = TAKE_PTR(d);
+        return r;
 }
 
 /* ---- a start's step --------------------------------------------------------------------------------------------------- */
@@ -233,11 +244,7 @@ static int up_next(struct operation *op, struct error *e) {
         int r = store_machine_find(ms->store, NULL, op->row->target_uuid, &row, e);
 
         if (r == 0)
-                r = machine_definition_load(row, &d, e);
-        if (r == 0)
-                r = definition_default_net(ms, d, e);
-        if (r == 0)
-                r = machine_networks(ms, d, &list, e);
+                r = machine_networks_of(ms, row, &d, &list, e);
         if (r < 0)
                 return r;
         config = json_array_get(list, (size_t)json_integer_value(json_object_get(op->args, "networks_up")));
@@ -287,7 +294,7 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row) {
         size_t i;
 
         if (machine_definition_parse(row->running ?: row->config, strlen(row->running ?: row->config), &d, NULL) < 0 ||
-            definition_default_net(ms, d, NULL) < 0 || machine_networks(ms, d, &list, NULL) < 0)
+            machine_networks(ms, d, &list, NULL) < 0)
                 return;
         json_array_foreach(list, i, config) {
                 if (!has_forwards(config, row->name) || set_forwards(config, row->name, NULL) < 0 ||
@@ -307,11 +314,7 @@ static int republished(struct machines *ms, const char *uuid, json_t **ret_confi
         int r = store_machine_find(ms->store, NULL, uuid, &row, NULL);
 
         if (r == 0)
-                r = machine_definition_load(row, &d, NULL);
-        if (r == 0)
-                r = definition_default_net(ms, d, NULL);
-        if (r == 0)
-                r = machine_networks(ms, d, &list, NULL);
+                r = machine_networks_of(ms, row, &d, &list, NULL);
         config = r == 0 ? json_array_get(list, 0) : NULL;
         *ret_config = NULL;
         if (!config || !json_object_get(config, "subnet"))
@@ -381,7 +384,7 @@ static int add_published(void *opaque, const struct store_machine *row) {
         const char *first;
 
         if (!text || machine_definition_parse(text, strlen(text), &d, NULL) < 0 || d->base.n_publish == 0 ||
-            definition_default_net(p->ms, d, NULL) < 0 || machine_networks(p->ms, d, &list, NULL) < 0)
+            machine_networks(p->ms, d, &list, NULL) < 0)
                 return 0;
         first = json_string_value(json_object_get(json_array_get(list, 0), "name"));
         if (first && streq(first, json_string_value(json_object_get(p->config, "name"))))
@@ -438,8 +441,7 @@ json_t *machine_end_args(struct machines *ms, const struct store_machine *row) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         json_auto_t *list = NULL;
 
-        if (machine_definition_load(row, &d, NULL) < 0 || definition_default_net(ms, d, NULL) < 0 ||
-            machine_networks(ms, d, &list, NULL) < 0)
+        if (machine_networks_of(ms, row, &d, &list, NULL) < 0)
                 list = json_array();
         return json_pack("{s:s, s:s, s:O}", "uuid", row->uuid, "name", row->name, "networks", list);
 }

@@ -250,11 +250,7 @@ int start_spawn_run(struct operation *op, struct error *e) {
         int r = operation_target(op, &row, e);
 
         if (r == 0)
-                r = machine_definition_load(row, &d, e);
-        if (r == 0)
-                r = definition_default_net(ms, d, e);
-        if (r == 0)
-                r = machine_networks(ms, d, &networks, e);
+                r = machine_networks_of(ms, row, &d, &networks, e);
         if (r < 0)
                 return r;
         machine = hardware(d);

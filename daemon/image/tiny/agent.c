@@ -367,51 +367,21 @@ static void cmd_network(struct agent *a, json_t *args, struct reply *r) {
         freeifaddrs(list);
 }
 
-static void cmd_file(json_t *(*run)(struct files *f, json_t *args, char desc[FILE_DESC_SIZE]), struct agent *a,
-                     json_t *args, struct reply *r) {
-        r->value = run(&a->files, args, r->desc);
-        if (!r->value)
-                r->class = "GenericError";
-}
-
-static void cmd_file_open(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_open, a, args, r);
-}
-
-static void cmd_file_close(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_close, a, args, r);
-}
-
-static void cmd_file_read(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_read, a, args, r);
-}
-
-static void cmd_file_write(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_write, a, args, r);
-}
-
-static void cmd_file_seek(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_seek, a, args, r);
-}
-
-static void cmd_file_flush(struct agent *a, json_t *args, struct reply *r) {
-        cmd_file(file_flush, a, args, r);
-}
-
 static void cmd_info(struct agent *a, json_t *args, struct reply *r);
 
 static const struct {
         const char *name;
         void (*run)(struct agent *a, json_t *args, struct reply *r);
+        json_t *(*file)(struct files *f, json_t *args, char desc[FILE_DESC_SIZE]); /* instead: see file.h */
 } commands[] = {
         { "guest-exec", cmd_exec },
         { "guest-exec-status", cmd_exec_status },
-        { "guest-file-close", cmd_file_close },
-        { "guest-file-flush", cmd_file_flush },
-        { "guest-file-open", cmd_file_open },
-        { "guest-file-read", cmd_file_read },
-        { "guest-file-seek", cmd_file_seek },
-        { "guest-file-write", cmd_file_write },
+        { "guest-file-close", .file = file_close },
+        { "guest-file-flush", .file = file_flush },
+        { "guest-file-open", .file = file_open },
+        { "guest-file-read", .file = file_read },
+        { "guest-file-seek", .file = file_seek },
+        { "guest-file-write", .file = file_write },
         { "guest-get-host-name", cmd_get_host_name },
         { "guest-get-osinfo", cmd_get_osinfo },
         { "guest-get-time", cmd_get_time },
@@ -480,7 +450,10 @@ static void handle(struct agent *a, const char *text, size_t n) {
         for (i = 0; name && i < N_COMMANDS; i++)
                 if (strcmp(name, commands[i].name) == 0)
                         break;
-        if (name && i < N_COMMANDS)
+        if (name && i < N_COMMANDS && commands[i].file) {
+                r.value = commands[i].file(&a->files, json_object_get(request, "arguments"), r.desc);
+                r.class = r.value ? NULL : "GenericError";
+        } else if (name && i < N_COMMANDS)
                 commands[i].run(a, json_object_get(request, "arguments"), &r);
         else if (name)
                 fail(&r, "CommandNotFound", "The command %.100s has not been found", name);
