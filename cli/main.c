@@ -172,12 +172,21 @@ int cli_parse_given(const struct schema_command *command, int argc, char **argv,
         return 1;
 }
 
-static size_t common_prefix(const char *a, const char *b) {
-        size_t n = 0;
+/* Each command has a name, and many a short one. */
+static const char *command_name(const void *table, unsigned int i) {
+        const struct schema_command *command = ((const struct cli_command *)table)[i / 2].schema;
 
-        while (a[n] && a[n] == b[n])
-                n++;
-        return n;
+        return i % 2 == 0 && command->alias ? command->alias : command->name;
+}
+
+/* The command that was meant: "lst", "imgae list". NULL: none is near. */
+static const char *suggest_command(int argc, char **argv) {
+        _cleanup_free_ char *two = NULL;
+        const char *near = NULL;
+
+        if (argc > 1 && asprintf(&two, "%s %s", argv[0], argv[1]) >= 0)
+                near = schema_suggest(two, command_name, commands, 2 * ELEMENTSOF(commands));
+        return near ?: schema_suggest(argv[0], command_name, commands, 2 * ELEMENTSOF(commands));
 }
 
 /* How many words name a group that the command is in, but not the command: "image bitmap". @ret_length: bytes of the name, with a space */
@@ -198,23 +207,19 @@ static int group_words(const char *name, int argc, char **argv, size_t *ret_leng
 
 static int unknown_command(int argc, char **argv) {
         _cleanup_error_ struct error e = ERROR_INIT;
-        const char *best = NULL, *group = NULL;
-        size_t best_len = 0, group_len = 0;
+        const char *near, *group = NULL;
+        size_t group_len = 0;
         int words = 0;
 
         for (size_t i = 0; i < ELEMENTSOF(commands); i++) {
                 const char *name = commands[i].schema->name;
-                size_t n = common_prefix(name, argv[0]), length;
+                size_t length;
                 int w = group_words(name, argc, argv, &length);
 
                 if (w > words) {
                         words = w;
                         group = name;
                         group_len = length;
-                }
-                if (n > best_len) {
-                        best_len = n;
-                        best = name;
                 }
         }
         if (group) {
@@ -228,8 +233,9 @@ static int unknown_command(int argc, char **argv) {
         }
         error_set(&e, -EINVAL, "command-unknown", "see all commands: lodge --help", "there is no command '%.64s'",
                   argv[0]);
-        if (best)
-                error_set_fix(&e, "did you mean 'lodge %s'? All commands: lodge --help", best);
+        near = suggest_command(argc, argv);
+        if (near)
+                error_set_fix(&e, "did you mean 'lodge %s'? All commands: lodge --help", near);
         return cli_fail(&e);
 }
 

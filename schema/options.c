@@ -289,10 +289,14 @@ static const char *option_name(const void *table, unsigned int i) {
 
 static int fail_unknown(const struct schema_command *cmd, const char *name, struct error *e) {
         const char *near = schema_suggest(name, option_name, cmd->options, cmd->n_options);
+        const struct schema_option *last = cmd->n_arguments > 0 ? &cmd->arguments[cmd->n_arguments - 1] : NULL;
 
         error_set(e, -EINVAL, "option-unknown", NULL, "--%.64s: unknown option%s%s%s", name,
                   near ? ", did you mean --" : "", near ?: "", near ? "?" : "");
-        error_set_fix(e, "lodge %s --help lists the options", cmd->name);
+        if (last && strchr(last->name, '=') && !near) /* as lodge set has it */
+                error_set_fix(e, "fields have no dashes: %.64s=VALUE; lodge %s --help", name, cmd->alias ?: cmd->name);
+        else
+                error_set_fix(e, "lodge %s --help lists the options", cmd->alias ?: cmd->name);
         return -EINVAL;
 }
 
@@ -431,17 +435,23 @@ const struct schema_command *schema_command_find(int argc, char *const argv[], i
         return best;
 }
 
-static void help_line(FILE *f, const char *left, const struct schema_field *field) {
+#define HELP_COLUMN 30 /* where the explanations begin */
+
+/* @dash, @name and @arg are one word or two; a long one has the line for itself. */
+static void help_line(FILE *f, const char *dash, const char *name, const char *arg, const struct schema_field *field) {
+        int width = fprintf(f, "  %s%s%s%s", dash, name, arg ? " " : "", arg ?: "");
         char limits[320];
 
+        if (width >= HELP_COLUMN) {
+                fputc('\n', f);
+                width = 0;
+        }
         schema_describe_limits(field, limits, sizeof(limits));
-        fprintf(f, "  %-28s%s%s%s%s%s\n", left, strlen(left) >= 28 ? "\n                              " : "",
-                field->help, limits[0] ? " (" : "", limits, limits[0] ? ")" : "");
+        fprintf(f, "%*s%s%s%s%s\n", HELP_COLUMN - MAX(width, 0), "", field->help, limits[0] ? " (" : "", limits,
+                limits[0] ? ")" : "");
 }
 
 void schema_command_help(const struct schema_command *cmd, FILE *f) {
-        char left[320];
-
         fprintf(f, "usage: lodge %s", cmd->alias ?: cmd->name);
         for (unsigned int i = 0; i < cmd->n_arguments; i++)
                 fprintf(f, cmd->arguments[i].optional ? " [%s%s]" : " %s%s", cmd->arguments[i].name,
@@ -452,11 +462,7 @@ void schema_command_help(const struct schema_command *cmd, FILE *f) {
 
         fputc('\n', f);
         for (unsigned int i = 0; i < cmd->n_arguments; i++)
-                help_line(f, cmd->arguments[i].name, cmd->arguments[i].field);
-        for (unsigned int i = 0; i < cmd->n_options; i++) {
-                const struct schema_option *o = &cmd->options[i];
-
-                snprintf(left, sizeof(left), "--%s%s%s", o->name, o->arg ? " " : "", o->arg ?: "");
-                help_line(f, left, o->field);
-        }
+                help_line(f, "", cmd->arguments[i].name, NULL, cmd->arguments[i].field);
+        for (unsigned int i = 0; i < cmd->n_options; i++)
+                help_line(f, "--", cmd->options[i].name, cmd->options[i].arg, cmd->options[i].field);
 }

@@ -246,6 +246,10 @@ void schema_command_help(const struct schema_command *cmd, FILE *f);
 /** schema_describe_limits() - "1..254, default 1" and the like into @buf, "" when there is nothing to say; returns @buf. */
 const char *schema_describe_limits(const struct schema_field *f, char *buf, size_t size);
 
+/** schema_suggest() - the candidate nearest to @word, or NULL when none is near. */
+const char *schema_suggest(const char *word, const char *(*candidate)(const void *table, unsigned int i),
+                           const void *table, unsigned int n);
+
 /* ---- for the files of this folder -------------------------------------------------------------------------------- */
 
 /** schema_fail() - error_set(-EINVAL) with the path in front. */
@@ -257,10 +261,6 @@ int schema_fail_oom(struct error *e);
 
 /** schema_path_text() - "machine.disks[1].format"; returns @buf. */
 const char *schema_path_text(const struct schema_path *path, char buf[static SCHEMA_PATH_MAX]);
-
-/** schema_suggest() - the candidate nearest to @word, or NULL when none is near. */
-const char *schema_suggest(const char *word, const char *(*candidate)(const void *table, unsigned int i),
-                           const void *table, unsigned int n);
 
 /** schema_check_number() - is @v within min..max and a multiple? */
 int schema_check_number(const struct schema_field *f, int64_t v, const struct schema_path *path, struct error *e);

@@ -215,6 +215,11 @@ check "completion knows the machines" prints 0 a complete machines
 check "and the operations" prints 0 "$operation" complete operations
 check "short and long forms are one" prints 0 "usage: lodge launch" machine launch --help
 check "an unknown command" complains 1 "[command-unknown]" lanch
+check "the one that was meant" complains 1 "did you mean 'lodge image list'?" imgae list
+check "a short one, too" complains 1 "did you mean 'lodge list'?" lst
+check "fields are no options, and the fix says so" complains 1 "cpus=VALUE" set a --cpus 2
+whole_help() { run 0 launch --help && grep -qF "physical_block_size=SIZE]" "$work/out"; }
+check "the help of an option with many keys is whole" whole_help
 check "a missing argument" complains 1 "[argument-missing]" start
 
 # ---- completions of the shells
