@@ -21,7 +21,8 @@ static bool code_is_plain(int code) {
 
 /* An id that says it all: "No such file" behind "there is no machine web" would only puzzle. */
 static bool id_is_plain(const char *id) {
-        static const char *const ends[] = { "-not-found", "-exists", "-unreachable", "-running", "-stopped" };
+        static const char *const ends[] = { "-not-found", "-exists",  "-unreachable", "-running",
+                                            "-stopped",   "-unknown", "-outside" };
         size_t n = id ? strlen(id) : 0;
 
         for (size_t i = 0; i < ELEMENTSOF(ends); i++)

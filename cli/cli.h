@@ -54,6 +54,9 @@ int cli_welcome(void);
 
 int cli_complete(int argc, char **argv);
 int cli_run(int argc, char **argv);
+int cli_path_allow(int argc, char **argv);
+int cli_path_list(int argc, char **argv);
+int cli_path_forbid(int argc, char **argv);
 int cli_remote_add(int argc, char **argv);
 int cli_remote_list(int argc, char **argv);
 int cli_remote_delete(int argc, char **argv);

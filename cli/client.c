@@ -155,6 +155,12 @@ static int connect_session(char **ret_path, bool start, struct error *e) {
         return client_start_session(path, e);
 }
 
+bool client_has_system(void) {
+        _cleanup_close_ int fd = client_connect(CLIENT_SYSTEM_SOCKET);
+
+        return fd >= 0 || !not_there(fd);
+}
+
 static int find(const struct client_options *o, bool start, char **ret_path, struct error *e) {
         const char *named = o->socket ?: getenv("LODGE_SOCKET");
         int fd;

@@ -39,6 +39,9 @@ struct client {
 /** client_open() - find and reach the daemon; @start: start one if none runs. Return: 0, -ENOTCONN or -errno with @e. */
 int client_open(const struct client_options *options, bool start, struct client **ret_client, struct error *e);
 
+/** client_has_system() - is the system daemon the one that is asked when nothing else is said? It runs, whether it lets us in or not. */
+bool client_has_system(void);
+
 /** client_open_remote() - reach a remote that was not kept yet; it is borrowed. */
 int client_open_remote(const struct client_options *options, struct remote *remote, struct client **ret_client,
                        struct error *e);

@@ -17,7 +17,8 @@
 #define LIST_COLUMNS "name,status,engine,cpus,memory,image,addresses,labels"
 #define SHOW_COLUMNS                                                                                                   \
         "name,uuid,project,state.status,state.wanted,state.reason,state.engine,state.engine_reason,state.kvm,"         \
-        "config.cpus,config.memory,config.image,config.kernel,config.firmware,config.cdroms,config.template,"          \
+        "config.cpus,config.memory,config.image,config.kernel,config.firmware,config.disk_size,config.disks,"          \
+        "config.cdroms,config.nets,config.publish,config.template,"                                                    \
         "state.addresses,config.labels,config.notes,state.since,state.operation,state.pending,created"
 
 /* ---- looking ------------------------------------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 #include "base/address.h"
 #include "base/io.h"
 #include "base/new-file.h"
+#include "base/xdg.h"
 #include "cli/tls.h"
 
 #define FILE_MAX     65536
@@ -35,20 +36,13 @@ void remote_free(struct remote *remote) {
 
 /* Return: a descriptor of the directory, -ENOENT when there is none and @make is not set. */
 static int open_dir(bool make, struct error *e) {
-        const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
         _cleanup_free_ char *path = NULL;
-        int n, fd, r = 0;
+        int fd, r = xdg_path(XDG_CONFIG, "lodge/remotes", &path);
 
-        if (config && config[0] == '/')
-                n = asprintf(&path, "%s/lodge/remotes", config);
-        else if (home && home[0] == '/')
-                n = asprintf(&path, "%s/.config/lodge/remotes", home);
-        else
+        if (r == -ENOENT)
                 return error_set(e, -ENOTDIR, "remote-dir", "set HOME", "cannot tell where remotes are kept");
-        if (n < 0) {
-                path = NULL;
-                return error_set(e, -ENOMEM, "memory", NULL, "cannot look for remotes");
-        }
+        if (r < 0)
+                return error_set(e, r, "memory", NULL, "cannot look for remotes");
         if (make)
                 r = io_make_dirs(path, 0700, 0700);
         fd = r < 0 ? r : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/text.h"
+#include "cli/render-value.h"
 #include "cli/yaml.h"
 
 #define COLUMNS_MAX 64
@@ -17,7 +18,7 @@
 struct column {
         char path[PATH_MAX_];
         const char *label; /* the last part of the path */
-        bool bytes;        /* a size */
+        const struct schema_field *field;
         size_t width;
 };
 
@@ -54,7 +55,7 @@ static int add_column(struct columns *c, const char *path, const struct schema_f
         memcpy(column->path, path, strlen(path) + 1);
         dot = strrchr(column->path, '.');
         column->label = dot ? dot + 1 : column->path;
-        column->bytes = f->kind == SCHEMA_SIZE && !f->count;
+        column->field = f;
         column->width = 0;
         c->n++;
         return 0;
@@ -127,57 +128,6 @@ static json_t *value_at(json_t *item, const char *path) {
                 path += n + (path[n] == '.');
         }
         return item;
-}
-
-static bool is_empty(const json_t *value) {
-        return !value || json_is_null(value) || (json_is_string(value) && json_string_length(value) == 0) ||
-               (json_is_array(value) && json_array_size(value) == 0);
-}
-
-/* A pair like a label's is KEY=VALUE; what else is nested is JSON. */
-static void print_item(FILE *f, const json_t *value) {
-        const char *key = json_string_value(json_object_get(value, "key"));
-
-        if (json_is_string(value))
-                fputs(json_string_value(value), f);
-        else if (key) {
-                const char *text = json_string_value(json_object_get(value, "value"));
-
-                fprintf(f, text ? "%s=%s" : "%s", key, text);
-        } else
-                json_dumpf(value, f, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
-}
-
-/* As text for a table or CSV, not escaped yet; allocated. */
-static char *value_text(const json_t *value, bool bytes, bool people) {
-        char size[TEXT_SIZE_MAX], *text = NULL;
-        size_t n, i;
-        json_t *item;
-        FILE *f;
-
-        if (is_empty(value))
-                return strdup(people ? "-" : "");
-        if (json_is_string(value))
-                return strdup(json_string_value(value));
-        if (json_is_boolean(value))
-                return strdup(people ? (json_is_true(value) ? "yes" : "no") : json_is_true(value) ? "true" : "false");
-        if (people && bytes && json_is_integer(value))
-                return strdup(text_format_size((uint64_t)json_integer_value(value), size));
-        f = open_memstream(&text, &n);
-        if (!f)
-                return NULL;
-        if (json_is_array(value)) {
-                json_array_foreach((json_t *)value, i, item) {
-                        fputs(i ? "," : "", f);
-                        print_item(f, item);
-                }
-        } else
-                print_item(f, value);
-        if (fclose(f) != 0) {
-                free(text);
-                return NULL;
-        }
-        return text;
 }
 
 /* ---- tables -------------------------------------------------------------------------------------------------------- */
@@ -264,7 +214,7 @@ static int list_table(const struct render *r, struct columns *c, const json_t *i
         for (size_t i = 0; complete && i < n; i++) {
                 struct column *column = &c->items[i % c->n];
 
-                texts[i] = value_text(value_at(json_array_get(items, i / c->n), column->path), column->bytes, true);
+                texts[i] = value_text(value_at(json_array_get(items, i / c->n), column->path), column->field, true);
                 complete = texts[i] != NULL;
                 if (complete)
                         column->width = MAX(column->width, put_text(NULL, texts[i]));
@@ -283,28 +233,41 @@ static int list_table(const struct render *r, struct columns *c, const json_t *i
         return complete ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer");
 }
 
+/* Objects have a line each, the second and later ones behind @indent spaces. */
+static int put_value(const struct render *r, const struct column *c, const json_t *value, size_t indent) {
+        bool lines = c->field->kind == SCHEMA_OBJECT_LIST && json_is_object(json_array_get(value, 0)) &&
+                     !json_object_get(json_array_get(value, 0), "key");
+
+        for (size_t i = 0; i < (lines ? json_array_size(value) : 1); i++) {
+                _cleanup_free_ char *text = value_text(lines ? json_array_get(value, i) : value, c->field, true);
+
+                if (!text)
+                        return -ENOMEM;
+                fprintf(r->file, "%*s", i > 0 ? (int)indent : 0, "");
+                put_cell(r, c, text, 0);
+                fputc('\n', r->file);
+        }
+        return 0;
+}
+
 static int object_table(const struct render *r, const struct columns *c, json_t *object, struct error *e) {
         size_t width = 0;
 
         for (size_t k = 0; k < c->n; k++)
-                if (!is_empty(value_at(object, c->items[k].path)))
+                if (!value_is_empty(value_at(object, c->items[k].path)))
                         width = MAX(width, strlen(c->items[k].label));
         for (size_t k = 0; k < c->n; k++) {
                 const struct column *column = &c->items[k];
                 json_t *value = value_at(object, column->path);
-                _cleanup_free_ char *text = NULL;
 
-                if (is_empty(value))
+                if (value_is_empty(value))
                         continue;
-                text = value_text(value, column->bytes, true);
-                if (!text)
-                        return error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer");
                 if (!r->no_header) {
                         put_label(r->file, column->label, false, 0);
                         fprintf(r->file, ":%*s", (int)(width + 2 - strlen(column->label)), "");
                 }
-                put_cell(r, column, text, 0);
-                fputc('\n', r->file);
+                if (put_value(r, column, value, r->no_header ? 0 : width + 3) < 0)
+                        return error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer");
         }
         return 0;
 }
@@ -341,7 +304,7 @@ static int csv(const struct render *r, const struct columns *c, json_t *const *r
         for (size_t i = 0; i < n; i++)
                 for (size_t k = 0; k < c->n; k++) {
                         _cleanup_free_ char *text =
-                                value_text(value_at(rows[i], c->items[k].path), c->items[k].bytes, false);
+                                value_text(value_at(rows[i], c->items[k].path), c->items[k].field, false);
 
                         if (!text)
                                 return error_set(e, -ENOMEM, "memory", NULL, "cannot show the answer");

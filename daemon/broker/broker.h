@@ -12,7 +12,7 @@
  *
  * The worker is held for taken over. So no operation takes a path that the broker did not make itself from a checked name: machines are named by UUID,
  * images by an image's name, volumes by a volume's name inside a pool that the broker knows. Files that a person may want from elsewhere must lie below a
- * directory that the broker's own command line allows (--allow-path), whatever the worker says.
+ * directory that the broker's own command line (--allow-path) or a file of its owner's (daemon/allow) allows, whatever the worker says.
  *
  * The broker holds no state that matters: what runs is found from the runtime directory and the keepers in it. It can be killed at any time; so can the worker,
  * which the broker starts again. Operations that last (building an image, copying a disk) run in a child of the broker each, by broker_task(); the others are done

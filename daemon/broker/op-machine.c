@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/spawn.h"
+#include "daemon/allow/allow.h"
 #include "daemon/broker/broker.h"
 #include "daemon/broker/cgroup.h"
 #include "daemon/broker/devices.h"
@@ -161,16 +162,28 @@ static int add_root(struct keeper_config *k, const char *path) {
         return grown[k->n_roots] && ++k->n_roots ? 0 : -ENOMEM;
 }
 
-static int add_roots(const struct broker *b, struct keeper_config *k) {
-        int r = add_root(k, b->paths.pools);
+/* Read at each start: what a person allows counts at once. */
+static int add_allowed(const struct broker *b, struct keeper_config *k, struct error *e) {
+        _cleanup_(allow_freep) struct allow *allow = NULL;
+        int r = allow_load(b->scope == API_SCOPE_SESSION, &allow, e);
 
+        for (size_t i = 0; r == 0 && i < allow->n; i++)
+                r = add_root(k, allow->dirs[i]);
+        return r;
+}
+
+static int add_roots(const struct broker *b, struct keeper_config *k, struct error *e) {
+        int r = add_allowed(b, k, e);
+
+        if (r == 0)
+                r = add_root(k, b->paths.pools);
         if (r == 0)
                 r = add_root(k, b->paths.seeds);
         if (r == 0)
                 r = add_root(k, image_store_root(b->images));
         for (size_t i = 0; i < b->options->n_allow_paths && r == 0; i++)
                 r = add_root(k, b->options->allow_paths[i]);
-        return r;
+        return r == -ENOMEM ? error_set(e, r, "memory", NULL, "cannot prepare the machine") : r;
 }
 
 static int set_cgroup(const struct broker *b, const struct broker_start_args *a, struct keeper_config *k,
@@ -202,8 +215,8 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
                 r = add_disks(b, a, image, &k->machine, e);
         if (r == 0 && image)
                 r = boot_image_apply(image, &k->machine, e);
-        if (r == 0 && add_roots(b, k) < 0)
-                r = error_set(e, -ENOMEM, "memory", NULL, "cannot prepare the machine");
+        if (r == 0)
+                r = add_roots(b, k, e);
         if (r == 0)
                 r = engine_decide(&k->machine, broker_probe(b), &s->choice, e);
         if (r < 0)

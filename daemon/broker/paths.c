@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/io.h"
+#include "base/xdg.h"
 #include "daemon/broker/broker.h"
 
 /* A directory of ours: not a link, not somebody else's, not writable by others. */
@@ -44,16 +45,11 @@ static char *join(const char *a, const char *b) {
 }
 
 static char *default_state(enum api_scope scope) {
-        const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
         char *path;
 
         if (scope == API_SCOPE_SYSTEM)
                 return strdup("/var/lib/lodge");
-        if (data && data[0] == '/')
-                return join(data, "lodge");
-        if (!home || home[0] != '/')
-                return NULL;
-        return asprintf(&path, "%s/.local/share/lodge", home) < 0 ? NULL : path;
+        return xdg_path(XDG_DATA, "lodge", &path) < 0 ? NULL : path;
 }
 
 static char *default_run(enum api_scope scope) {

@@ -15,27 +15,18 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "base/xdg.h"
 #include "vmm/boot/unpack.h"
 
 #define KERNEL_MAX (1ull << 30)
 #define KEPT       8
 
 static int open_cache(int *ret_fd) {
-        const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
         _cleanup_free_ char *path = NULL;
-        int r;
+        int r = xdg_path(XDG_CACHE, "lodge/kernels", &path);
 
-        if (base && base[0] == '/')
-                r = asprintf(&path, "%s/lodge/kernels", base);
-        else if (home && home[0] == '/')
-                r = asprintf(&path, "%s/.cache/lodge/kernels", home);
-        else
-                return -ENOENT;
-        if (r < 0) {
-                path = NULL;
-                return -ENOMEM;
-        }
-        r = io_make_dirs(path, 0700, 0700);
+        if (r == 0)
+                r = io_make_dirs(path, 0700, 0700);
         if (r < 0)
                 return r;
         r = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
+
 /* Return: 0, -ENAMETOOLONG, or -errno. */
 static int real_path(int fd, char ret_path[static PATH_MAX]) {
         char link[64];
@@ -40,6 +42,19 @@ static int lies_below(const char *path, const char *root) {
         return strncmp(path, real, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
+/* The file lies somewhere, and not in the root of all. */
+static void suggest_dir(char *path, struct error *e) {
+        char *slash = strrchr(path, '/');
+        _cleanup_free_ char *quoted = NULL;
+
+        if (path[0] != '/' || slash == path)
+                return;
+        *slash = '\0';
+        quoted = text_shell_quote(path);
+        if (quoted)
+                error_set_fix(e, "let machines use what is in that directory: lodge path allow %s", quoted);
+}
+
 int parts_check_roots(const struct parts_options *o, int fd, const char *what, const char *path, struct error *e) {
         char real[PATH_MAX];
         int r;
@@ -51,8 +66,10 @@ int parts_check_roots(const struct parts_options *o, int fd, const char *what, c
                 r = lies_below(real, o->roots[i]);
         if (r < 0)
                 return error_set(e, r, "path-check", NULL, "cannot find out where %s %s lies", what, path);
-        if (r == 0)
-                return error_set(e, -EPERM, "path-outside", "move it to where machines' files may lie",
-                                 "%s %s lies outside of the directories that this machine may use", what, path);
-        return 0;
+        if (r > 0)
+                return 0;
+        error_set(e, -EPERM, "path-outside", "move it to a directory for machines' files: lodge path list",
+                  "%s %s lies outside of the directories that this machine may use", what, path);
+        suggest_dir(real, e);
+        return -EPERM;
 }

@@ -18,6 +18,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/xdg.h"
 #include "daemon/image/meta.h"
 
 #define SYSTEM_STORE "/var/lib/lodge/images"
@@ -67,15 +68,9 @@ int remove_tree(int dir_fd, const char *name) {
 }
 
 static int default_root(char **ret_root) {
-        const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-
         if (geteuid() == 0 && access(SYSTEM_STORE, W_OK) == 0)
                 return (*ret_root = strdup(SYSTEM_STORE)) ? 0 : -ENOMEM;
-        if (data && *data == '/') /* the XDG specification: a relative path is to be ignored */
-                return asprintf(ret_root, "%s/lodge/images", data) < 0 ? -ENOMEM : 0;
-        if (!home || *home != '/')
-                return -ENOENT;
-        return asprintf(ret_root, "%s/.local/share/lodge/images", home) < 0 ? -ENOMEM : 0;
+        return xdg_path(XDG_DATA, "lodge/images", ret_root);
 }
 
 /* Takes .lock, which guards renames and sweeping. Held for an instant only, so it is waited for. */

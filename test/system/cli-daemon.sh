@@ -20,15 +20,15 @@ build=${LODGE_BUILD:-$top/build}
 work=$(mktemp -d "${TMPDIR:-/tmp}/cli.XXXXXX") || exit 1
 unset LODGE_SOCKET LODGE_PROJECT NO_COLOR VISUAL EDITOR
 images=$HOME/.local/share/lodge/images
-export XDG_RUNTIME_DIR=$work/run XDG_DATA_HOME=$work/data
+export XDG_RUNTIME_DIR=$work/run XDG_DATA_HOME=$work/data XDG_CONFIG_HOME=$work/config
 socket=$XDG_RUNTIME_DIR/lodge/lodged.sock
 fake=""
 daemon_pid() { sed -n 's/^\([0-9]*\)$/\1/p' "$XDG_DATA_HOME/lodge/lodged.lock" 2>/dev/null; }
 cleanup() {
         local pid
         [ -z "$fake" ] || kill "$fake" 2>/dev/null
-        if pid=$(daemon_pid) && [ -n "$pid" ]; then
-                lodge kill a b run 2>/dev/null
+        if pid=$(daemon_pid) && [ -n "$pid" ] && [ "$(readlink "/proc/$pid/exe")" = "$(realpath "$build/lodged")" ]; then
+                lodge kill a b run --socket "$socket" 2>/dev/null
                 kill "$pid" 2>/dev/null
                 sleep 1
         fi
@@ -145,8 +145,9 @@ check "labels filter" prints 0 "a " list --label tier=web
 filtered() { ! grep -q '^b ' "$work/out"; }
 check "the others are not there" filtered
 check "notes with escape sequences are shown escaped" prints 0 'x\x1b[31m' info a
-colours() { script -qec "$build/lodge list" /dev/null </dev/null | grep -q $'\e\[2mstopped'; }
-no_colours() { NO_COLOR=1 script -qec "$build/lodge list" /dev/null </dev/null | grep -q $'\e' && return 1 || return 0; }
+on_terminal() { script -qec "$build/lodge list" /dev/null </dev/null; }
+colours() { [[ $(on_terminal) == *$'\e[2mstopped'* ]]; }
+no_colours() { [[ $(NO_COLOR=1 on_terminal) != *$'\e'* ]]; }
 if command -v script >/dev/null; then
         check "a terminal gets colours" colours
         check "not with NO_COLOR" no_colours
@@ -246,6 +247,35 @@ if command -v fish >/dev/null && [ -e "$build/doc/lodge.fish" ]; then
 fi
 if command -v zsh >/dev/null && [ -e "$build/doc/_lodge" ]; then
         check "zsh reads its completions" zsh -n "$build/doc/_lodge"
+fi
+
+# ---- directories whose files machines may use
+
+mkdir "$work/my disks"
+truncate -s 1M "$work/my disks/d.raw"
+check "none but the pools at first" complains 0 "none but the pools" path list
+check "what is not there can't be allowed" complains 2 "[allow-dir]" path allow "$work/nosuch"
+check "nor a file" complains 1 "[allow-dir]" path allow "$work/my disks/d.raw"
+check "nor everything" complains 1 "every file of this host" path allow /
+if [ -d "$work/data/lodge/images/tiny" ]; then # a machine can't start with another's file, nor with its owner's, unless that is said
+        outside() { complains 2 "[path-outside]" launch tiny out --engine qemu --memory 256M --disk "$work/my disks/d.raw" && grep -qF "lodge path allow '$work/my disks'" "$work/err"; }
+        check "a disk elsewhere is refused, with the command that allows it" outside
+fi
+allowed() { prints 0 "your machines may use" path allow "$work/my disks/../my disks/" && run 0 path list --format json && json 'd["items"] == [{"path": "'"$work"'/my disks", "there": True}]'; }
+check "a directory is allowed by its real name" allowed
+again() { run 0 path allow "$work/my disks" && [ "$(grep -c . "$work/config/lodge/allow")" = 1 ]; }
+check "twice is once" again
+if [ -d "$work/data/lodge/images/tiny" ]; then
+        check "the daemon that runs knows at once" prints 0 "out: launched" launch tiny out --engine qemu --memory 256M --disk "$work/my disks/d.raw"
+        check "info shows the disk" prints 0 "/my disks/d.raw" info out
+        lodge kill out >/dev/null 2>&1
+        printf '# mine\n%s\n' "$work/my disks" >"$work/config/lodge/allow"
+        forbidden() { run 0 path forbid "$work/my disks" && [ "$(cat "$work/config/lodge/allow")" = "# mine" ] && complains 2 "[path-outside]" start out; }
+        check "forbidden again: gone from the file, comments stay, and the next start is refused" forbidden
+        chmod 666 "$work/config/lodge/allow"
+        check "a list that others can write is not believed" complains 2 "[allow-file]" start out
+        chmod 644 "$work/config/lodge/allow"
+        lodge delete out --disks >/dev/null 2>&1
 fi
 
 # ---- machines that run

@@ -57,6 +57,27 @@ static void test_table_counts_characters(void **state) {
         assert_string_equal(text, "\xc3\xa4\xc3\xb6  2\n");
 }
 
+/* A disk in a table is what its owner said of it: not twenty defaults in JSON, no request counted in bytes. */
+static void test_objects_for_people(void **state) {
+        static const char config[] = "{\"config\":{\"disks\":[{\"path\":\"/"
+                                     "a\",\"type\":\"file\",\"readonly\":false,\"iothreads\":2,\"throttle\":"
+                                     "{\"bps\":1048576,\"iops\":100,\"iops_read\":0}},{\"path\":\"/"
+                                     "b\\n\"}],\"labels\":[{\"key\":\"k\",\"value\":"
+                                     "\"v\"}]}}";
+        json_auto_t *machine = json_loads(config, 0, NULL);
+        struct render r = { .object = &machine_view_schema, .columns = "config.disks,config.labels" };
+        char *text = NULL;
+        size_t n;
+
+        r.file = open_memstream(&text, &n);
+        assert_int_equal(render_object(&r, machine, NULL), 0);
+        fclose(r.file);
+        assert_string_equal(text, "disks:   /a,iothreads=2,throttle.bps=1 MiB,throttle.iops=100\n"
+                                  "         /b\\x0a\n"
+                                  "labels:  k=v\n");
+        free(text);
+}
+
 /* CSV must come back from any parser as it was (RFC 4180): quotes doubled, what holds separators quoted, sizes in bytes. */
 static void test_csv_quotes(void **state) {
         const struct render how = { .format = TABLE_FORMAT_CSV };
@@ -227,6 +248,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_table_escapes_what_a_terminal_would_obey),
                 cmocka_unit_test(test_table_counts_characters),
+                cmocka_unit_test(test_objects_for_people),
                 cmocka_unit_test(test_csv_quotes),
                 cmocka_unit_test(test_yaml_keeps_texts_texts),
                 cmocka_unit_test(test_yaml_nests),
