@@ -14,6 +14,7 @@
 #include "base/io.h"
 #include "cli/ask.h"
 #include "cli/template.h"
+#include "daemon/image/image.h"
 #include "daemon/seed/seed.h"
 
 #define FILE_MAX (256u << 10) /* of user-data, and of keys */
@@ -195,13 +196,17 @@ static int show_plan(struct ask *a, enum schema_route_id route, struct error *e)
         return render_object(&to_stderr, machine, e);
 }
 
-static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer, struct error *e) {
+static int prepare(struct ask *a, struct error *e) {
         struct machine_definition *d = ask_object(a, &machine_definition_schema);
         int r = complete(d, e);
 
-        if (r == 0)
-                r = add_access(ask_object(a, &access_options_schema), &d->cloud, e);
-        if (r == 0 && (a->request->dry_run || a->request->explain))
+        return r < 0 ? r : add_access(ask_object(a, &access_options_schema), &d->cloud, e);
+}
+
+static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer, struct error *e) {
+        int r = 0;
+
+        if (a->request->dry_run || a->request->explain)
                 r = show_plan(a, route, e);
         if (r < 0 || a->request->dry_run)
                 return r;
@@ -210,7 +215,10 @@ static int begin(struct ask *a, enum schema_route_id route, json_t **ret_answer,
 
 int ask_machine_define(struct ask *a, struct error *e) {
         json_auto_t *machine = NULL;
-        int r = begin(a, ROUTE_MACHINE_DEFINE, &machine, e);
+        int r = prepare(a, e);
+
+        if (r == 0)
+                r = begin(a, ROUTE_MACHINE_DEFINE, &machine, e);
 
         if (r < 0 || !machine)
                 return r;
@@ -221,9 +229,47 @@ int ask_machine_define(struct ask *a, struct error *e) {
         return 0;
 }
 
+/* Is all that is missing an image that can be built? */
+static bool wants_building(const struct ask *a, const struct error *e) {
+        const struct machine_definition *d = ask_object(a, &machine_definition_schema);
+
+        if (a->request->dry_run || !e->id || !streq(e->id, "image-not-found"))
+                return false;
+        for (size_t i = 0; image_recipe_name(i); i++)
+                if (streq(image_recipe_name(i), d->base.image))
+                        return true;
+        return false;
+}
+
+static int build_image(struct ask *a, struct error *e) {
+        const struct machine_definition *d = ask_object(a, &machine_definition_schema);
+        json_auto_t *operation = NULL;
+        _cleanup_free_ char *body = NULL;
+        int r;
+
+        if (ask_is_people(a))
+                fprintf(stderr, "lodge: there is no image %s yet: it is built first, which takes a minute or two\n",
+                        d->base.image);
+        if (asprintf(&body, "{\"name\":\"%s\"}", d->base.image) < 0) { /* a recipe's name needs no escapes */
+                body = NULL;
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot build the image");
+        }
+        r = ask_send_text(a, ROUTE_IMAGE_BUILD, NULL, body, &operation, e);
+        return r < 0 ? r : follow(a, operation, NULL, e);
+}
+
 int ask_machine_launch(struct ask *a, struct error *e) {
         json_auto_t *operation = NULL, *end = NULL;
-        int r = begin(a, ROUTE_MACHINE_LAUNCH, &operation, e);
+        int r = prepare(a, e);
+
+        if (r == 0)
+                r = begin(a, ROUTE_MACHINE_LAUNCH, &operation, e);
+        if (r < 0 && wants_building(a, e)) {
+                error_clear(e);
+                r = build_image(a, e);
+                if (r == 0)
+                        r = begin(a, ROUTE_MACHINE_LAUNCH, &operation, e);
+        }
 
         if (r < 0 || !operation)
                 return r;

@@ -91,7 +91,8 @@ static void print_next(const struct situation *s) {
 
         puts("\nnext");
         if (!s->image[0] && !name)
-                puts("  lodge image build tiny        make a small image; debian/12 is a whole Debian");
+                puts("  lodge launch debian/12 web    build a Debian image, make a machine of it, start it\n"
+                     "  lodge launch tiny web         the same with a small system: ready in half a minute");
         else if (!name)
                 printf("  lodge launch %-16s make a machine of it and start it\n", s->image);
         else {

@@ -278,6 +278,13 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         lodge delete out --disks >/dev/null 2>&1
 fi
 
+# ---- an image that is missing is built, which fails here: there is no network
+
+builds_first() { complains 2 "it is built first" launch debian/12 deb && ! grep -qF "[image-not-found]" "$work/err" && prints 0 image-build operation list; }
+check "launch builds an image that is missing" builds_first
+check "a dry run does not: it says how" complains 2 "lodge image build debian/12" launch debian/12 deb --dry-run
+check "what is no recipe is not built" complains 2 "lodge image available" launch nosuch deb
+
 # ---- machines that run
 
 if [ -d "$work/data/lodge/images/tiny" ]; then
