@@ -10,6 +10,7 @@
 
 #define AGENT_LINE_MAX    (48u << 20) /* two streams of 16 MiB in base64, and some */
 #define AGENT_KNOCK_US    200000
+#define AGENT_RETRY_US    2000000 /* while a knock waits to be sent, which is as good as another one */
 #define AGENT_POLL_US     10000
 #define AGENT_POLL_SLOW   200000
 #define AGENT_PATIENCE_US 30000000 /* for an answer */
@@ -200,9 +201,10 @@ static void on_timer(void *opaque) {
         case AGENT_SYNCING:
         case AGENT_SETTLING:
                 a->state = AGENT_SYNCING;
-                /* Full or not: the next knock may get through. */
-                send_command(a, "guest-sync-delimited", json_pack("{s:I}", "id", a->sync), true);
-                loop_timer_set(a->timer, AGENT_KNOCK_US);
+                /* Where no agent reads, one waits, not all that there were. Sent or not, the next may get through. */
+                if (!json_stream_waiting(a->stream))
+                        send_command(a, "guest-sync-delimited", json_pack("{s:I}", "id", a->sync), true);
+                loop_timer_set(a->timer, json_stream_waiting(a->stream) ? AGENT_RETRY_US : AGENT_KNOCK_US);
                 return;
         case AGENT_READY:
                 if (!a->sent)

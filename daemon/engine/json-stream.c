@@ -9,6 +9,7 @@
 #include "base/io.h"
 
 #define OUTPUT_MAX (1u << 20)
+#define BUFFER_MIN 512u
 #define READ_CHUNK 65536u
 #define DELIMITER  0xff
 
@@ -26,7 +27,7 @@ struct json_stream {
 };
 
 static int grow(char **buf, size_t *room, size_t need) {
-        size_t size = *room ? *room : 4096;
+        size_t size = *room ? *room : BUFFER_MIN;
         char *bigger;
 
         if (need <= *room)
@@ -39,6 +40,12 @@ static int grow(char **buf, size_t *room, size_t need) {
         *buf = bigger;
         *room = size;
         return 0;
+}
+
+/* There is a stream or two for each machine, and most are silent most of the time. */
+static void release(char **buf, size_t *room) {
+        free(TAKE_PTR(*buf));
+        *room = 0;
 }
 
 static void end(struct json_stream *s, int reason) {
@@ -101,6 +108,8 @@ static bool take(struct json_stream *s, const char *data, size_t n) {
         if (freed)
                 return false;
         s->freed = NULL;
+        if (s->len == 0)
+                release(&s->line, &s->room);
         return !s->ended;
 }
 
@@ -118,8 +127,11 @@ static int flush(struct json_stream *s) {
                         return -errno;
                 sent += (size_t)r;
         }
-        memmove(s->out, s->out + sent, s->out_len - sent);
         s->out_len -= sent;
+        if (s->out_len == 0)
+                release(&s->out, &s->out_room);
+        else
+                memmove(s->out, s->out + sent, s->out_len);
         return loop_source_set_events(s->source, s->out_len ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
@@ -176,6 +188,10 @@ void json_stream_free(struct json_stream *s) {
         free(s->line);
         free(s->out);
         free(s);
+}
+
+bool json_stream_waiting(const struct json_stream *s) {
+        return s->out_len > 0;
 }
 
 int json_stream_send(struct json_stream *s, const json_t *object, bool delimit) {

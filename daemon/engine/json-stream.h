@@ -41,3 +41,6 @@ DEFINE_CLEANUP(json_stream, json_stream_free);
  * Return: 0, -ENOMEM, -ENOBUFS when the other side doesn't read, -EPIPE after the end.
  */
 int json_stream_send(struct json_stream *s, const json_t *object, bool delimit);
+
+/** json_stream_waiting() - is something still to be sent, because the other side does not read? */
+bool json_stream_waiting(const struct json_stream *s);

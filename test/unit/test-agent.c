@@ -139,6 +139,27 @@ static void test_knocks_until_answered(void **state) {
         become_ready(f);
 }
 
+/* Many guests have no agent: what nobody reads must not pile up in the daemon, five knocks a second for each machine. */
+static void test_knocks_do_not_pile_up(void **state) {
+        struct fixture *f = *state;
+        const int size = 1;
+        size_t taken = 0, total = 0;
+        char first[8192];
+        ssize_t n;
+
+        /* The smallest buffer that there is; what is left of it is filled until nothing is taken. */
+        assert_int_equal(setsockopt(f->ours, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+        while (send(f->ours, "\n", 1, MSG_DONTWAIT) == 1)
+                taken++;
+        spin(f, 900); /* four knocks */
+        while ((n = recv(f->theirs, first, sizeof(first), MSG_DONTWAIT)) > 0) {
+                total += (size_t)n;
+                loop_run_once(f->loop, 0);
+        }
+        assert_true(total > taken);
+        assert_true(total - taken < 100); /* one */
+}
+
 /* The answers to further knocks, errors among them, must not be taken for the answer to the command. */
 static void test_echoes_are_skipped(void **state) {
         struct fixture *f = *state;
@@ -296,6 +317,7 @@ static void test_hostile_results(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_knocks_until_answered, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_knocks_do_not_pile_up, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_echoes_are_skipped, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_exec, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_signal_and_refusal, setup, teardown),
