@@ -63,6 +63,15 @@ bool ask_is_people(const struct ask *a);
 /** ask_command_line() - words as a line for sh(1), a single one as it is; allocated, or NULL. */
 char *ask_command_line(char **words, size_t n);
 
+/** ask_keep_error() - one struct error holds one: the first failure is kept in @first, the others are told of here; @own is emptied. */
+void ask_keep_error(struct error *first, struct error *own);
+
+/** ask_print_results() - to programs: what a command did to each of several things; one of them is no list. */
+int ask_print_results(struct ask *a, json_t *results, const struct schema_object *object, struct error *e);
+
+/** stop_all() - lodge stop --all; see stop-all.c. */
+int stop_all(struct ask *a, struct error *e);
+
 /** ask_yes() - ask a person on the terminal; false without one. */
 bool ask_yes(const char *question);
 
@@ -82,6 +91,10 @@ int ask_interrupt_fd(void);
 
 /** follow_print() - follow(), or not with --detach, and print how it went in the format that was asked for. */
 int follow_print(struct ask *a, const json_t *operation, json_t **ret_end, struct error *e);
+
+/** follow_is_over(), follow_end() - has it ended? And how: 0, or the operation's own error in @e. */
+bool follow_is_over(const json_t *operation);
+int follow_end(const json_t *operation, struct error *e);
 
 /** follow_say() - "web: stopped", of an operation that is done. */
 void follow_say(const json_t *operation);

@@ -51,7 +51,7 @@ static void show_step(const json_t *op) {
         fflush(stderr);
 }
 
-static bool is_over(const json_t *op) {
+bool follow_is_over(const json_t *op) {
         const char *status = text_of(op, "status");
 
         return !status || streq(status, "done") || streq(status, "failed") || streq(status, "cancelled");
@@ -70,7 +70,7 @@ static void print_warnings(const json_t *op) {
         }
 }
 
-static int end_of(const json_t *op, struct error *e) {
+int follow_end(const json_t *op, struct error *e) {
         const json_t *problem = json_array_get(json_object_get(op, "error"), 0);
         const char *status = text_of(op, "status"), *message = text_of(problem, "message");
 
@@ -99,7 +99,7 @@ int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct erro
                 return error_set(e, -EPROTO, "daemon-answer", NULL, "the daemon's answer is no operation");
         if (a->client->stop_fd < 0)
                 a->client->stop_fd = ask_interrupt_fd();
-        while (r == 0 && !is_over(op)) {
+        while (r == 0 && !follow_is_over(op)) {
                 struct client_call call = { .route = ROUTE_OPERATION_SHOW, .parameter = id, .query = "wait=30" };
 
                 if (terminal)
@@ -113,7 +113,7 @@ int follow(struct ask *a, const json_t *operation, json_t **ret_end, struct erro
         if (r < 0)
                 return r;
         print_warnings(op);
-        r = end_of(op, e);
+        r = follow_end(op, e);
         if (r == 0 && ret_end)
                 *ret_end = TAKE_PTR(op);
         return r;

@@ -34,7 +34,8 @@ int ask_machine_list(struct ask *a, struct error *e) {
         r = ask_list(a, ROUTE_MACHINE_LIST, text, &page, e);
         if (r < 0)
                 return r;
-        r = ask_print_list(a, page, "machines", &machine_summary_schema, LIST_COLUMNS, e);
+        r = ask_print_list(a, page, "machines", &machine_summary_schema,
+                           query->all_projects ? "project," LIST_COLUMNS : LIST_COLUMNS, e);
         if (r < 0)
                 return r;
         if (ask_is_people(a) && json_array_size(json_object_get(page, "items")) == 0)
@@ -61,8 +62,7 @@ struct action {
         const char *said; /* of an action that is done at once */
 };
 
-/* The first failure is kept; the others are told of here, since one struct error holds one. */
-static void keep_error(struct error *first, struct error *own) {
+void ask_keep_error(struct error *first, struct error *own) {
         if (first->code == 0) {
                 *first = *own;
                 *own = ERROR_INIT;
@@ -114,8 +114,7 @@ static int finish_action(struct ask *a, const struct action *action, const char 
         return 0;
 }
 
-static int print_results(struct ask *a, const struct action *action, json_t *results, struct error *e) {
-        const struct schema_object *object = schema_routes[action->route].answer;
+int ask_print_results(struct ask *a, json_t *results, const struct schema_object *object, struct error *e) {
 
         if (ask_is_people(a) || json_array_size(results) == 0)
                 return 0;
@@ -137,7 +136,7 @@ static int act(struct ask *a, const struct action *action, struct error *e) {
                 _cleanup_error_ struct error own = ERROR_INIT;
 
                 if (send_action(a, action, a->request->names[i], &answers[i], &own) < 0)
-                        keep_error(e, &own);
+                        ask_keep_error(e, &own);
         }
         for (size_t i = 0; i < n; i++) {
                 _cleanup_error_ struct error own = ERROR_INIT;
@@ -148,11 +147,11 @@ static int act(struct ask *a, const struct action *action, struct error *e) {
                 r = finish_action(a, action, a->request->names[i], answers[i], &result, &own);
                 json_decref(answers[i]);
                 if (r < 0)
-                        keep_error(e, &own);
+                        ask_keep_error(e, &own);
                 else
                         json_array_append_new(results, result);
         }
-        r = print_results(a, action, results, e);
+        r = ask_print_results(a, results, schema_routes[action->route].answer, e);
         return e->code < 0 ? e->code : r;
 }
 
@@ -161,6 +160,11 @@ int ask_machine_start(struct ask *a, struct error *e) {
 }
 
 int ask_machine_stop(struct ask *a, struct error *e) {
+        if (a->request->all)
+                return stop_all(a, e);
+        if (a->request->n_names == 0)
+                return error_set(e, -EINVAL, "argument-missing", "lodge stop NAME, or lodge stop --all",
+                                 "which machines?");
         return act(a, &(const struct action){ .route = ROUTE_MACHINE_STOP, .body = &machine_stop_request_schema }, e);
 }
 

@@ -62,7 +62,13 @@ static int list_one(void *opaque, const struct store_machine *row) {
         if (!l->any_status && status != l->status)
                 return 0;
         if (l->page->n_items == l->query->limit) { /* there is more */
-                l->page->next = text_copy(l->page->items[l->page->n_items - 1].name);
+                s = &l->page->items[l->page->n_items - 1];
+                if (!l->query->all_projects)
+                        l->page->next = text_copy(s->name);
+                else if (asprintf(&l->page->next, "%s/%s", s->name, s->project) < 0) {
+                        l->page->next = NULL;
+                        return -ENOMEM;
+                }
                 return 1;
         }
         r = machine_page_add_items(l->page, &s);
@@ -85,14 +91,20 @@ static int list_one(void *opaque, const struct store_machine *row) {
 int api_machine_list(struct api_request *q, struct error *e) {
         _cleanup_(machine_page_freep) struct machine_page *page = NULL;
         const struct machine_query *query = q->query;
-        const struct store_machine_filter filter = { .project = query->project,
+        bool all = query->all_projects && !q->access.project[0];
+        _cleanup_free_ char *after = text_copy(query->after);
+        char *after_project = after && query->all_projects ? strchr(after, '/') : NULL; /* as list_one() wrote it */
+        const struct store_machine_filter filter = { .project = all ? NULL : query->project,
                                                      .label = query->label,
                                                      .image = query->image,
                                                      .name_prefix = query->prefix,
-                                                     .after = query->after };
+                                                     .after = after,
+                                                     .after_project = after_project ? after_project + 1 : NULL };
         struct list l = { .q = q, .query = query, .any_status = !query->status };
         int r;
 
+        if (after_project)
+                *after_project = '\0';
         if (query->status) {
                 r = machine_status_from_string(query->status);
                 if (r < 0)
@@ -109,7 +121,7 @@ int api_machine_list(struct api_request *q, struct error *e) {
         if (r < 0)
                 error_set(e, r, "memory", NULL, "cannot list the machines");
         if (r >= 0)
-                r = store_machine_count(q->api->o.store, query->project, &page->total, e);
+                r = store_machine_count(q->api->o.store, filter.project, &page->total, e);
         return r < 0 ? r : api_answer(q, page);
 }
 

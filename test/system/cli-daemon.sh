@@ -318,7 +318,40 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         check "start --detach returns at once" prints 0 "goes on as operation" start run --detach
         check "wait for it" run 0 wait run
         check "Ctrl-C stops the waiting and says how to follow" interrupted
-        lodge kill run >/dev/null 2>&1
+        # A host that shuts down must not pull a database's plug while what uses it still writes; nor forget the machine of another project.
+        ordered() {
+                lodge kill run >/dev/null 2>&1
+                lodge wait run --for stopped --timeout 40 || return
+                lodge set run memory=256M autostart.enabled=on autostart.order=10 && lodge start run || return
+                lodge launch tiny late --memory 256M --engine qemu --detach && lodge launch tiny other --memory 256M --engine qemu --project side --detach || return
+                lodge set late autostart.enabled=on autostart.order=20 || return
+                lodge wait run --for agent --timeout 90 && lodge wait late --for agent --timeout 90 && lodge wait other --project side --for agent --timeout 90 || return
+                prints 0 "would be done" stop --all --dry-run && [ "$(sed 's/:.*//' "$work/out" | tr '\n' ' ')" = "side/other late run " ] || return
+                run 0 list --all-projects --status running --format csv --columns project,name && grep -qx side,other "$work/out" || return
+                run 0 stop --all --timeout 60 || return
+                [ "$(tr '\n' ' ' <"$work/out")" = "side/other: stopped late: stopped run: stopped " ]
+        }
+        check "stop --all: each project's, without a place in the order first, then the order backwards" ordered
+        by_itself() { # no plug was pulled, and each rank ended before the next was asked
+                local p
+                for p in default side; do
+                        run 0 event list --project "$p" --format csv --columns seq,kind,target,message --no-header && cat "$work/out" >>"$work/events" || return
+                done
+                grep ',machine-stopped,' "$work/events" | sort -n | tail -n 3 | cut -d, -f 3- | tee "$work/last"
+                [ "$(tr '\n' ';' <"$work/last")" = "other,it powered off;late,it powered off;run,it powered off;" ]
+        }
+        check "each powered itself off, one rank after the other" by_itself
+        check "when none runs there is nothing to do" run 0 stop --all
+        deaf() { # a guest whose power button does nothing: it is told of, and its plug is pulled where that was asked for
+                lodge start run && lodge wait run --for agent --timeout 90 || return
+                # shellcheck disable=SC2016 # the guest's shell expands it
+                lodge exec run 'cd /sys/bus/acpi/drivers/button && for i in *:*; do echo $i >unbind; done' || return
+                complains 2 "[machines-remain]" stop --all --way acpi --timeout 2 && grep -qF "[stop-timeout]" "$work/err" || return
+                prints 0 "run: stopped" stop --all --way acpi --timeout 2 --force
+        }
+        check "a guest that does not hear: status 2 and which; with --force its plug is pulled" deaf
+        check "stop --all and names contradict each other" complains 1 "[option-conflict]" stop --all run
+        check "neither is a question" complains 1 "[argument-missing]" stop
         lodge wait run --for stopped --timeout 40 >/dev/null 2>&1
         check "delete with its disks" prints 0 "run: deleted" delete run --disks --force
 fi

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: lab
-# seconds: 420
+# seconds: 450
 #
 # systemd.sh: lodged as a service: its units under a real systemd, with their hardening, on a host with real KVM
 #
@@ -107,12 +107,20 @@ insider() {
 check "a member of it sees the system's machines" insider
 again() { lodge stop web --way force && lodge start web && lodge wait web --for agent && lodge exec web true; }
 check "stopped and started again" again
+orderly() { # the host's shutdown: the unit that stops first asks the guest, and nothing pulls its plug
+        [ "$(in_it systemctl is-active lodge-shutdown.service)" = active ] || return 1
+        in_it systemctl show -p After lodge-shutdown.service | grep -q 'lodged.service.*lodge-machines.service\|lodge-machines.service.*lodged.service' || return 1
+        in_it systemctl stop lodge-shutdown.service || return 1
+        lodge info web
+        [ "$(state status)" = stopped ] && [ "$(state reason)" = "it powered off" ] && [ "$(in_it systemctl is-active lodged.service)" = active ]
+}
+check "with its unit for the host's shutdown it powers itself off" orderly
 figure() { # as doc/proofs-daemon.md has it
         in_it systemd-analyze security lodged.service --no-pager | tail -n 1 | tee "$work/figure"
         grep -qF "$(grep -o 'level for lodged.service: [0-9.]*' "$work/figure")" "$top/doc/proofs-daemon.md"
 }
 check "systemd-analyze security says what the documents say" figure
-check "all is deleted" lodge delete web --force --disks --yes
+check "all is deleted" lodge delete web --disks --yes
 [ "${failed:-0}" = 0 ] || { in_it journalctl --no-pager -u lodged -n 40 2>/dev/null || tail -n 40 "$work/console"; } >&2
 kill -KILL "$init" 2>/dev/null
 tap_end
