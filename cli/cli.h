@@ -20,7 +20,7 @@ struct ask;
 enum cli_daemon {
         CLI_DAEMON_START,    /* one is started when none runs */
         CLI_DAEMON_IF_THERE, /* one that runs, or was named; else it works by itself, and ask->client is NULL */
-        CLI_DAEMON_NONE,     /* nothing */
+        CLI_DAEMON_NAMED,    /* one that was named: client_is_named(); else it works by itself, too */
 };
 
 struct cli_command {

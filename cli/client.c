@@ -190,6 +190,12 @@ static int choose(const struct client_options *o, const char **ret_name, struct 
         return 0;
 }
 
+bool client_is_named(const struct client_options *o) {
+        const char *name;
+
+        return o->remote || o->socket || o->session || (choose(o, &name, NULL) == 0 && name);
+}
+
 static int client_new(const struct client_options *options, struct client **ret_client, struct error *e) {
         const char *project = options->project ?: getenv("LODGE_PROJECT");
         struct client *c = calloc(1, sizeof(*c));
@@ -357,6 +363,9 @@ static int ask_failed(int r, struct error *e) {
         case -ECONNRESET:
                 return error_set(e, -ECONNREFUSED, "daemon-gone", "look whether it was done, and try again",
                                  "the daemon ended before it answered");
+        case -ESTALE:
+                return error_set(e, -EPROTO, "upload-file", "wait until nobody writes to it, and send it again",
+                                 "the file became shorter while it was sent");
         case -EBADMSG:
                 return error_set(e, -EPROTO, "daemon-answer", "is it lodged that listens there?",
                                  "what came is no answer of lodged");
@@ -413,6 +422,7 @@ int client_call(struct client *client, const struct client_call *call, json_t **
         struct http_request request = { .method = schema_routes[call->route].method,
                                         .target = text,
                                         .body = call->body,
+                                        .file = call->file,
                                         .timeout_ms = (call->timeout_s ?: TIMEOUT_S) * 1000 };
 
         if (!text || (call->if_match && (asprintf(&headers, "If-Match: %s\r\n", call->if_match) < 0 || !headers)))

@@ -42,6 +42,9 @@ int client_open(const struct client_options *options, bool start, struct client 
 /** client_has_system() - is the system daemon the one that is asked when nothing else is said? It runs, whether it lets us in or not. */
 bool client_has_system(void);
 
+/** client_is_named() - was a daemon asked for by an option, or another host's by $LODGE_REMOTE? */
+bool client_is_named(const struct client_options *options);
+
 /** client_open_remote() - reach a remote that was not kept yet; it is borrowed. */
 int client_open_remote(const struct client_options *options, struct remote *remote, struct client **ret_client,
                        struct error *e);
@@ -54,6 +57,7 @@ struct client_call {
         const char *parameter; /* what stands for {name} or {id} in the path */
         const char *query;     /* as client_query_add() makes it */
         const char *body;
+        const struct http_file *file; /* instead of a body */
         const char *if_match;
         int timeout_s; /* how long the daemon may be silent; 0: a minute */
 };

@@ -125,7 +125,7 @@ void follow_say(const json_t *operation) {
         } texts[] = {
                 { "machine-launch", "launched" }, { "machine-start", "started" }, { "machine-stop", "stopped" },
                 { "machine-delete", "deleted" },  { "machine-clone", "cloned" },  { "machine-reboot", "rebooted" },
-                { "image-pull", "pulled" },       { "image-build", "built" },
+                { "image-pull", "pulled" },       { "image-build", "built" },     { "image-import", "imported" },
         };
         const char *kind = text_of(operation, "kind") ?: "", *text = "done";
 

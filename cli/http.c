@@ -7,11 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "cli/tls.h"
 
 #define HEAD_MAX  (64u << 10)
 #define READ_SIZE (64u << 10)
+#define FILE_PART (256u << 10)
 
 void http_close(struct http *h) {
         tls_close(h->tls);
@@ -248,19 +250,20 @@ static int read_chunks(struct http *h, struct http_answer *answer, int timeout_m
         }
 }
 
-static int read_answer(struct http *h, struct http_answer *answer, bool upgrade, int timeout_ms) {
+/* @upto: 1xx come before the answer, and are passed over up to this one */
+static int read_answer(struct http *h, struct http_answer *answer, unsigned int upto, int timeout_ms) {
         size_t n, length = 0;
         int r;
 
-        do { /* 1xx come before the answer */
+        do {
                 r = need_mark(h, "\r\n\r\n", HEAD_MAX, timeout_ms, &n);
                 if (r == 0)
                         r = parse_head(answer, h->buf, n, &length);
                 if (r < 0)
                         return r;
                 used(h, n);
-        } while (answer->status < 200 && !(upgrade && answer->status == 101));
-        if (answer->status == 101)
+        } while (answer->status < 200 && answer->status != upto);
+        if (answer->status == upto)
                 return 0;
         if (answer->status == 204 || answer->status == 304)
                 return take(h, answer, 0);
@@ -272,30 +275,53 @@ static int read_answer(struct http *h, struct http_answer *answer, bool upgrade,
         return r < 0 ? r : take(h, answer, length);
 }
 
-int http_ask(struct http *h, const struct http_request *q, struct http_answer *ret_answer) {
-        _cleanup_(http_answer_clear) struct http_answer answer = { 0 };
+static int send_head(struct http *h, const struct http_request *q, size_t n_body) {
         _cleanup_free_ char *head = NULL;
-        size_t n = q->body ? strlen(q->body) : 0;
-        int len, r;
+        const char *type = q->file   ? "Expect: 100-continue\r\nContent-Type: application/octet-stream\r\n"
+                           : q->body ? "Content-Type: application/json\r\n"
+                                     : "";
+        int len = asprintf(&head, "%s %s HTTP/1.1\r\nHost: lodge\r\n%s%sContent-Length: %llu\r\n\r\n", q->method,
+                           q->target, q->headers ?: "", type,
+                           q->file ? (unsigned long long)q->file->size : (unsigned long long)n_body);
 
-        if (q->body)
-                len = asprintf(&head,
-                               "%s %s HTTP/1.1\r\nHost: lodge\r\n%sContent-Type: application/json\r\nContent-Length: "
-                               "%zu\r\n\r\n",
-                               q->method, q->target, q->headers ?: "", n);
-        else
-                len = asprintf(&head, "%s %s HTTP/1.1\r\nHost: lodge\r\n%sContent-Length: 0\r\n\r\n", q->method,
-                               q->target, q->headers ?: "");
         if (len < 0) {
                 head = NULL;
                 return -ENOMEM;
         }
-        r = http_send(h, head, (size_t)len, q->timeout_ms);
+        return http_send(h, head, (size_t)len, q->timeout_ms);
+}
+
+static int send_file(struct http *h, const struct http_file *file, int timeout_ms) {
+        _cleanup_free_ char *buf = malloc(FILE_PART);
+        int r = buf ? 0 : -ENOMEM;
+
+        for (uint64_t at = 0; r == 0 && at < file->size;) {
+                ssize_t n = pread(file->fd, buf, MIN((uint64_t)FILE_PART, file->size - at), (off_t)at);
+
+                if (n <= 0)
+                        return n < 0 ? -errno : -ESTALE;
+                r = http_send(h, buf, (size_t)n, timeout_ms);
+                at += (uint64_t)n;
+                if (file->sent)
+                        file->sent(file->opaque, at);
+        }
+        return r;
+}
+
+int http_ask(struct http *h, const struct http_request *q, struct http_answer *ret_answer) {
+        _cleanup_(http_answer_clear) struct http_answer answer = { 0 };
+        size_t n = q->body ? strlen(q->body) : 0;
+        int r = send_head(h, q, n);
+
         if (r == 0 && q->body)
                 r = http_send(h, q->body, n, q->timeout_ms);
+        if (r == 0 && q->file)
+                r = read_answer(h, &answer, 100, q->timeout_ms);
+        if (r == 0 && q->file && answer.status == 100)
+                r = send_file(h, q->file, q->timeout_ms);
         /* A server that refuses a request early has answered before it closed. */
-        if (r == 0 || r == -ECONNRESET)
-                r = read_answer(h, &answer, q->upgrade, q->timeout_ms);
+        if ((r == 0 || r == -ECONNRESET) && answer.status <= 100)
+                r = read_answer(h, &answer, q->upgrade ? 101 : 0, q->timeout_ms);
         if (r < 0)
                 return r;
         *ret_answer = answer;

@@ -32,12 +32,21 @@ struct http {
 
 #define HTTP_INIT ((struct http){ .fd = -EBADF, .stop_fd = -EBADF })
 
+/* A body that is a file, read from its beginning. It is sent once the server has said that it wants it: "Expect: 100-continue" (RFC 9110 §10.1.1). */
+struct http_file {
+        int fd;
+        uint64_t size;                             /* bytes; a file that has fewer is -ESTALE */
+        void (*sent)(void *opaque, uint64_t done); /* so many so far; may be NULL */
+        void *opaque;
+};
+
 struct http_request {
-        const char *method, *target; /* the target is encoded already: "/v1/machines?limit=2" */
-        const char *headers;         /* whole lines, each with its CRLF; NULL: none */
-        const char *body;            /* JSON; NULL: none */
-        int timeout_ms;              /* for each pause of the other side */
-        bool upgrade;                /* 101 is an answer, too: what follows is no HTTP */
+        const char *method, *target;  /* the target is encoded already: "/v1/machines?limit=2" */
+        const char *headers;          /* whole lines, each with its CRLF; NULL: none */
+        const char *body;             /* JSON; NULL: none */
+        const struct http_file *file; /* instead of a body */
+        int timeout_ms;               /* for each pause of the other side */
+        bool upgrade;                 /* 101 is an answer, too: what follows is no HTTP */
 };
 
 struct http_answer {

@@ -4,7 +4,7 @@
  *
  * list, show, build and delete ask the daemon, if one runs or is named: the system's images are its. Without one they work on the user's own store, which is where the
  * user's daemon would have looked; but a delete starts that daemon if it has ever kept machines, since only it knows which need the image. import reads
- * a file of the user's, so it works on the user's store.
+ * a file of the user's, so it works on the user's store; only to a daemon that was named is the file sent.
  *
  * Steps are shown on a terminal only. Ctrl-C, SIGTERM and a terminal that goes away stop a build or an import, which then cleans up, unless they are ignored.
  */
@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/text.h"
 #include "cli/ask.h"
 #include "cli/disk-work.h"
@@ -27,6 +29,10 @@
         "name,version,created,source,catalogue,checksum,trust,recipe,arch,format,disk_size,kernel,agent,login,"        \
         "cmdline,"                                                                                                     \
         "directory,broken"
+
+#define BAR            24
+#define SHOW_EVERY_NS  200000000ull
+#define SEND_TIMEOUT_S 3600 /* the daemon may have to write much of it to its disk before it takes more, or answers */
 
 struct context {
         struct image_store *store;
@@ -240,6 +246,79 @@ int ask_image_delete(struct ask *a, struct error *e) {
 
 /* ---- import -------------------------------------------------------------------------------------------------------------- */
 
+struct sending {
+        const char *name;
+        uint64_t size, began_ns, shown_ns;
+        bool shown;
+};
+
+static void show_sent(void *opaque, uint64_t done) {
+        char sent[TEXT_SIZE_MAX], all[TEXT_SIZE_MAX], rate[TEXT_SIZE_MAX];
+        struct sending *s = opaque;
+        uint64_t now = clock_ns(), ms = (now - s->began_ns) / 1000000;
+        unsigned int bar = (unsigned int)((double)done / (double)s->size * BAR);
+
+        if (done < s->size && now - s->shown_ns < SHOW_EVERY_NS)
+                return;
+        s->shown_ns = now;
+        s->shown = true;
+        fputs("\r\033[K", stderr);
+        render_text(stderr, s->name);
+        fprintf(stderr, "  [%.*s%*s] %s of %s, %s/s", (int)bar, "########################", (int)(BAR - bar), "",
+                text_format_size(done, sent), text_format_size(s->size, all),
+                text_format_size((uint64_t)((double)done * 1000 / (double)(ms ?: 1)), rate));
+        if (done == s->size)
+                fputs("; it is written to the disk there", stderr);
+        fflush(stderr);
+}
+
+static int send_image(struct ask *a, int fd, const char *name, const struct image_upload_request *how,
+                      json_t **ret_operation, struct error *e) {
+        struct sending sending = { .name = name, .began_ns = clock_ns() };
+        struct http_file file = { .fd = fd, .opaque = &sending };
+        struct client_call call = {
+                .route = ROUTE_IMAGE_UPLOAD, .parameter = name, .file = &file, .timeout_s = SEND_TIMEOUT_S
+        };
+        _cleanup_free_ char *query = NULL;
+        struct stat st;
+        int r = fstat(fd, &st) < 0 ? -errno : client_query_object(&query, &image_upload_request_schema, how);
+
+        if (r < 0)
+                return error_set(e, r, "image-import", NULL, "cannot send the image");
+        file.size = sending.size = (uint64_t)st.st_size;
+        if (isatty(STDERR_FILENO) && ask_is_people(a))
+                file.sent = show_sent;
+        call.query = query;
+        a->client->stop_fd = watch_signals();
+        r = client_call(a->client, &call, ret_operation, e);
+        a->client->stop_fd = safe_close(a->client->stop_fd);
+        if (sending.shown)
+                fputs("\r\033[K", stderr);
+        return r == -ECANCELED ? error_set(e, -EPROTO, "interrupted", NULL, "stopped: nothing of it is kept there") : r;
+}
+
+/* To a daemon that was named: it can't open our file. What can be told from here is told before anything is sent. */
+static int upload(struct ask *a, const char *path, const struct image_import *import, struct error *e) {
+        struct image_upload_request how = { .append = (char *)(uintptr_t)import->cmdline, .agent = import->agent };
+        _cleanup_free_ char *name = import->name ? strdup(import->name) : image_name_from_file(path);
+        json_auto_t *operation = NULL, *end = NULL;
+        _cleanup_close_ int fd = -EBADF;
+        uint64_t need;
+        int r;
+
+        if (!name)
+                return -ENOMEM;
+        if (import->kernel || import->initrd)
+                return error_set(e, -EINVAL, "image-upload", "import it on that host: lodge image import --kernel FILE",
+                                 "a kernel or initrd beside the disk can't be sent");
+        r = image_import_open(path, import, &fd, &need, e);
+        if (r < 0)
+                return r;
+        how.disk_format = (enum image_upload_format)image_upload_format_from_string(import->format);
+        r = send_image(a, fd, name, &how, &operation, e);
+        return r < 0 ? r : follow_print(a, operation, &end, e);
+}
+
 int ask_image_import(struct ask *a, struct error *e) {
         const struct image_options *o = ask_object(a, &image_options_schema);
         const struct image_import import = {
@@ -254,8 +333,11 @@ int ask_image_import(struct ask *a, struct error *e) {
         };
         _cleanup_free_ char *name = NULL;
         struct context c;
-        int r = begin(&c, e);
+        int r;
 
+        if (a->client)
+                return upload(a, o->file, &import, e);
+        r = begin(&c, e);
         if (r == 0) {
                 c.progress.cancel_fd = watch_signals();
                 r = image_import(c.store, o->file, &import, &c.progress, &name, e);

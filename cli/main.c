@@ -68,7 +68,7 @@ static const struct cli_command commands[] = {
         { &schema_command_image_list, .ask = ask_image_list, .daemon = CLI_DAEMON_IF_THERE },
         { &schema_command_image_show, .ask = ask_image_show, .daemon = CLI_DAEMON_IF_THERE },
         { &schema_command_image_delete, .ask = ask_image_delete, .daemon = CLI_DAEMON_IF_THERE },
-        { &schema_command_image_import, .ask = ask_image_import, .daemon = CLI_DAEMON_NONE },
+        { &schema_command_image_import, .ask = ask_image_import, .daemon = CLI_DAEMON_NAMED },
         { &schema_command_image_available, .ask = ask_image_available },
         { &schema_command_image_pull, .ask = ask_image_pull },
         { &schema_command_image_source_add, .ask = ask_image_source_add },

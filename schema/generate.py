@@ -260,7 +260,7 @@ class Route:
     """One request of lodged's API."""
 
     KEYS = {"route", "summary", "role", "query", "body", "patch", "answer", "status", "operation", "dry_run", "dry_answer",
-            "if_match", "raw", "secret", "template"}
+            "if_match", "raw", "secret", "template", "upload"}
     ROLES = ["viewer", "operator", "admin"]
 
     def __init__(self, schema, name, raw):
@@ -276,6 +276,8 @@ class Route:
         self.dry_run = raw.get("dry_run", False)
         self.template = raw.get("template", False)    # the body's template fills in what the body leaves out
         self.if_match = raw.get("if_match", False)
+        self.upload = raw.get("upload", False)        # the body is a file's bytes
+        need(not (self.upload and self.body), f"api.{name}: a body is an object or an upload")
         self.secret = raw.get("secret", False)        # given once: no Idempotency-Key
         self.raw = raw.get("raw")                     # media type of an answer that is no JSON; "websocket"
         self.status = raw.get("status", 202 if self.operation else 200)
@@ -558,7 +560,7 @@ def write_source(schema, out):
         out(f"                .role = SCHEMA_ROLE_{route.role.upper()}, .status = {route.status},")
         out(f"                .query = {ref(route.query)}, .body = {ref(route.body)}, .answer = {ref(route.answer)},")
         out(f"                .dry_answer = {ref(route.dry_answer)}, .raw = {c_string(route.raw)},")
-        for flag in ("template", "patch", "operation", "dry_run", "if_match", "secret"):
+        for flag in ("template", "patch", "operation", "dry_run", "if_match", "secret", "upload"):
             if getattr(route, flag):
                 out(f"                .{flag} = true,")
         out("        },")

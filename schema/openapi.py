@@ -212,7 +212,7 @@ class Document:
         if route.dry_answer and route.status != 200:
             out["200"] = self.answer(route.dry_answer, "With dry_run: it would work, and this is what it would work on.")
         codes = [c for c in ERRORS if (c != 404 or route.parameters or route.query or route.body) and
-                 (c != 413 or route.body) and (c != 412 or route.if_match) and (c != 429 or route.name == "client_enrol") and
+                 (c != 413 or route.body or route.upload) and (c != 412 or route.if_match) and (c != 429 or route.name == "client_enrol") and
                  (c != 401 or route.role != "none" or route.name == "client_enrol")]
         out |= {str(c): {"$ref": f"#/components/responses/Problem{c}"} for c in codes}
         out["default"] = PROBLEM
@@ -230,6 +230,9 @@ class Document:
             kinds = ["application/merge-patch+json", "application/json"] if route.patch else ["application/json"]
             needed = route.patch or any(f.required for f in route.body.fields)
             out["requestBody"] = {"required": needed, "content": {kind: media for kind in kinds}}
+        if route.upload:
+            out["description"] += " The body is taken while it comes and needs a Content-Length; with Expect: 100-continue, what cannot be is refused before it is sent."
+            out["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
         out["responses"] = self.responses(route)
         return out
 

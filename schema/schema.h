@@ -137,6 +137,7 @@ struct schema_route {
         const struct schema_object *dry_answer;            /* what a dry run answers, with 200 */
         bool if_match;                                     /* If-Match is looked at */
         bool secret;                                       /* the answer holds a secret: it is never kept */
+        bool upload;                                       /* the body is a file's bytes, taken while they come */
         const char *raw; /* media type of an answer that is no JSON, or "websocket"; NULL: it is @answer */
 };
 

@@ -35,6 +35,7 @@ struct api_connection;
 struct api_guesses;
 struct api_network;
 struct api_stream;
+struct api_upload;
 struct identity;
 
 struct api_options {
@@ -87,6 +88,8 @@ struct api_request {
         void *state;                           /* the handler's, freed with free() */
         char *idempotency_key;                 /* to be remembered with the answer; NULL: none */
         uint8_t idempotency_digest[STORE_DIGEST_SIZE];
+        struct api_upload *
+                upload; /* where the body goes, of a route that takes one while it comes; NULL once its fate is known */
         json_t *decision; /* which engine it would be, of a new machine */
 };
 

@@ -27,12 +27,25 @@ struct api_connection {
         enum api_phase phase;
         uint64_t since;    /* when its phase began, or when a part of the answer was taken last (monotonic ns) */
         uint64_t received; /* bytes of the body */
+        uint64_t counted;  /* of an upload: bytes since @since */
         bool lasting;      /* a WebSocket: it may be silent */
         bool stream_open;  /* it became a WebSocket */
 };
 
-/** request_take() - all of a request has come: find out what it wants, and call its handler. */
+/** request_take() - all of a request has come, or the head of an upload: find out what it wants, and call its handler. */
 void request_take(struct api *api, SoupServerMessage *message);
+
+/** request_is_upload() - has it a body that is taken while it comes? */
+bool request_is_upload(SoupServerMessage *message);
+
+/** upload_of() - the request whose body @message brings, and whose fate is not known yet; else NULL. */
+struct api_request *upload_of(struct api *api, SoupServerMessage *message);
+
+/** upload_chunk() - a part of the body. */
+void upload_chunk(struct api_request *q, const void *data, size_t n);
+
+/** upload_whole() - all of it has come. */
+void upload_whole(struct api_request *q);
 
 /** request_refuse() - an answer to a request that is not looked at; @status 0: the answer in case libsoup refuses it by itself. */
 void request_refuse(SoupServerMessage *message, unsigned int status, const char *id, const char *fix, const char *text);
@@ -72,6 +85,9 @@ void network_end(struct api *api);
 
 /** network_sweep() - end handshakes that take too long. */
 void network_sweep(struct api *api);
+
+/** connection_waits() - the rest of the request's body has to come, in time; or, with @for_us, nothing: it is us that take ours. */
+void connection_waits(struct api *api, SoupServerMessage *message, bool for_us);
 
 /** connection_answers() - the answer is there: the client has to take it, in time. */
 void connection_answers(struct api *api, SoupServerMessage *message);

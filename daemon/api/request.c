@@ -268,6 +268,23 @@ static int route_find(struct api_request *q, const char *method, const char *pat
         return 0;
 }
 
+bool request_is_upload(SoupServerMessage *message) {
+        const char *path = g_uri_get_path(soup_server_message_get_uri(message));
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < ROUTE_COUNT; i++) {
+                char *parameters[URI_PARAMETERS_MAX] = { NULL };
+
+                if (!schema_routes[i].upload ||
+                    !streq(schema_routes[i].method, soup_server_message_get_method(message)))
+                        continue;
+                r = uri_path_match(schema_routes[i].path, path, parameters);
+                for (size_t k = 0; k < URI_PARAMETERS_MAX; k++)
+                        free(parameters[k]);
+        }
+        return r > 0;
+}
+
 /* A null for a key that there is not would change nothing, and leave a typing mistake unnoticed. Lists are replaced as a whole. */
 static int patch_check(const struct schema_object *o, const json_t *patch, const struct schema_path *path,
                        struct error *e) {
@@ -404,7 +421,7 @@ static int prepare(struct api_request *q, const char *query, struct error *e) {
                 r = request_project(&q->access, q->route, query, q->query, &project);
         if (r == 0)
                 r = request_allowed(&q->access, q->route, project, e);
-        if (r == 0)
+        if (r == 0 && !q->route->upload)
                 r = body_parse(q, e);
         if (r < 0)
                 return r;

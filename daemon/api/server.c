@@ -25,6 +25,7 @@
 #define CONNECTIONS_MAX 1800u
 #define USER_MAX        1500u          /* of one user's, other than root */
 #define SLOW_NS         20000000000ull /* for all of a request to come, or any of an answer to be taken */
+#define UPLOAD_LEAST    (64u << 10)    /* bytes of an upload that have to come in that time: 3 KiB a second */
 #define SWEEP_US        5000000
 #define CLOCK_JUMP_S    60
 #define CLOCK_DOUBT_NS  (86400ull * 1000000000u)
@@ -81,6 +82,15 @@ struct api_connection *connection_of(struct api *api, SoupServerMessage *message
 static void phase_set(struct api_connection *c, enum api_phase phase) {
         c->phase = phase;
         c->since = clock_ns();
+}
+
+void connection_waits(struct api *api, SoupServerMessage *message, bool for_us) {
+        struct api_connection *c = connection_of(api, message);
+
+        if (!c)
+                return;
+        phase_set(c, for_us ? API_WORKING : API_READING);
+        c->counted = 0;
 }
 
 void connection_answers(struct api *api, SoupServerMessage *message) {
@@ -290,6 +300,11 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
         soup_message_headers_remove(headers, "Range");
         if (c)
                 phase_set(c, API_READING);
+        if (request_is_upload(message)) {
+                soup_message_body_set_accumulate(soup_server_message_get_request_body(message), FALSE);
+                request_take(api, message);
+                return;
+        }
         if (soup_message_headers_get_encoding(headers) != SOUP_ENCODING_CONTENT_LENGTH)
                 return;
         if (soup_message_headers_get_content_length(headers) > (goffset)API_BODY_MAX)
@@ -299,13 +314,31 @@ static void on_headers(SoupServerMessage *message, gpointer opaque) {
                 connection_close(c);
 }
 
+/* An upload may last for as long as it has to, but what comes within SLOW_NS is not next to nothing. */
+static void count_upload(struct api_connection *c, size_t n) {
+        c->counted += n;
+        if (c->counted < UPLOAD_LEAST)
+                return;
+        c->counted = 0;
+        c->since = clock_ns();
+}
+
 /* The body is counted while it comes. */
 static void on_chunk(SoupServerMessage *message, GBytes *chunk, gpointer opaque) {
         struct api_connection *c = connection_of(opaque, message);
+        struct api_request *upload = upload_of(opaque, message);
+        gsize n;
+        const void *data = g_bytes_get_data(chunk, &n);
 
+        if (upload) {
+                if (c)
+                        count_upload(c, n);
+                upload_chunk(upload, data, n);
+                return;
+        }
         if (!c)
                 return;
-        c->received += g_bytes_get_size(chunk);
+        c->received += n;
         if (c->received > API_BODY_MAX && soup_server_message_get_status(message) == SOUP_STATUS_NONE)
                 refuse_large(message);
         if (c->received > DRAIN_MAX)
@@ -367,7 +400,12 @@ static enum schema_role connection_role(struct api *api, SoupServerMessage *mess
 static void on_request(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query,
                        gpointer opaque) {
         struct api *api = opaque;
+        struct api_request *upload = upload_of(api, message);
 
+        if (upload) {
+                upload_whole(upload);
+                return;
+        }
         if (soup_server_message_get_status(message) != SOUP_STATUS_NONE)
                 return; /* refused already */
         if (api_stream_wanted(message, path) && connection_role(api, message) > SCHEMA_ROLE_NONE) {

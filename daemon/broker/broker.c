@@ -39,6 +39,11 @@ static int spawn_worker(struct broker *b, struct error *e);
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 
+static void fds_close(struct broker_call *call) {
+        while (call->n_fds > 0)
+                safe_close(call->fds[--call->n_fds]);
+}
+
 static void call_free(struct broker_call *call) {
         struct broker_call **at = &call->broker->calls;
 
@@ -49,8 +54,7 @@ static void call_free(struct broker_call *call) {
         if (call->release)
                 call->release(call->opaque);
         json_decref(call->result);
-        for (size_t i = 0; i < call->n_fds; i++)
-                safe_close(call->fds[i]);
+        fds_close(call);
         free(call);
 }
 
@@ -81,7 +85,10 @@ void broker_answer(struct broker_call *call, const struct error *e) {
 }
 
 void broker_progress(struct broker_call *call, const char *text) {
-        send_message(call->broker, json_pack("{s:I, s:s}", "call", (json_int_t)call->id, "progress", text), NULL, 0);
+        send_message(call->broker, json_pack("{s:I, s:s}", "call", (json_int_t)call->id, "progress", text), call->fds,
+                     call->fds_early ? call->n_fds : 0);
+        if (call->fds_early)
+                fds_close(call);
 }
 
 static const struct broker_op *op_find(const char *name) {

@@ -96,6 +96,7 @@ struct broker_call {
         json_t *result;        /* what to answer; NULL: {} */
         int fds[WIRE_FDS_MAX]; /* sent with it, then closed */
         size_t n_fds;
+        bool fds_early;                /* with the first progress, and not with the answer */
         void (*cancel)(void *opaque);  /* the worker wants it to end early; NULL: it can't */
         void (*release)(void *opaque); /* with the call */
         void *opaque;

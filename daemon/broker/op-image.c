@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* op-image: images, by their names: list, show, build, delete; servers' indexes, and pulling what they name */
+/* op-image: images, by their names: list, show, build, delete; servers' indexes, and pulling what they name; uploads */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/broker/broker.h"
 #include "daemon/image/fetch.h"
 #include "daemon/image/image.h"
+#include "daemon/image/upload.h"
 #include "daemon/image/view.h"
 #include "daemon/storage/pool.h"
 
 #define FETCHES_MAX 8u
+#define PIPE_BYTES  (1 << 20)
 
 static int images_list(struct broker_call *call, void *args, struct error *e) {
         return image_page_json(call->broker->images, &call->result, e);
@@ -146,6 +150,87 @@ static int images_pull(struct broker_call *call, void *args, struct error *e) {
         return r < 0 ? r : broker_task(call, pull_task, &task, e);
 }
 
+/* ---- uploads ------------------------------------------------------------------------------------------------------------- */
+
+struct receive_task {
+        struct image_store *store;
+        uint64_t size;
+        const char *sha256;
+        int from, to; /* the ends of the pipe; the worker writes to the second one */
+};
+
+static int receive_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        struct receive_task *t = opaque;
+        char id[UPLOAD_ID_SIZE], sha256[SHA256_HEX_SIZE];
+        int r;
+
+        close(t->to);
+        r = upload_receive(t->store, t->from, t->size, t->sha256, progress, id, sha256, e);
+        if (r == 0)
+                *ret = json_pack("{s:s, s:s}", "upload", id, "sha256", sha256);
+        return r;
+}
+
+/* The worker gets the pipe's end with the task's first word, when the bytes may come; it parses what they come in, and the task neither it nor the broker. */
+static int images_receive(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_receive_args *a = args;
+        struct receive_task task = { call->broker->images, a->size, a->sha256, -EBADF, -EBADF };
+        int p[2], r = check_load(call, e);
+
+        if (r == 0)
+                r = upload_check(task.store, a->name, a->size, e);
+        if (r < 0)
+                return r;
+        if (pipe2(p, O_CLOEXEC) < 0)
+                return error_set(e, -errno, "task", NULL, "cannot take an upload");
+        (void)fcntl(p[0], F_SETPIPE_SZ, PIPE_BYTES);
+        task.from = p[0];
+        task.to = call->fds[0] = p[1];
+        call->n_fds = 1;
+        call->fds_early = true;
+        r = broker_task(call, receive_task, &task, e);
+        close(p[0]);
+        return r;
+}
+
+struct import_task {
+        struct image_store *store;
+        struct image_upload how;
+};
+
+static int import_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        const struct import_task *t = opaque;
+
+        return upload_import(t->store, &t->how, progress, e);
+}
+
+static int images_import(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_import_args *a = args;
+        struct import_task task = { call->broker->images,
+                                    { .id = a->upload,
+                                      .sha256 = a->sha256,
+                                      .name = a->name,
+                                      .format = image_upload_format_to_string(a->format),
+                                      .cmdline = a->append,
+                                      .agent = a->agent } };
+
+        return broker_task(call, import_task, &task, e);
+}
+
+static int images_upload_drop(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_upload_args *a = args;
+        int r = upload_remove(call->broker->images, a->upload);
+
+        return r < 0 ? error_set(e, r, "image-store", NULL, "cannot remove an upload") : 0;
+}
+
+static int images_upload_keep(struct broker_call *call, void *args, struct error *e) {
+        const struct broker_uploads_args *a = args;
+
+        upload_sweep(call->broker->images, a->keep, a->n_keep);
+        return 0;
+}
+
 const struct broker_op broker_image_ops[] = {
         { "image-list", NULL, images_list },
         { "image-find", &broker_image_args_schema, images_find },
@@ -153,5 +238,9 @@ const struct broker_op broker_image_ops[] = {
         { "image-build", &broker_image_args_schema, images_build },
         { "image-index", &broker_source_args_schema, images_index },
         { "image-pull", &broker_pull_args_schema, images_pull },
+        { "image-receive", &broker_receive_args_schema, images_receive },
+        { "image-import", &broker_import_args_schema, images_import },
+        { "image-upload-drop", &broker_upload_args_schema, images_upload_drop },
+        { "image-upload-keep", &broker_uploads_args_schema, images_upload_keep },
         { 0 },
 };

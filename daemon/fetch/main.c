@@ -40,7 +40,7 @@ static int load_job(struct fetch_job **ret, struct error *e) {
 }
 
 static int become(const struct fetch_job *job, struct error *e) {
-        bool same = job->task == FETCH_TASK_UNPACK && job->import &&
+        bool same = job->task == FETCH_TASK_UNPACK && job->import && !job->own_files &&
                     (job->format == FETCH_FORMAT_VMDK || job->format == FETCH_FORMAT_VHDX);
         int r;
 

@@ -23,7 +23,6 @@
 #define CPU_S     (2 * 3600)
 #define XZ_MEMORY (512ull << 20)
 #define CHUNK     (1u << 20)
-#define BLOCK     4096u
 #define SAID_MAX  4096
 #define THE_FILE  "the image"
 
@@ -52,20 +51,6 @@ static int write_error(int code, struct error *e) {
                          "cannot unpack " THE_FILE);
 }
 
-/* Zeroes become holes. */
-static int write_sparse(int to, const uint8_t *data, size_t n, uint64_t at) {
-        static const uint8_t zeroes[BLOCK] = { 0 };
-
-        for (size_t i = 0; i < n; i += BLOCK) {
-                size_t k = MIN(n - i, (size_t)BLOCK);
-                int r = memcmp(data + i, zeroes, k) == 0 ? 0 : io_write_at(&sys_real, to, data + i, k, at + i);
-
-                if (r < 0)
-                        return r;
-        }
-        return 0;
-}
-
 /* Return: LZMA_STREAM_END when all is there. */
 static lzma_ret xz_loop(lzma_stream *s, int from, int to, uint8_t *in, uint8_t *out, uint64_t *at, int *code) {
         lzma_action action = LZMA_RUN;
@@ -90,7 +75,7 @@ static lzma_ret xz_loop(lzma_stream *s, int from, int to, uint8_t *in, uint8_t *
                 if (*code == 0 && *at + (CHUNK - s->avail_out) > FOREIGN_DISK_MAX)
                         *code = -EFBIG;
                 if (*code == 0)
-                        *code = write_sparse(to, out, CHUNK - s->avail_out, *at);
+                        *code = copy_write_sparse(&sys_real, to, out, CHUNK - s->avail_out, *at);
                 *at += CHUNK - s->avail_out;
         }
         return ret;

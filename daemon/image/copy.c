@@ -14,7 +14,7 @@
 #include "base/io.h"
 
 #define CHUNK (1U << 20)
-#define PIECE (64U << 10)
+#define PIECE 4096U /* of a hole, at least */
 
 static bool cancelled(int fd) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -26,12 +26,17 @@ static bool all_zero(const char *p, size_t n) {
         return p[0] == 0 && memcmp(p, p + 1, n - 1) == 0;
 }
 
-/* Writes what is not zero, in pieces: @to is new, so what is left out reads as zero and takes no room. */
-static int write_data(const struct sys *sys, int to, const char *buf, size_t n, off_t at) {
-        for (size_t i = 0; i < n; i += PIECE) {
-                size_t len = MIN((size_t)PIECE, n - i);
-                int r = all_zero(buf + i, len) ? 0 : io_write_at(sys, to, buf + i, len, at + i);
+int copy_write_sparse(const struct sys *sys, int to, const void *data, size_t n, uint64_t at) {
+        const char *buf = data;
 
+        for (size_t i = 0, len; i < n; i += len) {
+                size_t end = i;
+                int r;
+
+                while (end < n && !all_zero(buf + end, MIN((size_t)PIECE, n - end)))
+                        end += MIN((size_t)PIECE, n - end);
+                len = end > i ? end - i : MIN((size_t)PIECE, n - i);
+                r = end > i ? io_write_at(sys, to, buf + i, len, at + i) : 0;
                 if (r < 0)
                         return r;
         }
@@ -50,7 +55,7 @@ static int copy_by_hand(const struct sys *sys, int from, int to, off_t at, off_t
 
                 r = io_read_at(sys, from, buf, n, at);
                 if (r == 0)
-                        r = write_data(sys, to, buf, n, at);
+                        r = copy_write_sparse(sys, to, buf, n, (uint64_t)at);
                 if (r < 0)
                         return r;
                 at += n;
@@ -147,7 +152,7 @@ int copy_layer(const struct sys *sys, struct layer *from, int to, int cancel_fd)
                         n = MIN(n, (uint64_t)CHUNK - at % CHUNK);
                         r = layer_read(from, NULL, buf, at, n);
                         if (r == 0)
-                                r = write_data(sys, to, buf, n, (off_t)at);
+                                r = copy_write_sparse(sys, to, buf, n, at);
                         if (r < 0)
                                 return r;
                 }

@@ -26,5 +26,12 @@ struct copy_watch {
 /** copy_sparse_watched() - copy_sparse() that says how far it is */
 int copy_sparse_watched(const struct sys *sys, int from, int to, const struct copy_watch *watch);
 
+/**
+ * copy_write_sparse() - write @n bytes to @to, which is new there: blocks of zeroes stay holes
+ *
+ * The caller sets the file's size. Return: 0 or -errno.
+ */
+int copy_write_sparse(const struct sys *sys, int to, const void *data, size_t n, uint64_t at);
+
 /** copy_layer() - make @to (empty, writable) read like the disk @from, whatever lies below it; the rest as copy_sparse() */
 int copy_layer(const struct sys *sys, struct layer *from, int to, int cancel_fd);

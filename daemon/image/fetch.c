@@ -48,6 +48,22 @@ static int choose_user(struct fetch_job *job, struct error *e) {
         return 0;
 }
 
+/* Programs open their files once more, by name: as that user, they may only if the files are its. */
+static int give_files(const struct fetch_job *job, const struct fetch_files *files, struct error *e) {
+        uid_t uid = (uid_t)job->uid;
+
+        if (!job->become || (fchown(files->file, uid, uid) == 0 && fchown(files->disk, uid, uid) == 0))
+                return 0;
+        return error_set(e, -errno, "fetch-user", NULL, "cannot give the files to user %u", uid);
+}
+
+/* What was made is ours. */
+static int take_disk_back(const struct fetch_job *job, const struct fetch_files *files, struct error *e) {
+        if (!job->own_files || !job->become || fchown(files->disk, geteuid(), getegid()) == 0)
+                return 0;
+        return error_set(e, -errno, "fetch-user", NULL, "cannot take the disk back from user %u", (uid_t)job->uid);
+}
+
 int fetch_result_load(int fd, struct fetch_result **ret, struct error *e) {
         _cleanup_(fetch_result_freep) struct fetch_result *result = NULL;
         _cleanup_free_ char *text = NULL;
@@ -112,6 +128,8 @@ int fetch_run(struct fetch_job *job, const struct fetch_files *files, const stru
         _cleanup_close_ int job_fd = -EBADF;
         int status, r = choose_user(job, e);
 
+        if (r == 0 && job->own_files)
+                r = give_files(job, files, e);
         if (r == 0)
                 r = job_fd = job_file(job);
         if (r >= 0)
@@ -128,5 +146,14 @@ int fetch_run(struct fetch_job *job, const struct fetch_files *files, const stru
         if (r == 0 && status != 0)
                 r = error_set(e, -EIO, "fetch-lost", "try again; the daemon's log may say more",
                               "lodge-fetch ended with status %d", status);
-        return r;
+        return r < 0 ? r : take_disk_back(job, files, e);
+}
+
+int fetch_unpack(struct fetch_job *job, int from, int to, const struct image_progress *progress, struct error *e) {
+        _cleanup_close_ int result = fetch_result_file();
+        const struct fetch_files files = { .result = result, .file = from, .note = -EBADF, .disk = to };
+
+        job->task = FETCH_TASK_UNPACK;
+        return result < 0 ? error_set(e, result, "fetch", NULL, "cannot run lodge-fetch")
+                          : fetch_run(job, &files, progress, e);
 }

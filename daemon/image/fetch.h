@@ -39,5 +39,11 @@ int fetch_result_file(void);
 int fetch_run(struct fetch_job *job, const struct fetch_files *files, const struct image_progress *progress,
               struct error *e);
 
+/**
+ * fetch_unpack() - make the empty file @to a raw disk of @from
+ * @job: its format, import, own_files and reserve; the rest is filled in. Return: as fetch_run()
+ */
+int fetch_unpack(struct fetch_job *job, int from, int to, const struct image_progress *progress, struct error *e);
+
 /** fetch_result_load() - read a result; what it holds of an error becomes @e and the return value. */
 int fetch_result_load(int fd, struct fetch_result **ret, struct error *e);

@@ -14,6 +14,7 @@
  *      images/.build-debian@12.lock    held while that image is built, so that two builds don't do the work twice
  *      images/.log/debian@12.log       what the last failed build printed
  *      images/.part-SHA                what has come of a file that is pulled, named by its checksum; locked while somebody pulls it
+ *      images/.upload-ID               what a client of the daemon sends (upload.h)
  *      images/.part-SHA.note           where from, and in which state the server had it (daemon/fetch/download.h)
  *
  * An image appears and disappears by one rename(2): a process that is killed, a full disk or a power cut leaves either
@@ -64,9 +65,9 @@ struct image {
         char *arch;      /* "x86_64" */
         char *format;    /* of the disk: "raw" always, today; NULL without a disk */
         char *recipe;    /* digest of all that went into a build; NULL for an import */
-        char *source;    /* what was imported: file name and format; NULL for a build */
+        char *source;    /* what was imported: file name and format, or "an upload"; NULL for a build */
         char *catalogue; /* where it was pulled from: "ubuntu:ubuntu/24.04"; else NULL; so the next two */
-        char *checksum;  /* of the file that was pulled, as its index says: "sha256:..." */
+        char *checksum;  /* of the file that was pulled, as its index says, or uploaded: "sha256:..." */
         char *trust;     /* what that rests on: "signed", "checksums-only" */
         char *cmdline;   /* the kernel's default command line */
         char *user;      /* who logs in, for the person to read */
@@ -196,6 +197,16 @@ struct image_import {
         bool agent; /* the person says that it runs the guest agent */
         int (*lock)(int fd, bool readonly, const char *path, struct error *e); /* the disk's file; NULL: isn't locked */
 };
+
+/** image_name_from_file() - what an import is called without a name: "Fedora 40.qcow2" becomes "fedora-40"; allocated, or NULL. */
+char *image_name_from_file(const char *file);
+
+/**
+ * image_import_open() - open a disk for image_import() or for an upload, after the checks that need no more than a look at it
+ * @ret_need: bytes that the copy will take, about
+ */
+int image_import_open(const char *file, const struct image_import *import, int *ret_fd, uint64_t *ret_need,
+                      struct error *error);
 
 /**
  * image_import() - copy a disk into the store as a new image

@@ -128,13 +128,10 @@ static int check_file(const char *file, int fd, const struct image_import *impor
 /* Formats that only qemu-img reads: by lodge-fetch, which shuts it in. */
 static int convert_disk(int from, int to, const struct image_import *import, const struct image_progress *progress,
                         const char *file, struct error *error) {
-        _cleanup_close_ int result = fetch_result_file();
-        const struct fetch_files files = { .result = result, .file = from, .note = -EBADF, .disk = to };
-        struct fetch_job job = { .task = FETCH_TASK_UNPACK,
-                                 .import = true,
+        struct fetch_job job = { .import = true,
                                  .reserve = STORE_RESERVE,
                                  .format = streq(import->format, "vmdk") ? FETCH_FORMAT_VMDK : FETCH_FORMAT_VHDX };
-        int r = result < 0 ? result : fetch_run(&job, &files, progress, error);
+        int r = fetch_unpack(&job, from, to, progress, error);
 
         if (r < 0)
                 error_prefix(error, "%s", file);
@@ -178,8 +175,7 @@ static int copy_beside(struct stage *stage, struct image *image, const char *fil
         return image_set_string(&image->files[kind].name, name);
 }
 
-/* "Fedora 40.qcow2" becomes "fedora-40". */
-static char *name_from_file(const char *file) {
+char *image_name_from_file(const char *file) {
         const char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
         char *name = strdup(base), *dot = name ? strrchr(name, '.') : NULL;
 
@@ -212,19 +208,18 @@ static int describe(struct image *image, const char *file, const struct image_im
         return r < 0 ? r : image_set_string(&image->files[IMAGE_FILE_DISK].name, DISK);
 }
 
-static int is_free(struct image_store *store, const char *name, struct error *error) {
-        _cleanup_error_ struct error e = ERROR_INIT;
-        struct image *there = NULL;
-        int r = image_find(store, name, &there, &e);
+int image_import_open(const char *file, const struct image_import *import, int *ret_fd, uint64_t *ret_need,
+                      struct error *error) {
+        _cleanup_close_ int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        int r;
 
-        image_free(there);
-        if (r == -ENOENT)
-                return 0;
-        if (r == -EINVAL)
-                return error_set(error, r, e.id, e.fix, "%s", e.message);
-        error_set(error, -EEXIST, "image-exists", NULL, "there is an image %s already", name);
-        error_set_fix(error, "choose another name with --name, or remove that one first: lodge image delete %s", name);
-        return -EEXIST;
+        if (fd < 0)
+                return error_set(error, -errno, "image-import", "check the path, and that you may read it: ls -l",
+                                 "cannot open %s", file);
+        r = check_file(file, fd, import, ret_need, error);
+        if (r == 0)
+                *ret_fd = TAKE_FD(fd);
+        return r;
 }
 
 int image_import(struct image_store *store, const char *file, const struct image_import *import,
@@ -236,17 +231,13 @@ int image_import(struct image_store *store, const char *file, const struct image
         uint64_t need = 0;
         int r;
 
-        if (!image || !(image->name = import->name ? strdup(import->name) : name_from_file(file)))
+        if (!image || !(image->name = import->name ? strdup(import->name) : image_name_from_file(file)))
                 return -ENOMEM;
-        from = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (from < 0)
-                return error_set(error, -errno, "image-import", "check the path, and that you may read it: ls -l",
-                                 "cannot open %s", file);
-        r = check_file(file, from, import, &need, error);
+        r = image_import_open(file, import, &from, &need, error);
         if (r == 0 && streq(import->format, "qcow2"))
                 r = foreign_open_qcow2(file, from, &layer, error);
         if (r == 0)
-                r = is_free(store, image->name, error);
+                r = store_check_free(store, image->name, error);
         if (r == 0)
                 r = store_check_space(store->root, need, error);
         if (r == 0)

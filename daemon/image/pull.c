@@ -188,14 +188,11 @@ static int download(struct pull *p, struct error *e) {
 
 static int unpack(struct pull *p, struct stage *stage, struct error *e) {
         _cleanup_close_ int disk = openat(stage->fd, DISK, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-        _cleanup_close_ int result = fetch_result_file();
-        const struct fetch_files files = { .result = result, .file = p->part_fd, .note = -EBADF, .disk = disk };
-        struct fetch_job job = { .task = FETCH_TASK_UNPACK, .format = p->format, .reserve = STORE_RESERVE };
+        struct fetch_job job = { .format = p->format, .reserve = STORE_RESERVE };
 
-        if (disk < 0 || result < 0)
-                return error_set(e, disk < 0 ? -errno : result, "image-write", "look for a full disk: df -h",
-                                 "cannot begin to unpack");
-        return fetch_run(&job, &files, p->progress, e);
+        if (disk < 0)
+                return error_set(e, -errno, "image-write", "look for a full disk: df -h", "cannot begin to unpack");
+        return fetch_unpack(&job, p->part_fd, disk, p->progress, e);
 }
 
 static int describe(const struct image_pull *how, const char *checksum, struct image *image) {

@@ -87,7 +87,7 @@ static int store_lock(struct image_store *store) {
 }
 
 /* Removes every stage whose owner is gone: its lock can be had. */
-static void sweep(struct image_store *store) {
+void store_sweep(struct image_store *store) {
         _cleanup_close_ int lock = store_lock(store);
         int fd = openat(store->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         struct dirent *de;
@@ -137,7 +137,7 @@ int image_store_open(const char *root, const struct sys *sys, struct image_store
         }
         store->writable = faccessat(store->fd, ".", W_OK, AT_EACCESS) == 0;
         if (store->writable) {
-                sweep(store);
+                store_sweep(store);
                 part_sweep(store);
         }
         *ret_store = TAKE_PTR(store);
@@ -377,6 +377,22 @@ static int lock_exclusively(struct image_store *store, const char *name, const c
                                  "image %s is in use by a running machine", name);
         *ret_fd = TAKE_FD(fd);
         return 0;
+}
+
+int store_check_free(struct image_store *store, const char *name, struct error *error) {
+        _cleanup_(image_freep) struct image *there = NULL;
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int r = image_find(store, name, &there, &e);
+
+        if (r == -ENOENT && image_name_is_valid(name))
+                return 0;
+        if (r == -EINVAL || r == -ENOENT)
+                return error_set(error, -EINVAL, "image-name",
+                                 "use lower-case letters, digits, '.', '-', '_', and '/' between at most three parts",
+                                 "'%s' can't be an image's name", name);
+        error_set(error, -EEXIST, "image-exists", NULL, "there is an image %s already", name);
+        error_set_fix(error, "choose another name with --name, or remove that one first: lodge image delete %s", name);
+        return -EEXIST;
 }
 
 static char *stage_name(void) {

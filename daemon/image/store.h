@@ -48,8 +48,14 @@ int store_require_writable(const struct image_store *store, struct error *error)
 /** store_check_space() - -ENOSPC "image-no-space" unless @bytes are free in the file system of @path. */
 int store_check_space(const char *path, uint64_t bytes, struct error *error);
 
+/** store_check_free() - may a new image have that name? -EEXIST "image-exists", -EINVAL "image-name". */
+int store_check_free(struct image_store *store, const char *name, struct error *error);
+
 /** remove_tree() - unlink @name below @dir_fd and all in it, without following links or leaving its file system. */
 int remove_tree(int dir_fd, const char *name);
+
+/** store_sweep() - remove every stage whose owner is gone. */
+void store_sweep(struct image_store *store);
 
 /** part_sweep() - remove what is left of pulls that nobody has gone on with for a week. */
 void part_sweep(struct image_store *store);

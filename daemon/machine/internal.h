@@ -173,6 +173,9 @@ void networks_withdraw(struct machines *ms, const struct store_machine *row);
  */
 int networks_republish(struct machines *ms, const char *uuid, broker_reply_fn fn, void *opaque, uint64_t *ret_call);
 
+/** import_sweep() - at the daemon's start: uploads that no operation needs go. */
+void import_sweep(struct machines *ms);
+
 /** networks_sweep(), networks_renew() - at the daemon's start: networks that are not in the store go; forwards are those of the machines that run. */
 void networks_sweep(struct machines *ms);
 void networks_renew(struct machines *ms);
@@ -217,4 +220,4 @@ void launch_stop_waiting(struct machines *ms, const char *uuid);
 json_t *machine_end_args(struct machines *ms, const struct store_machine *row);
 
 extern const struct operation_kind launch_kind, start_kind, stop_kind, reboot_kind, delete_kind, clone_kind,
-        image_build_kind, image_pull_kind;
+        image_build_kind, image_pull_kind, image_import_kind;

@@ -131,6 +131,17 @@ int machine_clone(struct machines *ms, const struct store_machine *row, const ch
 int machine_image_build(struct machines *ms, const struct image_build_request *how, const struct machine_caller *caller,
                         char **ret_id, struct error *e);
 
+/**
+ * machine_image_import() - an operation: make image @name of what has been uploaded
+ * @upload, @sha256: as the broker answered image-receive. On failure the upload is removed.
+ */
+int machine_image_import(struct machines *ms, const char *name, const struct image_upload_request *how,
+                         const char *upload, const char *sha256, const struct machine_caller *caller, char **ret_id,
+                         struct error *e);
+
+/** machine_image_upload_drop() - nobody wants what has been uploaded. */
+void machine_image_upload_drop(struct machines *ms, const char *upload);
+
 /** machine_volume_owner() - the machine that a volume belongs to, allocated; NULL: none. */
 int machine_volume_owner(struct machines *ms, const char *volume, char **ret_name, struct error *e);
 

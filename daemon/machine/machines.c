@@ -9,9 +9,10 @@
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static const struct operation_kind *const kinds[] = { &launch_kind,      &start_kind,      &stop_kind,
-                                                      &delete_kind,      &clone_kind,      &reboot_kind,
-                                                      &image_build_kind, &image_pull_kind, NULL };
+static const struct operation_kind *const kinds[] = {
+        &launch_kind, &start_kind,       &stop_kind,       &delete_kind,       &clone_kind,
+        &reboot_kind, &image_build_kind, &image_pull_kind, &image_import_kind, NULL
+};
 
 int machines_new(enum api_scope scope, struct loop *loop, struct store *store, struct broker_client *broker,
                  machines_event_fn on_event, void *opaque, struct machines **ret_machines) {

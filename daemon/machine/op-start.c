@@ -31,7 +31,7 @@ void on_step_answer(void *opaque, const struct error *e, struct wire_message *re
         operation_step_done(opaque, e);
 }
 
-static void on_progress(void *opaque, const char *text) {
+static void on_progress(void *opaque, const char *text, struct wire_message *m) {
         operation_progress(opaque, "%s", text);
 }
 

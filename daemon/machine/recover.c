@@ -7,6 +7,7 @@
  *      3  the operations that the last daemon left are taken up
  *      4  a machine that ended while nobody looked is told of as if somebody had, and its restart policy is asked; one that ended with its host is stopped
  *      5  a process or directory of a machine that no row knows, and no operation is about to undo, is ended and removed
+ *         and so is an upload that no operation needs
  *      6  at the first start since the host booted, the machines that start with it are started, in their order
  *
  * Which boot it is comes from the broker; the one that step 6 was last done for is an object in the store, written when it is done: so a daemon that is killed in
@@ -275,6 +276,7 @@ static void recovered(struct recovery *r, int result) {
 
                 settle_all(r);
                 end_orphans(r);
+                import_sweep(ms);
                 networks_renew(ms);
                 if (r->fresh)
                         autostart(r);

@@ -475,6 +475,10 @@ int operations_recover(struct operations *all, struct error *e) {
         return 0;
 }
 
+struct operation *operations_first(const struct operations *all) {
+        return all->list;
+}
+
 struct operation *operation_find(struct operations *all, const char *id) {
         for (struct operation *op = all->list; op; op = op->next)
                 if (streq(op->row->id, id))

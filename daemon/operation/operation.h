@@ -128,6 +128,9 @@ void operation_warn(struct operation *op, const char *format, ...) __attribute__
 struct operation *operation_find(struct operations *all, const char *id);
 struct operation *operation_of_target(struct operations *all, const char *target_uuid);
 
+/** operations_first() - of those that are not over; the others by its next. NULL: there is none. */
+struct operation *operations_first(const struct operations *all);
+
 /** operation_cancel() - -EINVAL "operation-cancel" if it can't be. */
 int operation_cancel(struct operation *op, struct error *e);
 

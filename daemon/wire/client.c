@@ -99,7 +99,7 @@ static void on_answer(struct broker_client *c, struct wire_message *m) {
                 return;
         if (progress) {
                 if (call->progress)
-                        call->progress(call->opaque, progress);
+                        call->progress(call->opaque, progress, m);
                 return;
         }
         *at = call->next;

@@ -24,8 +24,11 @@ struct broker_client_ops {
  */
 typedef void (*broker_reply_fn)(void *opaque, const struct error *e, struct wire_message *reply);
 
-/** broker_progress_fn - a call says how far it is; hostile text of programs that it runs may be in there. */
-typedef void (*broker_progress_fn)(void *opaque, const char *text);
+/**
+ * broker_progress_fn - a call says how far it is; hostile text of programs that it runs may be in there
+ * @m: its descriptors, if the call hands out some before its end, may be taken by wire_take_fd()
+ */
+typedef void (*broker_progress_fn)(void *opaque, const char *text, struct wire_message *m);
 
 /** broker_client_new() - talk over @fd, which stays the caller's. */
 int broker_client_new(struct loop *loop, int fd, const struct broker_client_ops *ops, void *opaque,

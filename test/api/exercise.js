@@ -163,6 +163,9 @@ function body(operation) {
         if (!operation.requestBody)
                 return fc.constant(undefined);
         const media = operation.requestBody.content;
+        if (media['application/octet-stream'])
+                return fc.record({ kind: fc.constant('application/octet-stream'), name: fc.constant('application/octet-stream'),
+                                   text: fc.oneof(fc.constant(Buffer.alloc(4096)), fc.uint8Array({ minLength: 1, maxLength: 2000 }).map((a) => Buffer.from(a))) });
         const kind = fc.constantFrom(...Object.keys(media));
         const [name, schema] = [Object.keys(media)[0], whole(Object.values(media)[0].schema)];
         const good = fc.tuple(number, number).map(([n, m]) => {
@@ -249,8 +252,8 @@ async function ask(route, method, operation, asked) {
         if (asked.body && asked.text !== undefined && (asked.text.length > 0 || operation.requestBody.required)) { // an empty one is none
                 headers['Content-Type'] = asked.body.kind;
                 const value = tried(() => JSON.parse(asked.text.toString('utf8')));
-                if (value === undefined || (typeof asked.text === 'string' && tried(() => encodeURIComponent(asked.text)) === undefined) ||
-                    fits(pointer('paths', route, method, 'requestBody', 'content', asked.body.kind, 'schema'), value))
+                if (asked.body.kind !== 'application/octet-stream' && (value === undefined || (typeof asked.text === 'string' && tried(() => encodeURIComponent(asked.text)) === undefined) ||
+                    fits(pointer('paths', route, method, 'requestBody', 'content', asked.body.kind, 'schema'), value)))
                         sound = false;
         }
         if (query.length)

@@ -144,7 +144,8 @@ class Daemon:
     def ask(self, method, path, body=None):
         connection = Connection(self.socket)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
+            connection.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body),
+                               {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -309,7 +310,7 @@ class Daemon:
         for name in known - {None} - {v.rsplit(".", 1)[0] for v in volumes}:
             wrong.append(f"volume {name} is known and not there")
         for name in self.files(self.state, "images"):
-            if name.startswith((".part-", ".tmp-")):
+            if name.startswith((".part-", ".tmp-", ".upload-")):
                 wrong.append(f"{name} of no image")
         for operation in self.operations():
             if operation["status"] in UNFINISHED:

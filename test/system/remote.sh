@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # where: host
-# seconds: 240
+# seconds: 480
 #
 # remote.sh: the API over TLS: who is let in and who not, what each may, and that nobody who is not known costs the others anything
 #
@@ -18,7 +18,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/remote.XXXXXX") || exit 1
 . "$top/test/system/tap.bash"
 # shellcheck source=test/system/daemon.bash
 . "$top/test/system/daemon.bash"
-needs curl openssl gnutls-cli python3 pgrep
+needs curl openssl gnutls-cli python3 pgrep qemu-img
 unset LODGE_SOCKET LODGE_PROJECT LODGE_REMOTE
 export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work/nothing XDG_DATA_HOME=$work/nothing
 socket=$work/run/lodged.sock peer=$top/test/system/remote-peer
@@ -238,10 +238,15 @@ check "images, pools and networks are there to be looked at; the rest of the hos
 
 # ---- WebSockets, and who is let in no longer
 
+listens() { # the peer that writes to $work/stream, within 10 s
+        local i
+        for ((i = 0; i < 100; i++)); do grep -q ' 101 ' "$work/stream" && return; sleep 0.1; done
+}
 listening() { # of its own project's events only
-        "$peer" stream "$port" '/v1/events/stream?after=0' "$work/opera.pem" >"$work/stream" 2>&1 &
+        : >"$work/stream"
+        "$peer" stream "$port" '/v1/events/stream?after=0' "$work/opera.pem" >>"$work/stream" 2>&1 &
         local pid=$! i
-        sleep 1
+        listens
         define operb b mc && define opera a md || return
         for ((i = 0; i < 50; i++)); do grep -q '"target":"md"' "$work/stream" && break; sleep 0.1; done
         kill "$pid"
@@ -251,10 +256,11 @@ listening() { # of its own project's events only
                 { timeout 10 "$peer" stream "$port" '/v1/machines/mc/console?project=b' "$work/opera.pem" | grep -x 'closed 4000'; }
 }
 revoked() {
-        "$peer" stream "$port" /v1/events/stream "$work/operb.pem" >"$work/stream" 2>&1 &
+        : >"$work/stream"
+        "$peer" stream "$port" /v1/events/stream "$work/operb.pem" >>"$work/stream" 2>&1 &
         local pid=$!
         curl -sk --cert "$work/operb.pem" "https://127.0.0.1:$port/v1/machines?project=b" >/dev/null
-        sleep 1
+        listens
         here client delete operb || return
         timeout 5 tail --pid="$pid" -f /dev/null
         cat "$work/stream"
@@ -331,6 +337,109 @@ check "what answers in a server's place gets no secret" wrong_token
 check "a remote that is not there: status 3" nobody_there
 check "a console through a remote" guest
 
+# ---- uploads
+
+disk=$work/disk.qcow2
+left_nothing() { # of an upload that was not to be, within 10 s
+        local i
+        for ((i = 0; i < 100; i++)); do
+                [ -z "$(find "$work/state/images" -name '.upload-*' -o -name '.tmp-*' -o -name "$1")" ] && return
+                sleep 0.1
+        done
+        ls -lA "$work/state/images"
+        return 1
+}
+# announced STATUS PEM PATH LENGTH BYTES [RATE]: the status of an upload's first answer; the peer goes on as $UPLOAD_PID, with its standard input in fd 8
+announced() {
+        local status
+        rm -f "$work/hold" && mkfifo "$work/hold" && : >"$work/peer"
+        "$peer" upload "$port" "$work/$2.pem" "$3" "$4" "$5" "${6:-0}" <"$work/hold" >>"$work/peer" 2>&1 &
+        upload_pid=$!
+        exec 8>"$work/hold"
+        for ((i = 0; i < 100; i++)); do
+                read -r status <"$work/peer" && break
+                sleep 0.1
+        done
+        cat "$work/peer"
+        [ "$status" = "$1" ]
+}
+peer_says() { # TEXT: within 10 s
+        local i
+        for ((i = 0; i < 100; i++)); do grep -q "^$1" "$work/peer" && return; sleep 0.1; done
+        cat "$work/peer"
+        return 1
+}
+peer_end() { exec 8>&-; wait "$upload_pid"; }
+
+sends() { # the file that the command line has; what arrives is what qemu-img made, of every format
+        local format
+        head -c 20000256 /dev/urandom >"$work/disk.raw" && truncate -s 30000128 "$work/disk.raw"
+        here token create uploader --role operator >"$work/token" 2>/dev/null && run 0 remote add up "$(cat "$work/token")" || return
+        for format in raw qcow2 vmdk vhdx; do
+                qemu-img convert -f raw -O "$format" "$work/disk.raw" "$work/disk.$format.file" || return
+                prints 0 "sent-$format: imported" image import --remote up --name "sent-$format" --disk-format "$format" "$work/disk.$format.file" || return
+                cmp -n 30000128 "$work/disk.raw" "$work/state/images/sent-$format/disk.raw" || return
+                [ "$(stat -c %u "$work/state/images/sent-$format/disk.raw")" = "$(id -u)" ] || return
+        done
+        left_nothing none && cp "$work/disk.qcow2.file" "$disk" &&
+                prints 0 "sha256:$(sha256sum "$disk" | cut -d' ' -f1)" image show sent-qcow2 --remote up --format json
+}
+told_here() { # what needs no byte to be sent
+        complains 2 image-exists image import --remote up --name sent-raw --disk-format raw "$work/disk.raw" &&
+                complains 1 '[image-format]' image import --remote up "$disk" && grep -q 'it looks like qcow2' "$work/err" &&
+                complains 1 '[image-upload]' image import --remote up --disk-format qcow2 --kernel "$disk" "$disk" &&
+                complains 1 '[image-name]' image import --remote up --disk-format qcow2 --name 'No Name' "$disk"
+}
+no_qcow2() { # nothing is probed: raw bytes that are said to be qcow2 are an error, and leave nothing
+        complains 2 '[qcow2-magic]' image import --remote up --name odd --disk-format qcow2 "$work/disk.raw" && left_nothing odd
+}
+wrong_sum() {
+        local sum
+        sum=$(sha256sum "$disk" | cut -d' ' -f1)
+        answers 400 '"id":"upload-digest"' admin "/v1/images/summed?disk_format=qcow2&sha256=${sum//[0-9]/7}" -T "$disk" && left_nothing summed &&
+                answers 202 '"kind":"image-import"' admin "/v1/images/summed?disk_format=qcow2&sha256=$sum" -T "$disk"
+}
+before_bytes() { # a viewer, one of a project, no room: nobody has to send first
+        announced 403 viewer "/v1/images/refused?disk_format=raw" 1000000000 0 && grep -q '"id":"role"' "$work/peer" && peer_end &&
+                announced 403 opera "/v1/images/refused?disk_format=raw" 1000000000 0 && grep -q '"id":"project"' "$work/peer" && peer_end &&
+                announced 507 admin "/v1/images/refused?disk_format=raw" 60000000000000 0 && grep -q '"id":"image-no-space"' "$work/peer" && peer_end &&
+                announced 409 admin "/v1/images/sent-raw?disk_format=raw" 1000000 0 && grep -q '"id":"image-exists"' "$work/peer" && peer_end &&
+                announced 400 admin "/v1/images/refused?disk_format=raw" 0 0 && peer_end && left_nothing refused
+}
+half_way() { # the client goes: the file goes
+        announced 100 admin "/v1/images/half?disk_format=raw" 100000000 50000000 && peer_says sent && ls -lA "$work/state/images" &&
+                [ -n "$(find "$work/state/images" -name '.upload-*')" ] && peer_end && left_nothing half
+}
+slow_upload() { # 16 KiB a second go on for longer than a request may last, 100 bytes a second do not
+        announced 100 admin "/v1/images/slow?disk_format=raw" 100000000 10000 100 || return
+        local slow=$upload_pid
+        exec 9>&8
+        cp "$work/peer" "$work/peer.slow"
+        "$peer" upload "$port" "$work/admin.pem" "/v1/images/steady?disk_format=raw" 100000000 560000 16000 </dev/null >"$work/peer.steady" 2>&1
+        cat "$work/peer.steady" "$work/peer"
+        exec 8>&- 9>&-
+        wait "$slow"
+        grep -q '^sent' "$work/peer.steady" && grep -qE '^cut (1[5-9]|2[0-9])$' "$work/peer" && left_nothing slow
+}
+small_memory() { # the worker's, of an upload of 300 MB
+        local before after
+        before=$(awk '/VmHWM/ {print $2}' "/proc/$(worker)/status")
+        truncate -s 300000256 "$work/large.raw" && head -c 200000000 /dev/urandom | dd of="$work/large.raw" conv=notrunc status=none &&
+                run 0 image import --remote up --name large --disk-format raw "$work/large.raw" && cmp "$work/large.raw" "$work/state/images/large/disk.raw" || return
+        after=$(awk '/VmHWM/ {print $2}' "/proc/$(worker)/status")
+        rm -f "$work/large.raw"
+        echo "VmHWM $before kB, then $after kB"
+        [ "$((after - before))" -lt 8000 ] && run 0 image delete large --remote up
+}
+check "an image is uploaded, of each format, and is what was sent" sends
+check "what can't be is an error before anything is sent" told_here
+check "an upload of another format than was said is no image" no_qcow2
+check "an upload with the wrong checksum is refused, and leaves nothing" wrong_sum
+check "viewers, clients of a project and what does not fit are refused before the bytes come" before_bytes
+check "an upload that breaks off leaves nothing" half_way
+check "300 MB go through little memory" small_memory
+check "a slow upload goes on, one that all but stands still is cut" slow_upload
+
 # ---- hostile
 
 stalled() { # 200 handshakes that do not go on; others are served meanwhile
@@ -370,6 +479,13 @@ many_strangers() { # they fill their own room only
         kill "${pids[@]}" 2>/dev/null
         return "$r"
 }
+killed_upload() { # and one that was whole when the daemon was killed becomes an image, or is gone
+        announced 100 admin "/v1/images/killed?disk_format=raw" 100000000 50000000 && peer_says sent && [ -n "$(find "$work/state/images" -name '.upload-*')" ] &&
+                key_survives && left_nothing killed
+        local r=$?
+        peer_end
+        return "$r"
+}
 key_survives() { # a kill -9 leaves the certificate, and so do its clients' pins
         kill -9 "$daemon"
         wait "$daemon" 2>/dev/null
@@ -397,5 +513,6 @@ check "300 connections of strangers keep nobody out who is known" many_strangers
 check "nothing was logged as an error" quiet
 check "the worker is still the same process" test "$(worker)" = "$first"
 check "after a kill -9 it is the same server to its clients" key_survives
+check "a kill -9 during an upload leaves nothing after the next start" killed_upload
 check "a damaged certificate is an error, and stays as it is" damaged
 tap_end

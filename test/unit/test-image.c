@@ -27,6 +27,7 @@
 #include "daemon/image/meta.h"
 #include "daemon/image/run.h"
 #include "daemon/image/store.h"
+#include "daemon/image/upload.h"
 #include "vmm/block/qcow2/qcow2.h"
 
 #define MIB (1U << 20)
@@ -679,6 +680,80 @@ static void test_run_program(void **state) {
         }
 }
 
+/* How many uploads there are in the store. */
+static unsigned count_uploads(struct fixture *f) {
+        DIR *d = opendir(f->root);
+        struct dirent *de;
+        unsigned n = 0;
+
+        assert_non_null(d);
+        while ((de = readdir(d)))
+                n += strncmp(de->d_name, ".upload-", 8) == 0;
+        closedir(d);
+        return n;
+}
+
+static void on_word(void *opaque, const char *text) {
+        assert_string_equal(text, "ready");
+}
+
+static ssize_t fail_pwrite(int fd, const void *buf, size_t n, off_t at) {
+        errno = ENOSPC;
+        return -1;
+}
+
+/* @size bytes are announced and @sent come. */
+static int receive(struct image_store *store, size_t size, size_t sent, const char *sha256, const char **ret_error_id,
+                   char ret_id[static UPLOAD_ID_SIZE]) {
+        static const char data[8192] = "something";
+        const struct image_progress progress = { .step = on_word, .cancel_fd = -EBADF };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        char sum[SHA256_HEX_SIZE];
+        int p[2], r;
+
+        assert_int_equal(pipe(p), 0);
+        assert_int_equal(write(p[1], data, sent), sent);
+        close(p[1]);
+        r = upload_receive(store, p[0], size, sha256, &progress, ret_id, sum, &e);
+        close(p[0]);
+        *ret_error_id = e.id;
+        return r;
+}
+
+/* What breaks off, is not what was said, or does not fit must not stay; what the journal does not know must not either, and what it knows must. */
+static void test_uploads_stay_whole_or_go(void **state) {
+        static const char zeroes[] = "0000000000000000000000000000000000000000000000000000000000000000";
+        struct fixture *f = *state;
+        struct sys full = sys_real;
+        struct image_store *store = open_store(f, NULL), *no_room;
+        char id[UPLOAD_ID_SIZE], other[UPLOAD_ID_SIZE], *keep[] = { id };
+        const char *why;
+
+        full.pwrite = fail_pwrite;
+        no_room = open_store(f, &full);
+        assert_int_equal(receive(store, 8192, 5000, NULL, &why, id), -EPIPE);
+        assert_string_equal(why, "upload-short");
+        assert_int_equal(receive(store, 8192, 8192, zeroes, &why, id), -EINVAL);
+        assert_string_equal(why, "upload-digest");
+        assert_int_equal(receive(no_room, 8192, 8192, NULL, &why, id), -ENOSPC);
+        assert_string_equal(why, "image-no-space");
+        assert_int_equal(count_uploads(f), 0);
+        assert_int_equal(upload_check(store, "a/b", INT64_MAX / 2, NULL), -ENOSPC);
+        assert_int_equal(upload_check(store, "../b", 512, NULL), -EINVAL);
+        assert_int_equal(upload_check(store, "a/b", 0, NULL), -EINVAL);
+        assert_int_equal(receive(store, 8192, 8192, NULL, &why, id), 0);
+        assert_int_equal(receive(store, 8192, 8192, NULL, &why, other), 0);
+        image_store_free(open_store(f, NULL)); /* another process of the user's: they are not its */
+        assert_int_equal(count_uploads(f), 2);
+        upload_sweep(store, keep, 1);
+        assert_int_equal(count_uploads(f), 1);
+        assert_int_equal(upload_remove(store, other), 0);
+        assert_int_equal(upload_remove(store, id), 0);
+        assert_int_equal(count_uploads(f), 0);
+        image_store_free(no_room);
+        image_store_free(store);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_sha256_is_the_standard_one),
@@ -700,6 +775,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_copy_keeps_data_and_holes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_copy_leaves_zeroes_out, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_run_program, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_uploads_stay_whole_or_go, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
