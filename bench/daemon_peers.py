@@ -104,8 +104,19 @@ class Peer:
             if comm(pid) == name:
                 os.kill(pid, signal.SIGKILL)
 
+    def pids(self):
+        """The daemon's processes. The VMMs, lodge-vmm or QEMU, are none of them: what a machine takes is not the daemon's."""
+        return [p for p in descendants(self.proc.pid) if comm(p).startswith(self.processes)]
+
     def memory(self):
-        return memory_kib(p for p in descendants(self.proc.pid) if comm(p).startswith(self.processes))
+        return memory_kib(self.pids())
+
+    def memory_parts(self):
+        """Where the memory is, in words: for each name of a process how many there are, and the Pss of all."""
+        parts = {}
+        for pid in self.pids():
+            parts.setdefault(comm(pid), []).append(pid)
+        return ", ".join(f"{len(pids)} {name} {memory_kib(pids)['pss'] / 1024:.1f} MiB" for name, pids in parts.items())
 
 
 class Lodge(Peer):

@@ -6,6 +6,7 @@
  */
 #include <getopt.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +16,18 @@
 #include "base/text.h"
 #include "daemon/keeper/keeper.h"
 #include "daemon/keeper/record.h"
+
+/*
+ * There is a keeper for each machine, so what one takes counts. Buffers from this size on get pages of their own, which come when they
+ * are written to and go when the buffer is freed; in the heap calloc() would write to all of them. For that the heap has nothing to spare.
+ */
+#define OWN_PAGES_MIN 16384
+
+static void be_frugal(void) {
+        (void)mallopt(M_MMAP_THRESHOLD, OWN_PAGES_MIN);
+        (void)mallopt(M_TRIM_THRESHOLD, 0);
+        (void)mallopt(M_TOP_PAD, 0);
+}
 
 static const char usage[] = "lodge-keeper holds one virtual machine for lodged; it is started by lodged, not by hand.\n"
                             "\n"
@@ -81,6 +94,7 @@ int main(int argc, char **argv) {
         _cleanup_(keeper_config_freep) struct keeper_config *config = NULL;
         struct options options = { .config_fd = -EBADF, .status_fd = -EBADF };
 
+        be_frugal();
         if (parse_options(argc, argv, &options) < 0) {
                 fputs(usage, stderr);
                 return 1;
