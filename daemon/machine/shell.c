@@ -38,6 +38,13 @@
 #define KEYS_CHUNK    2048 /* a terminal's queue holds 4095 */
 #define SHELLS_MAX    16
 
+/* A process, for the file `pids`: its number, and when it began, in clock ticks since the guest's boot, since numbers are used again. */
+#define NAME_PROCESS "echo $$ $(cut -d' ' -f22 /proc/$$/stat 2>/dev/null)"
+/* Hang up those that `pids` names. A guest without /proc has numbers alone, and nothing to compare. */
+#define HANG_UP                                                                                                        \
+        "while read -r p t; do [ \"$t\" = \"$(cut -d' ' -f22 /proc/$p/stat 2>/dev/null)\" ] && kill -HUP $p; done "    \
+        "2>/dev/null"
+
 enum shell_state { SHELL_SETUP, SHELL_OPENING, SHELL_RUNNING, SHELL_ENDING };
 
 struct machine_shell {
@@ -91,8 +98,8 @@ static void clear_guest(struct machine_shell *s) {
         close_handle(s, &s->piece);
         close_handle(s, &s->in);
         close_handle(s, &s->credit);
-        if (asprintf(&command, "cd %s 2>/dev/null || exit 0; kill -HUP $(cat pids) 2>/dev/null; sleep 1; rm -rf %s",
-                     s->dir, s->dir) < 0)
+        if (asprintf(&command, "cd %s 2>/dev/null || exit 0; " HANG_UP " <pids; sleep 1; rm -rf %s", s->dir, s->dir) <
+            0)
                 command = NULL;
         if (command)
                 agent_exec(s->live->agent, command, ignore, NULL);
@@ -349,7 +356,7 @@ static char *setup_script(const struct machine_shell *s, const char *user) {
 
         if (asprintf(&text,
                      "umask 077; mkdir -p " DIR " && cd " DIR " || exit 1\n"
-                     "for o in *; do case $o in '*' | %08x-*) ;; *) kill -HUP $(cat $o/pids) 2>/dev/null; rm -rf $o ;; "
+                     "for o in *; do case $o in '*' | %08x-*) ;; *) " HANG_UP " <$o/pids; rm -rf $o ;; "
                      "esac; done\n"
                      "command -v script >/dev/null || command -v lodge-pty >/dev/null || exit 127\n"
                      "id %s >/dev/null 2>&1 || exit 126\n"
@@ -366,7 +373,8 @@ static char *session_script(const struct machine_shell *s, const struct machine_
         char *text;
 
         if ((how->command && !command) ||
-            asprintf(&inner, "tty >%s/tty; echo $$ >>%s/pids; stty rows %u cols %u; export TERM=%s; exec su -l %s%s%s",
+            asprintf(&inner,
+                     "tty >%s/tty; " NAME_PROCESS " >>%s/pids; stty rows %u cols %u; export TERM=%s; exec su -l %s%s%s",
                      s->dir, s->dir, how->rows, how->columns, how->terminal, how->user, command ? " -c " : "",
                      command ?: "") < 0)
                 return NULL;
@@ -374,7 +382,7 @@ static char *session_script(const struct machine_shell *s, const struct machine_
         if (!quoted ||
             asprintf(&text,
                      "cd %s || exit 1\n"
-                     "{ echo $$ >>pids\n"
+                     "{ " NAME_PROCESS " >>pids\n"
                      "  if command -v lodge-pty >/dev/null; then lodge-pty %s; else script -qfec %s /dev/null; fi\n"
                      "  echo $? >status; } <in 2>&1 | {\n"
                      "  while read -r n <&3; do\n"

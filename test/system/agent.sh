@@ -150,25 +150,30 @@ full_terminal() { # who reads it shows more than it is given: both directions ar
 check "nor does a terminal that is full in both directions lock up" full_terminal
 check "a command on a terminal, with its status" terminal command
 check "no such user in the guest" terminal nobody
+# shellcheck disable=SC2016 # the guest's shell expands it; the guest has no pgrep
+sleepers() { # SECONDS: the processes in the guest that sleep so long
+        lodge exec web 'for p in /proc/[0-9]*; do case $(tr "\0" " " <$p/cmdline) in "sleep '"$1"' "*) echo ${p#/proc/} ;; esac; done 2>/dev/null'
+}
 cleared() { # nothing of a shell is left in the guest, within 10 s
         for _ in $(seq 50); do
-                [ -z "$(lodge exec web 'ls /run/lodge-shell; pgrep -f "sleep 4711"')" ] && return
+                [ -z "$(lodge exec web 'ls /run/lodge-shell')$(sleepers 4711)" ] && return
                 sleep 0.2
         done
         lodge exec web 'ls /run/lodge-shell; ps'
         return 1
 }
 hung_up() {
-        terminal leave || return 1
-        cleared
+        terminal leave && cleared
 }
 check "who leaves ends its processes and files" hung_up
 after_kill() { # and a new daemon clears what one that was killed left
         terminal leave-killed "$(daemon_pid)" || return 1
         sleep 1
+        # shellcheck disable=SC2016 # the guest's shell expands it: a number that is another process's by now
+        lodge exec web 'cd /run/lodge-shell/* || exit 1; sleep 4712 >/dev/null 2>&1 </dev/null & echo $! 1 >>pids' || return 1
         lodge exec web 'ls /run/lodge-shell' | grep -q . || { echo "nothing was left, so nothing is shown"; return 1; }
-        terminal session || return 1
-        cleared
+        [ -n "$(sleepers 4711)" ] || { echo "no process was left, so nothing is shown"; return 1; }
+        terminal session && cleared && [ -n "$(sleepers 4712)" ]
 }
 check "so does the next daemon's first shell, for one that was killed, which was no success" after_kill
 
