@@ -267,6 +267,14 @@ static char *reason_text(const json_t *decision) {
         return asprintf(&text, "%s%s%s", reason, warning && *warning ? "; " : "", warning ?: "") < 0 ? NULL : text;
 }
 
+static void show_choice(struct machine_state_view *s, const json_t *choice) {
+        free(s->engine);
+        free(s->engine_reason);
+        s->engine = text_copy(json_string_value(json_object_get(choice, "engine")));
+        s->engine_reason = reason_text(choice);
+        s->kvm = json_is_true(json_object_get(choice, "kvm"));
+}
+
 /* What a dry run of a new machine answers: the machine as it would be. */
 static int answer_dry(struct api_request *q, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL, *other = NULL;
@@ -281,9 +289,7 @@ static int answer_dry(struct api_request *q, struct error *e) {
                 r = machine_view_make(q->api->o.machines, row, &view, e);
         if (r < 0)
                 return r;
-        view->state.engine = text_copy(json_string_value(json_object_get(q->decision, "engine")));
-        view->state.engine_reason = reason_text(q->decision);
-        view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
+        show_choice(&view->state, q->decision);
         return api_answer(q, view);
 }
 
@@ -397,8 +403,38 @@ int api_machine_rename(struct api_request *q, struct error *e) {
 typedef int (*operation_begin_fn)(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
                                   struct error *e);
 
-/* Begin an operation on the machine that the path names, or, in a dry run, show that machine. */
-static int operate(struct api_request *q, operation_begin_fn begin, struct error *e) {
+/* A dry run of the same: 0 with what would be done in @plan, 1 when that is answered later. */
+typedef int (*operation_dry_fn)(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                                struct error *e);
+
+/* The machine, with what would be done to it. @choice: of an engine; NULL: none is chosen */
+static int answer_plan(struct api_request *q, const struct store_machine *row, const json_t *choice, const json_t *plan,
+                       struct error *e) {
+        _cleanup_(machine_view_freep) struct machine_view *view = NULL;
+        int r = machine_view_make(q->api->o.machines, row, &view, e);
+
+        if (r == 0 && add_texts(plan, &view->state.plan, &view->state.n_plan) < 0)
+                r = error_set(e, -ENOMEM, "memory", NULL, "cannot show the machine");
+        if (r < 0)
+                return r;
+        if (choice)
+                show_choice(&view->state, choice);
+        api_etag(q, row->generation);
+        return api_answer(q, view);
+}
+
+static int answer_dry_run(struct api_request *q, struct store_machine *row, uint64_t generation, operation_dry_fn dry,
+                          struct error *e) {
+        json_auto_t *plan = json_array();
+        int r = plan ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot show the machine");
+
+        if (r == 0 && dry)
+                r = dry(q, row, generation, plan, e);
+        return r != 0 ? r : answer_plan(q, row, NULL, plan, e);
+}
+
+/* Begin an operation on the machine that the path names, or, in a dry run, look whether it could begin. */
+static int operate(struct api_request *q, operation_begin_fn begin, operation_dry_fn dry, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         uint64_t generation = 0;
         char *id;
@@ -409,7 +445,7 @@ static int operate(struct api_request *q, operation_begin_fn begin, struct error
         if (r < 0)
                 return r;
         if (q->dry_run)
-                return answer_machine(q, row, e);
+                return answer_dry_run(q, row, generation, dry, e);
         r = begin(q, row, generation, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
 }
@@ -441,24 +477,57 @@ static int begin_clone(struct api_request *q, struct store_machine *row, uint64_
         return machine_clone(q->api->o.machines, row, how->name, &q->caller, ret_id, e);
 }
 
+static int dry_delete(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                      struct error *e) {
+        return machine_dry_delete(q->api->o.machines, row, q->query, generation, plan, e);
+}
+
+static int dry_stop(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                    struct error *e) {
+        return machine_dry_stop(q->api->o.machines, row, q->body, plan, e);
+}
+
+static int dry_reboot(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                      struct error *e) {
+        return machine_dry_reboot(q->api->o.machines, row, q->body, plan, e);
+}
+
+static void on_dry_start(void *opaque, const struct error *e, const json_t *choice, json_t *plan) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct api_request *q = opaque;
+
+        if (!e && !q->gone && (api_machine(q, &row, &own) < 0 || answer_plan(q, row, choice, plan, &own) < 0))
+                e = &own;
+        if (e || q->gone)
+                api_answer_error(q, e);
+}
+
+static int dry_start(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                     struct error *e) {
+        int r = machine_dry_start(q->api->o.machines, row, on_dry_start, q, e);
+
+        return r < 0 ? r : 1;
+}
+
 int api_machine_delete(struct api_request *q, struct error *e) {
-        return operate(q, begin_delete, e);
+        return operate(q, begin_delete, dry_delete, e);
 }
 
 int api_machine_start(struct api_request *q, struct error *e) {
-        return operate(q, begin_start, e);
+        return operate(q, begin_start, dry_start, e);
 }
 
 int api_machine_stop(struct api_request *q, struct error *e) {
-        return operate(q, begin_stop, e);
+        return operate(q, begin_stop, dry_stop, e);
 }
 
 int api_machine_reboot(struct api_request *q, struct error *e) {
-        return operate(q, begin_reboot, e);
+        return operate(q, begin_reboot, dry_reboot, e);
 }
 
 int api_machine_clone(struct api_request *q, struct error *e) {
-        return operate(q, begin_clone, e);
+        return operate(q, begin_clone, NULL, e);
 }
 
 /* ---- commands -------------------------------------------------------------------------------------------------------- */
