@@ -73,6 +73,38 @@ int ask_client_list(struct ask *a, struct error *e) {
         return r < 0 ? r : ask_print_list(a, page, "clients", &client_view_schema, CLIENT_COLUMNS, e);
 }
 
+int ask_client_show(struct ask *a, struct error *e) {
+        json_auto_t *client = NULL;
+        int r = ask_send(a, ROUTE_CLIENT_SHOW, a->request->name, NULL, &client, e);
+
+        return r < 0 ? r : ask_print_object(a, client, &client_view_schema, CLIENT_COLUMNS, e);
+}
+
+int ask_client_set(struct ask *a, struct error *e) {
+        const struct client_set_options *o = ask_object(a, &client_set_options_schema);
+        json_auto_t *patch = json_object(), *client = NULL;
+        _cleanup_free_ char *body = NULL;
+        const char *project;
+        int r = 0;
+
+        for (size_t i = 0; i < o->n_fields && r == 0; i++)
+                r = ask_patch_add(patch, &client_grant_schema, o->fields[i], e);
+        if (r < 0)
+                return r;
+        body = json_dumps(patch, JSON_COMPACT);
+        if (!body)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot change the client");
+        r = ask_send_text(a, ROUTE_CLIENT_CHANGE, a->request->name, body, &client, e);
+        if (r < 0)
+                return r;
+        if (!ask_is_people(a))
+                return ask_print_object(a, client, &client_view_schema, "all", e);
+        project = text_of(client, "project");
+        render_text(stdout, text_of(client, "name"));
+        printf(": %s of %s%s from now on\n", text_of(client, "role"), *project ? "project " : "all projects", project);
+        return 0;
+}
+
 int ask_client_delete(struct ask *a, struct error *e) {
         return delete_one(a, ROUTE_CLIENT_DELETE, "let in no longer", &client_view_schema, e);
 }

@@ -72,6 +72,12 @@ int ask_print_results(struct ask *a, json_t *results, const struct schema_object
 /** stop_all() - lodge stop --all; see stop-all.c. */
 int stop_all(struct ask *a, struct error *e);
 
+/**
+ * ask_patch_add() - "memory=2G" into a JSON merge patch of an object of the schema: judged in an object of its own, so that only this field is
+ *                   taken from it; "memory=": as if it had never been set
+ */
+int ask_patch_add(json_t *patch, const struct schema_object *object, const char *text, struct error *e);
+
 /** ask_yes() - ask a person on the terminal; false without one. */
 bool ask_yes(const char *question);
 
@@ -149,4 +155,6 @@ int ask_token_create(struct ask *a, struct error *e);
 int ask_token_list(struct ask *a, struct error *e);
 int ask_token_delete(struct ask *a, struct error *e);
 int ask_client_list(struct ask *a, struct error *e);
+int ask_client_show(struct ask *a, struct error *e);
+int ask_client_set(struct ask *a, struct error *e);
 int ask_client_delete(struct ask *a, struct error *e);

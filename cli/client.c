@@ -210,12 +210,6 @@ static int client_new(const struct client_options *options, struct client **ret_
         return 0;
 }
 
-static int reach_remote(struct client *c, struct error *e) {
-        if (!c->project)
-                c->project = c->remote->config->project;
-        return remote_connect(c->remote, &c->http, e);
-}
-
 int client_open_remote(const struct client_options *options, struct remote *remote, struct client **ret_client,
                        struct error *e) {
         _cleanup_(client_freep) struct client *c = NULL;
@@ -225,7 +219,7 @@ int client_open_remote(const struct client_options *options, struct remote *remo
                 return r;
         c->remote = remote;
         c->borrowed = true;
-        r = reach_remote(c, e);
+        r = remote_connect(c->remote, &c->http, e);
         if (r == 0)
                 *ret_client = TAKE_PTR(c);
         return r;
@@ -242,7 +236,7 @@ int client_open(const struct client_options *options, bool start, struct client 
                 r = remote_load(name, &c->remote, e);
         if (r < 0)
                 return r;
-        r = name ? reach_remote(c, e) : find(options, start, &c->path, e);
+        r = name ? remote_connect(c->remote, &c->http, e) : find(options, start, &c->path, e);
         if (r < 0)
                 return r;
         if (!name)

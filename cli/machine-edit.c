@@ -44,30 +44,35 @@ static int patch_put(json_t *patch, const json_t *whole, const char *path) {
         }
 }
 
-/* "memory=2G": judged by the schema in an object of its own, so that only this field is taken from it. */
-static int patch_add(json_t *patch, const char *text, struct error *e) {
-        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
-        const char *equals = strchr(text, '=');
-        _cleanup_free_ char *path = strndup(text, equals ? (size_t)(equals - text) : strlen(text)), *whole = NULL;
+static int patch_judged(json_t *patch, const struct schema_object *object, void *value, const char *path,
+                        const char *text, struct error *e) {
+        _cleanup_free_ char *whole = NULL;
         json_auto_t *json = NULL;
-        int r;
+        int r = schema_set_text(object, value, object->name, text, e);
 
-        if (!path || machine_definition_new(&d) < 0)
-                return error_set(e, -ENOMEM, "memory", NULL, "cannot change the machine");
-        if (equals && equals[1] == '\0') /* the field's name is judged by the daemon */
-                return patch_put(patch, NULL, path);
-        r = schema_set_text(&machine_definition_schema, d, "machine", text, e);
-        if (r < 0) {
-                if (!e->fix)
-                        error_set_fix(e,
-                                      "as memory=2G or limits.cpu_quota=50; what is longer: lodge machine edit NAME");
+        if (r < 0)
                 return r;
-        }
-        whole = machine_definition_format(d);
+        whole = schema_format(object, value);
         json = whole ? json_loads(whole, 0, NULL) : NULL;
         return json && patch_put(patch, json, path) == 0
                        ? 0
-                       : error_set(e, -ENOMEM, "memory", NULL, "cannot change the machine");
+                       : error_set(e, -ENOMEM, "memory", NULL, "cannot change the %s", object->name);
+}
+
+int ask_patch_add(json_t *patch, const struct schema_object *object, const char *text, struct error *e) {
+        const char *equals = strchr(text, '=');
+        _cleanup_free_ char *path = strndup(text, equals ? (size_t)(equals - text) : strlen(text));
+        void *value = NULL;
+        int r;
+
+        if (!path || schema_new(object, &value) < 0)
+                return error_set(e, -ENOMEM, "memory", NULL, "cannot change it");
+        if (equals && equals[1] == '\0') /* the field's name is judged by the daemon */
+                r = patch_put(patch, NULL, path);
+        else
+                r = patch_judged(patch, object, value, path, text, e);
+        schema_free(object, value);
+        return r;
 }
 
 static void say_changed(const struct ask *a, const json_t *machine) {
@@ -89,7 +94,9 @@ int ask_machine_set(struct ask *a, struct error *e) {
         int r = patch ? 0 : -ENOMEM;
 
         for (size_t i = 0; i < a->request->n_fields && r == 0; i++)
-                r = patch_add(patch, a->request->fields[i], e);
+                r = ask_patch_add(patch, &machine_definition_schema, a->request->fields[i], e);
+        if (r < 0 && !e->fix)
+                error_set_fix(e, "as memory=2G or limits.cpu_quota=50; what is longer: lodge machine edit NAME");
         /* A topology that was completed for other CPUs would contradict the new number. */
         if (r == 0 && json_object_get(patch, "cpus"))
                 for (const char *const *key = (const char *const[]){ "sockets", "cores", "threads", NULL }; *key; key++)

@@ -84,6 +84,18 @@ static int send_action(struct ask *a, const struct action *action, const char *n
         return client_call(a->client, &call, ret_json, e);
 }
 
+static void say_plan(const json_t *machine) {
+        const json_t *text;
+        size_t i;
+
+        puts(": would be done");
+        json_array_foreach(json_object_get(json_object_get(machine, "state"), "plan"), i, text) {
+                fputs("  ", stdout);
+                render_text(stdout, json_string_value(text) ?: "");
+                putchar('\n');
+        }
+}
+
 /* How one of the answers goes on. */
 static int finish_action(struct ask *a, const struct action *action, const char *name, json_t *answer, json_t **ret,
                          struct error *e) {
@@ -95,7 +107,7 @@ static int finish_action(struct ask *a, const struct action *action, const char 
                 if (ask_is_people(a)) {
                         render_text(stdout, name);
                         if (a->request->dry_run)
-                                puts(": would be done");
+                                say_plan(answer);
                         else if (operation)
                                 printf(": goes on as operation %s\n",
                                        json_string_value(json_object_get(answer, "id")) ?: "?");
@@ -151,7 +163,9 @@ static int act(struct ask *a, const struct action *action, struct error *e) {
                 else
                         json_array_append_new(results, result);
         }
-        r = ask_print_results(a, results, schema_routes[action->route].answer, e);
+        r = ask_print_results(
+                a, results,
+                a->request->dry_run ? schema_routes[action->route].dry_answer : schema_routes[action->route].answer, e);
         return e->code < 0 ? e->code : r;
 }
 

@@ -55,6 +55,8 @@ static const struct cli_command commands[] = {
         { &schema_command_token_list, .ask = ask_token_list },
         { &schema_command_token_delete, .ask = ask_token_delete },
         { &schema_command_client_list, .ask = ask_client_list },
+        { &schema_command_client_show, .ask = ask_client_show },
+        { &schema_command_client_set, .ask = ask_client_set },
         { &schema_command_client_delete, .ask = ask_client_delete },
         { &schema_command_remote_add, cli_remote_add },
         { &schema_command_remote_list, cli_remote_list },

@@ -12,7 +12,7 @@
 #include "cli/render-value.h"
 #include "cli/yaml.h"
 
-#define COLUMNS_MAX 64
+#define COLUMNS_MAX 128 /* all of a machine are more than 64 */
 #define PATH_MAX_   128
 
 struct column {

@@ -363,45 +363,136 @@ int api_client_list(struct api_request *q, struct error *e) {
         return api_answer(q, page);
 }
 
-struct named {
-        const char *name;
-        uint8_t fingerprint[FINGERPRINT_SIZE];
-};
-
-static int see_named(void *opaque, const struct store_client *c) {
-        struct named *n = opaque;
-
-        if (c->revoked || !streq(c->name, n->name))
-                return 0;
-        memcpy(n->fingerprint, c->fingerprint, sizeof(n->fingerprint));
-        return 1;
-}
-
-/* What it has open ends now, but for the connection that it may have asked this by. */
-static void client_cut(struct api_request *q, const uint8_t fingerprint[static FINGERPRINT_SIZE]) {
+/* What it has open ends now, but for the connection that it may have asked this by. @known: it may come again */
+static void client_cut(struct api_request *q, const uint8_t fingerprint[static FINGERPRINT_SIZE], bool known) {
         const struct api_connection *ours = connection_of(q->api, q->message);
 
-        api_stream_revoke(q->api, fingerprint);
+        api_stream_revoke(q->api, fingerprint, known);
         for (struct api_connection *c = q->api->connections; c; c = c->next) {
                 if (!c->network || !c->certified || c == ours ||
                     memcmp(c->fingerprint, fingerprint, FINGERPRINT_SIZE) != 0)
                         continue;
-                c->known = false;
+                c->known = known;
                 if (!c->stream_open)
                         connection_close(c);
         }
 }
 
 int api_client_delete(struct api_request *q, struct error *e) {
-        struct named named = { .name = q->parameters[0] };
-        int r = store_client_each(q->api->o.store, see_named, &named, e);
+        _cleanup_(store_client_freep) struct store_client *c = NULL;
+        int r = store_client_find_name(q->api->o.store, q->parameters[0], &c, e);
 
-        if (r >= 0)
-                r = store_client_revoke(q->api->o.store, q->parameters[0], e);
+        if (r == 0)
+                r = store_client_revoke(q->api->o.store, c->name, e);
         if (r < 0)
                 return r;
-        client_cut(q, named.fingerprint);
-        machines_event(q->api->o.machines, "client-revoked", NULL, q->parameters[0], q->id,
-                       "client %s is let in no longer", q->parameters[0]);
+        client_cut(q, c->fingerprint, false);
+        machines_event(q->api->o.machines, "client-revoked", NULL, c->name, q->id, "client %s is let in no longer",
+                       c->name);
         return api_client_list(q, e);
+}
+
+/* ---- what a client may do ---------------------------------------------------------------------------------------------- */
+
+/* An ETag that is made of what may change: two that are equal are of the same grant. */
+static int grant_tag(const struct store_client *c, uint64_t *ret_tag) {
+        uint8_t digest[FINGERPRINT_SIZE];
+        _cleanup_free_ char *text = NULL;
+
+        if (asprintf(&text, "%lld %s %s", (long long)c->created, c->role, c->projects ?: "") < 0) {
+                text = NULL;
+                return -ENOMEM;
+        }
+        if (digest_sha256(text, strlen(text), digest) < 0)
+                return -ENOMEM;
+        memcpy(ret_tag, digest, sizeof(*ret_tag));
+        *ret_tag = (*ret_tag & INT64_MAX) | 1; /* as other ETags: a positive number */
+        return 0;
+}
+
+static int client_answer_tagged(struct api_request *q, const struct store_client *c, struct error *e) {
+        uint64_t tag;
+
+        if (grant_tag(c, &tag) < 0)
+                return no_memory(e);
+        api_etag(q, tag);
+        return client_answer(q, c, e);
+}
+
+int api_client_show(struct api_request *q, struct error *e) {
+        _cleanup_(store_client_freep) struct store_client *c = NULL;
+        int r = store_client_find_name(q->api->o.store, q->parameters[0], &c, e);
+
+        return r < 0 ? r : client_answer_tagged(q, c, e);
+}
+
+/* The grant as it will be: what the patch does not name stays, a null is the default. */
+static int grant_merge(const struct store_client *c, const json_t *patch, struct client_grant **ret, struct error *e) {
+        _cleanup_free_ char *project = project_in(c->projects), *text = NULL;
+        json_auto_t *grant = json_pack("{s:s, s:s*}", "role", c->role, "project", project);
+        const char *key;
+        json_t *value;
+
+        json_object_foreach((json_t *)patch, key, value) {
+                if (json_is_null(value))
+                        json_object_del(grant, key);
+                else
+                        json_object_set(grant, key, value);
+        }
+        text = grant ? json_dumps(grant, JSON_COMPACT) : NULL;
+        return text ? client_grant_parse(text, strlen(text), ret, e) : no_memory(e);
+}
+
+/* Is there anything that it could do before, and can't now? */
+static bool grant_falls(const struct store_client *c, const struct client_grant *to) {
+        _cleanup_free_ char *project = project_in(c->projects);
+
+        return to->role < role_in(c->role) || (to->project && (!project || !streq(project, to->project)));
+}
+
+static int grant_keep(struct api_request *q, struct store_client *c, const struct client_grant *to, struct error *e) {
+        _cleanup_free_ char *projects = projects_of(to->project);
+        char *role = text_copy(client_role_to_string(to->role));
+        int r = role && (projects || !to->project) ? 0 : no_memory(e);
+
+        if (r == 0)
+                r = store_client_grant(q->api->o.store, c->name, role, projects, e);
+        if (r < 0) {
+                free(role);
+                return r;
+        }
+        free(c->role);
+        c->role = role;
+        free(c->projects);
+        c->projects = TAKE_PTR(projects);
+        return 0;
+}
+
+int api_client_change(struct api_request *q, struct error *e) {
+        _cleanup_(store_client_freep) struct store_client *c = NULL;
+        _cleanup_(client_grant_freep) struct client_grant *to = NULL;
+        uint64_t seen = 0, tag = 0;
+        bool falls;
+        int r = store_client_find_name(q->api->o.store, q->parameters[0], &c, e);
+
+        if (r == 0)
+                r = api_if_match(q, &seen, e);
+        if (r == 0 && grant_tag(c, &tag) < 0)
+                r = no_memory(e);
+        if (r == 0 && seen && seen != tag)
+                r = error_set(e, -ESTALE, "client-changed", "look at it again: lodge client show NAME",
+                              "client %s has changed since you looked at it", c->name);
+        if (r == 0)
+                r = grant_merge(c, q->patch, &to, e);
+        if (r < 0)
+                return r;
+        falls = grant_falls(c, to);
+        r = grant_keep(q, c, to, e);
+        if (r < 0)
+                return r;
+        if (falls)
+                client_cut(q, c->fingerprint, true);
+        machines_event(q->api->o.machines, "client-changed", NULL, c->name, q->id, "%s made client %s %s of %s%s",
+                       q->access.who, c->name, c->role, to->project ? "project " : "all projects", to->project ?: "");
+        return client_answer_tagged(q, c, e);
 }

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/base64.h"
 #include "base/text.h"
 #include "daemon/api/api.h"
 #include "daemon/machine/catalogue.h"
@@ -267,6 +266,14 @@ static char *reason_text(const json_t *decision) {
         return asprintf(&text, "%s%s%s", reason, warning && *warning ? "; " : "", warning ?: "") < 0 ? NULL : text;
 }
 
+static void show_choice(struct machine_state_view *s, const json_t *choice) {
+        free(s->engine);
+        free(s->engine_reason);
+        s->engine = text_copy(json_string_value(json_object_get(choice, "engine")));
+        s->engine_reason = reason_text(choice);
+        s->kvm = json_is_true(json_object_get(choice, "kvm"));
+}
+
 /* What a dry run of a new machine answers: the machine as it would be. */
 static int answer_dry(struct api_request *q, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL, *other = NULL;
@@ -281,9 +288,7 @@ static int answer_dry(struct api_request *q, struct error *e) {
                 r = machine_view_make(q->api->o.machines, row, &view, e);
         if (r < 0)
                 return r;
-        view->state.engine = text_copy(json_string_value(json_object_get(q->decision, "engine")));
-        view->state.engine_reason = reason_text(q->decision);
-        view->state.kvm = json_is_true(json_object_get(q->decision, "kvm"));
+        show_choice(&view->state, q->decision);
         return api_answer(q, view);
 }
 
@@ -397,8 +402,38 @@ int api_machine_rename(struct api_request *q, struct error *e) {
 typedef int (*operation_begin_fn)(struct api_request *q, struct store_machine *row, uint64_t generation, char **ret_id,
                                   struct error *e);
 
-/* Begin an operation on the machine that the path names, or, in a dry run, show that machine. */
-static int operate(struct api_request *q, operation_begin_fn begin, struct error *e) {
+/* A dry run of the same: 0 with what would be done in @plan, 1 when that is answered later. */
+typedef int (*operation_dry_fn)(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                                struct error *e);
+
+/* The machine, with what would be done to it. @choice: of an engine; NULL: none is chosen */
+static int answer_plan(struct api_request *q, const struct store_machine *row, const json_t *choice, const json_t *plan,
+                       struct error *e) {
+        _cleanup_(machine_view_freep) struct machine_view *view = NULL;
+        int r = machine_view_make(q->api->o.machines, row, &view, e);
+
+        if (r == 0 && add_texts(plan, &view->state.plan, &view->state.n_plan) < 0)
+                r = error_set(e, -ENOMEM, "memory", NULL, "cannot show the machine");
+        if (r < 0)
+                return r;
+        if (choice)
+                show_choice(&view->state, choice);
+        api_etag(q, row->generation);
+        return api_answer(q, view);
+}
+
+static int answer_dry_run(struct api_request *q, struct store_machine *row, uint64_t generation, operation_dry_fn dry,
+                          struct error *e) {
+        json_auto_t *plan = json_array();
+        int r = plan ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot show the machine");
+
+        if (r == 0 && dry)
+                r = dry(q, row, generation, plan, e);
+        return r != 0 ? r : answer_plan(q, row, NULL, plan, e);
+}
+
+/* Begin an operation on the machine that the path names, or, in a dry run, look whether it could begin. */
+static int operate(struct api_request *q, operation_begin_fn begin, operation_dry_fn dry, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         uint64_t generation = 0;
         char *id;
@@ -409,7 +444,7 @@ static int operate(struct api_request *q, operation_begin_fn begin, struct error
         if (r < 0)
                 return r;
         if (q->dry_run)
-                return answer_machine(q, row, e);
+                return answer_dry_run(q, row, generation, dry, e);
         r = begin(q, row, generation, &id, e);
         return r < 0 ? r : api_answer_operation(q, id, e);
 }
@@ -441,24 +476,57 @@ static int begin_clone(struct api_request *q, struct store_machine *row, uint64_
         return machine_clone(q->api->o.machines, row, how->name, &q->caller, ret_id, e);
 }
 
+static int dry_delete(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                      struct error *e) {
+        return machine_dry_delete(q->api->o.machines, row, q->query, generation, plan, e);
+}
+
+static int dry_stop(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                    struct error *e) {
+        return machine_dry_stop(q->api->o.machines, row, q->body, plan, e);
+}
+
+static int dry_reboot(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                      struct error *e) {
+        return machine_dry_reboot(q->api->o.machines, row, q->body, plan, e);
+}
+
+static void on_dry_start(void *opaque, const struct error *e, const json_t *choice, json_t *plan) {
+        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
+        _cleanup_error_ struct error own = ERROR_INIT;
+        struct api_request *q = opaque;
+
+        if (!e && !q->gone && (api_machine(q, &row, &own) < 0 || answer_plan(q, row, choice, plan, &own) < 0))
+                e = &own;
+        if (e || q->gone)
+                api_answer_error(q, e);
+}
+
+static int dry_start(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,
+                     struct error *e) {
+        int r = machine_dry_start(q->api->o.machines, row, on_dry_start, q, e);
+
+        return r < 0 ? r : 1;
+}
+
 int api_machine_delete(struct api_request *q, struct error *e) {
-        return operate(q, begin_delete, e);
+        return operate(q, begin_delete, dry_delete, e);
 }
 
 int api_machine_start(struct api_request *q, struct error *e) {
-        return operate(q, begin_start, e);
+        return operate(q, begin_start, dry_start, e);
 }
 
 int api_machine_stop(struct api_request *q, struct error *e) {
-        return operate(q, begin_stop, e);
+        return operate(q, begin_stop, dry_stop, e);
 }
 
 int api_machine_reboot(struct api_request *q, struct error *e) {
-        return operate(q, begin_reboot, e);
+        return operate(q, begin_reboot, dry_reboot, e);
 }
 
 int api_machine_clone(struct api_request *q, struct error *e) {
-        return operate(q, begin_clone, e);
+        return operate(q, begin_clone, NULL, e);
 }
 
 /* ---- commands -------------------------------------------------------------------------------------------------------- */
@@ -493,108 +561,4 @@ int api_machine_resume(struct api_request *q, struct error *e) {
 
 int api_machine_reset(struct api_request *q, struct error *e) {
         return command(q, "system_reset", e);
-}
-
-/* Output of a guest's command is bytes; JSON is text. What is no UTF-8 is replaced. */
-static char *text_of(const char *bytes, size_t n) {
-        char *text = bytes ? g_utf8_make_valid(bytes, (gssize)n) : g_strdup("");
-        char *own = strdup(text);
-
-        g_free(text);
-        return own;
-}
-
-static void on_exec(void *opaque, const struct error *e, const struct agent_result *result) {
-        _cleanup_(exec_result_freep) struct exec_result *view = NULL;
-        struct api_request *q = opaque;
-
-        if (e || exec_result_new(&view) < 0) {
-                api_answer_error(q, e);
-                return;
-        }
-        view->status = (uint32_t)(result->status & 255);
-        view->output = text_of(result->out, result->out_len);
-        view->messages = text_of(result->err, result->err_len);
-        view->truncated = result->out_truncated || result->err_truncated;
-        api_answer(q, view);
-}
-
-static void forget_exec(struct api_request *q) {
-        machine_exec_forget(q->api->o.machines, q);
-}
-
-int api_machine_exec(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        const struct machine_exec_request *how = q->body;
-        int r = api_machine(q, &row, e);
-
-        if (r == 0)
-                r = machine_exec(q->api->o.machines, row, how->command, how->timeout, on_exec, q, e);
-        if (r < 0)
-                return r;
-        q->forget = forget_exec;
-        return 1;
-}
-
-/* ---- files in the guest ---------------------------------------------------------------------------------------------- */
-
-struct file_request {
-        const char *path; /* of the query or the body */
-        uint64_t offset;
-};
-
-static struct file_request file_request_of(const struct api_request *q) {
-        const struct machine_file_write_request *w = q->body;
-        const struct machine_file_query *r = q->query;
-
-        return w ? (struct file_request){ w->path, w->offset } : (struct file_request){ r->path, r->offset };
-}
-
-static void on_file(void *opaque, const struct error *e, const struct guest_file_part *part) {
-        _cleanup_(machine_file_part_freep) struct machine_file_part *view = NULL;
-        struct api_request *q = opaque;
-        const struct file_request what = file_request_of(q);
-
-        if (e || machine_file_part_new(&view) < 0) {
-                api_answer_error(q, e);
-                return;
-        }
-        view->path = strdup(what.path);
-        view->offset = what.offset;
-        view->size = part->n;
-        view->eof = part->eof;
-        if (!q->body)
-                view->content = base64_encode(part->data ?: (const unsigned char *)"", part->n);
-        api_answer(q, view);
-}
-
-static void forget_file(struct api_request *q) {
-        machine_file_forget(q->api->o.machines, q);
-}
-
-int api_machine_file_read(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        const struct machine_file_query *how = q->query;
-        int r = api_machine(q, &row, e);
-
-        if (r == 0)
-                r = machine_file_read(q->api->o.machines, row, how->path, how->offset, how->length, on_file, q, e);
-        if (r < 0)
-                return r;
-        q->forget = forget_file;
-        return 1;
-}
-
-int api_machine_file_write(struct api_request *q, struct error *e) {
-        _cleanup_(store_machine_freep) struct store_machine *row = NULL;
-        const struct machine_file_write_request *how = q->body;
-        int r = api_machine(q, &row, e);
-
-        if (r == 0)
-                r = machine_file_write(q->api->o.machines, row, how->path, how->offset, how->content ?: "", on_file, q,
-                                       e);
-        if (r < 0)
-                return r;
-        q->forget = forget_file;
-        return 1;
 }

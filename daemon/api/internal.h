@@ -107,8 +107,8 @@ bool api_stream_wanted(SoupServerMessage *message, const char *path);
 /** api_stream_begin() - answer the handshake; the stream begins when that answer is out. */
 void api_stream_begin(struct api *api, SoupServerMessage *message);
 
-/** api_stream_revoke() - a client is known no longer: its streams end. */
-void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE]);
+/** api_stream_revoke() - a client is known no longer, or (@known) may do less than before: its streams end. */
+void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE], bool known);
 
 /** api_stream_connection_gone() - @c is about to be freed. */
 void api_stream_connection_gone(struct api *api, const struct api_connection *c);

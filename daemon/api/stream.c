@@ -32,6 +32,7 @@
 #define CLOSE_SLOW      4008
 #define CLOSE_FAILED    4000
 #define CLOSE_REVOKED   4001
+#define CLOSE_CHANGED   4003
 #define CONSOLE_CHUNK   16384
 #define CONSOLE_WAIT_US 20000
 #define INPUT_MAX       (64u << 10)
@@ -418,7 +419,7 @@ void api_stream_begin(struct api *api, SoupServerMessage *message) {
 }
 
 /* It is told, and has the sweep's time to hear that; no key and no byte of a console passes from now on. */
-void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE]) {
+void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERPRINT_SIZE], bool known) {
         for (struct api_stream *s = api->streams, *next; s; s = next) {
                 next = s->next;
                 if (!s->access.network || memcmp(s->access.fingerprint, fingerprint, FINGERPRINT_SIZE) != 0)
@@ -433,7 +434,10 @@ void api_stream_revoke(struct api *api, const uint8_t fingerprint[static FINGERP
                         s->connection->phase = API_WRITING;
                         s->connection->since = clock_ns();
                 }
-                stream_close(s, CLOSE_REVOKED, "this client is let in no longer");
+                if (known)
+                        stream_close(s, CLOSE_CHANGED, "this client may do less than before: come back for the rest");
+                else
+                        stream_close(s, CLOSE_REVOKED, "this client is let in no longer");
         }
 }
 

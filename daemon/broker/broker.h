@@ -144,6 +144,10 @@ extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_mach
 /** broker_probe() - what KVM is worth here; found out once. */
 const struct probe *broker_probe(struct broker *b);
 
+/** engine_json() - how the worker hears of a choice: engine, engine_reason, kvm, fallback, warning. */
+struct engine_choice;
+json_t *engine_json(const struct engine_choice *choice);
+
 /** broker_pool_open() - a pool by its name; "default" is always there. */
 struct pool;
 int broker_pool_open(struct broker *b, const char *name, struct pool **ret_pool, struct error *e);

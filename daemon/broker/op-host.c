@@ -21,6 +21,12 @@ static int host_facts(struct broker_call *call, void *args, struct error *e) {
         return call->result ? 0 : -ENOMEM;
 }
 
+json_t *engine_json(const struct engine_choice *choice) {
+        return json_pack("{s:s, s:s, s:b, s:b, s:s}", "engine", engine_name(choice->kind), "engine_reason",
+                         choice->reason, "kvm", choice->kind == ENGINE_NATIVE || choice->kvm, "fallback",
+                         choice->fallback, "warning", choice->warning);
+}
+
 static int engine_which(struct broker_call *call, void *args, struct error *e) {
         const struct broker_decide_args *a = args;
         struct engine_choice choice;
@@ -28,9 +34,7 @@ static int engine_which(struct broker_call *call, void *args, struct error *e) {
 
         if (r < 0)
                 return r;
-        call->result = json_pack("{s:s, s:s, s:b, s:b, s:s}", "engine", engine_name(choice.kind), "engine_reason",
-                                 choice.reason, "kvm", choice.kind == ENGINE_NATIVE || choice.kvm, "fallback",
-                                 choice.fallback, "warning", choice.warning);
+        call->result = engine_json(&choice);
         return call->result ? 0 : -ENOMEM;
 }
 

@@ -101,10 +101,9 @@ static void on_started(void *opaque, int fd, uint32_t events) {
         if (r == -EAGAIN && e.code == 0)
                 return;
         if (r == 0)
-                call->result = json_pack("{s:O, s:s, s:s, s:b, s:b, s:s}", "addresses", s->addresses, "engine",
-                                         engine_name(s->choice.kind), "engine_reason", s->choice.reason, "kvm",
-                                         s->choice.kind == ENGINE_NATIVE || s->choice.kvm, "fallback",
-                                         s->choice.fallback, "warning", s->choice.warning);
+                call->result = engine_json(&s->choice);
+        if (call->result)
+                json_object_set(call->result, "addresses", s->addresses);
         broker_answer(call, &e);
 }
 
@@ -200,7 +199,8 @@ static int set_cgroup(const struct broker *b, const struct broker_start_args *a,
         return 0;
 }
 
-static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct start *s,
+/* What the machine is made of, and which engine runs it: all that is found out before anything is done. */
+static int resolve(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct engine_choice *ret,
                    struct error *e) {
         _cleanup_(image_freep) struct image *image = NULL;
         int r = 0;
@@ -218,7 +218,14 @@ static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_
         if (r == 0)
                 r = add_roots(b, k, e);
         if (r == 0)
-                r = engine_decide(&k->machine, broker_probe(b), &s->choice, e);
+                r = engine_decide(&k->machine, broker_probe(b), ret, e);
+        return r;
+}
+
+static int prepare(struct broker *b, struct broker_start_args *a, struct keeper_config *k, struct start *s,
+                   struct error *e) {
+        int r = resolve(b, a, k, &s->choice, e);
+
         if (r < 0)
                 return r;
         k->version = 1;
@@ -265,6 +272,36 @@ static int machine_begin(struct broker_call *call, void *args, struct error *e) 
         adopt(b, pid, pidfd);
         r = loop_add_fd(b->loop, s->status_fd, EPOLLIN, on_started, s, &s->source);
         return r < 0 ? error_set(e, r, "keeper", NULL, "cannot watch the machine's start") : 1;
+}
+
+/* A dry run: what machine_begin() and the keeper would find wrong with the host, and nothing done. Headers are read, so it is a task's. */
+struct check {
+        const struct keeper_config *keeper;
+        const struct engine_choice *choice;
+};
+
+static int check_task(void *opaque, const struct image_progress *progress, json_t **ret, struct error *e) {
+        const struct check *c = opaque;
+        const struct parts_options options = { .roots = (const char *const *)c->keeper->roots,
+                                               .n_roots = c->keeper->n_roots };
+        int r = parts_look(&c->keeper->machine, &options, e);
+
+        if (r == 0)
+                *ret = engine_json(c->choice);
+        return r;
+}
+
+static int machine_check(struct broker_call *call, void *args, struct error *e) {
+        _cleanup_(keeper_config_freep) struct keeper_config *k = NULL;
+        struct engine_choice choice;
+        struct check check = { .choice = &choice };
+        int r = keeper_config_new(&k);
+
+        if (r < 0)
+                return error_set(e, r, "memory", NULL, "cannot look at the machine");
+        check.keeper = k;
+        r = resolve(call->broker, args, k, &choice, e);
+        return r < 0 ? r : broker_task(call, check_task, &check, e);
 }
 
 /* ---- what runs ------------------------------------------------------------------------------------------------------ */
@@ -510,6 +547,7 @@ static int machine_devices(struct broker_call *call, void *args, struct error *e
 const struct broker_op broker_machine_ops[] = {
         { "machine-list", NULL, machines_list },
         { "machine-start", &broker_start_args_schema, machine_begin },
+        { "machine-check", &broker_start_args_schema, machine_check },
         { "machine-attach", &broker_machine_args_schema, machine_attach },
         { "machine-console", &broker_console_args_schema, machine_console },
         { "machine-limits", &broker_limits_args_schema, machine_limits },

@@ -144,19 +144,10 @@ static int busy(int fd, off_t byte, const char *path, struct error *e) {
         return r;
 }
 
-int disk_lock(int fd, bool readonly, const char *path, struct error *e) {
-        off_t byte;
-        int r;
+int disk_lock_look(int fd, bool readonly, const char *path, struct error *e) {
+        off_t byte = BYTE_USES + PERM_WRITE;
+        int r = byte_held(fd, byte);
 
-        r = lock_byte(fd, BYTE_USES + (readonly ? PERM_READ : PERM_WRITE));
-        if (r == 0)
-                r = lock_byte(fd, BYTE_UNSHARED + PERM_WRITE);
-        if (r < 0)
-                return error_set(e, r, "disk-lock", "use a file system that supports locks", "cannot lock disk %s",
-                                 path);
-
-        byte = BYTE_USES + PERM_WRITE;
-        r = byte_held(fd, byte);
         if (r == 0 && !readonly) {
                 byte = BYTE_UNSHARED + PERM_WRITE;
                 r = byte_held(fd, byte);
@@ -165,4 +156,16 @@ int disk_lock(int fd, bool readonly, const char *path, struct error *e) {
                 return error_set(e, r, "disk-lock", "use a file system that supports locks", "cannot lock disk %s",
                                  path);
         return r ? busy(fd, byte, path, e) : 0;
+}
+
+int disk_lock(int fd, bool readonly, const char *path, struct error *e) {
+        int r;
+
+        r = lock_byte(fd, BYTE_USES + (readonly ? PERM_READ : PERM_WRITE));
+        if (r == 0)
+                r = lock_byte(fd, BYTE_UNSHARED + PERM_WRITE);
+        if (r < 0)
+                return error_set(e, r, "disk-lock", "use a file system that supports locks", "cannot lock disk %s",
+                                 path);
+        return disk_lock_look(fd, readonly, path, e);
 }

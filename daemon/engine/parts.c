@@ -106,7 +106,8 @@ static int open_boot(struct parts *p, const struct parts_options *o, struct erro
                         e, -EINVAL, "kernel-format",
                         "use a Linux bzImage (/boot/vmlinuz-*), an ELF kernel with a PVH note, or a multiboot kernel",
                         "%s is not a kernel: no boot header is in it", c->kernel);
-        r = unpack_kernel(p, c->kernel, e);
+        if (!o || !o->look)
+                r = unpack_kernel(p, c->kernel, e);
         if (r == 0 && c->initrd) {
                 r = open_regular(c->initrd, "initrd", "initrd-open", &p->initrd_fd, e);
                 if (r == 0)
@@ -116,6 +117,10 @@ static int open_boot(struct parts *p, const struct parts_options *o, struct erro
 }
 
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
+
+static int claim(const struct parts_options *o, int fd, bool readonly, const char *path, struct error *e) {
+        return o && o->look ? disk_lock_look(fd, readonly, path, e) : disk_lock(fd, readonly, path, e);
+}
 
 /* A qcow2 image may stand on another one. Unless it also says what format that has, nobody may guess. */
 static int open_backing(const struct parts_options *o, struct part_disk *d, const char *path, struct error *e) {
@@ -166,7 +171,7 @@ static int open_backing(const struct parts_options *o, struct part_disk *d, cons
                 d->backing[d->n_backing++] = (struct part_backing){ .fd = fd, .format = format };
                 r = parts_check_roots(o, fd, "backing image", next, e);
                 if (r == 0)
-                        r = disk_lock(fd, true, next, e);
+                        r = claim(o, fd, true, next, e);
                 free(TAKE_PTR(image));
                 image = TAKE_PTR(next);
         }
@@ -213,7 +218,7 @@ static int open_file(const struct machine_disk_config *c, const struct parts_opt
         if (r == 0)
                 r = disk_size_check(d->fd, c->path, c->format, e);
         if (r == 0) /* before its header is read: from now on nobody else writes it */
-                r = disk_lock(d->fd, c->readonly, c->path, e);
+                r = claim(o, d->fd, c->readonly, c->path, e);
         if (r == 0 && c->format == MACHINE_DISK_FORMAT_QCOW2)
                 r = open_backing(o, d, c->path, e);
         if (r < 0)
@@ -248,7 +253,7 @@ static int open_cdrom(struct parts *p, const struct parts_options *o, const char
         p->n_cdroms++;
         io_set_nonblock(*fd, false);
         r = parts_check_roots(o, *fd, "CD image", path, e);
-        return r < 0 ? r : disk_lock(*fd, true, path, e);
+        return r < 0 ? r : claim(o, *fd, true, path, e);
 }
 
 /* Those of the person's, and the drivers': a file of the host's at a fixed place. */
@@ -364,6 +369,41 @@ int parts_open(const struct machine_config *config, const struct parts_options *
                 return r;
         *ret_parts = TAKE_PTR(p);
         return 0;
+}
+
+/* Locks tell of a file that is named twice; without them its number does. */
+static int check_twice(const struct parts *p, struct error *e) {
+        for (size_t i = 0; i < p->n_disks; i++)
+                for (size_t k = 0; k < i; k++) {
+                        const struct machine_disk_config *a = p->disks[i].config, *b = p->disks[k].config;
+                        struct stat x, y;
+
+                        if ((a->readonly && b->readonly) || fstat(p->disks[i].fd, &x) < 0 ||
+                            fstat(p->disks[k].fd, &y) < 0 || x.st_dev != y.st_dev || x.st_ino != y.st_ino)
+                                continue;
+                        return error_set(e, -EBUSY, "disk-busy", "name it once, or make both readonly=on",
+                                         "disk %s is given twice", a->path);
+                }
+        return 0;
+}
+
+int parts_look(const struct machine_config *config, const struct parts_options *options, struct error *e) {
+        _cleanup_(parts_freep) struct parts *p = parts_new(config);
+        struct parts_options look = options ? *options : (struct parts_options){ 0 };
+        int r = p ? check_host(config, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot look at the machine");
+
+        look.look = true;
+        if (r == 0 && config->firmware == MACHINE_FIRMWARE_NONE)
+                r = open_boot(p, &look, e);
+        for (size_t i = 0; r == 0 && i < MIN(config->n_disks, (size_t)LAYOUT_DISKS_MAX); i++) {
+                if (config->disks[i].type != MACHINE_DISK_TYPE_FILE)
+                        continue; /* a back end would be told that somebody has come */
+                r = open_disk(&config->disks[i], &look, &p->disks[p->n_disks], e);
+                p->n_disks += r == 0;
+        }
+        if (r == 0)
+                r = check_twice(p, e);
+        return r == 0 ? open_cdroms(p, &look, e) : r;
 }
 
 static void close_disk(struct part_disk *d) {

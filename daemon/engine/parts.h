@@ -86,6 +86,7 @@ struct parts_options {
         size_t n_roots;
         const struct spawn_jail *helper_jail; /* for passt, which changes its user by itself; NULL: none */
         const struct spawn_jail *own_jail;    /* for swtpm, which is the machine's user; NULL: none */
+        bool look;                            /* claim no disk, and unpack nothing: see parts_look() */
         const char *devices_dir;              /* where devices keep what outlives the machine; NULL: nothing is kept */
 };
 
@@ -100,6 +101,13 @@ struct parts_options {
  */
 int parts_open(const struct machine_config *config, const struct parts_options *options, struct parts **ret_parts,
                struct error *e);
+
+/**
+ * parts_look() - would parts_open() find the host's memory, the kernel, the disks and the CDs as they must be? Nothing is claimed, made or started, so firmware, TPM
+ *                and interfaces are left out
+ * Return: 0, or -errno with @e, as parts_open().
+ */
+int parts_look(const struct machine_config *config, const struct parts_options *options, struct error *e);
 
 /** parts_close_files() - close what the VMM has by now; passt's process and log stay. */
 void parts_close_files(struct parts *parts);
@@ -131,6 +139,9 @@ void parts_mac(const char *name, unsigned int index, char ret_mac[static 18]);
  * Return: 0, or -EBUSY with @e ("disk-busy", naming machine and process where they can be seen), or -errno.
  */
 int disk_lock(int fd, bool readonly, const char *path, struct error *e);
+
+/** disk_lock_look() - would disk_lock() find it free now? Claims nothing. */
+int disk_lock_look(int fd, bool readonly, const char *path, struct error *e);
 
 /** kernel_identify() - "bzImage", "ELF", "multiboot", or NULL when @fd holds none of these. */
 const char *kernel_identify(int fd);

@@ -213,6 +213,25 @@ json_t *usage_of_projects(struct machines *ms);
 /** time_now_us() - Unix microseconds. */
 int64_t time_now_us(void);
 
+/**
+ * machine_*_check() - what the request of that name looks at before it does anything: "machine-running", "machine-stopped", "operation-running",
+ *                     "machine-changed"
+ * @ret_d: owned by the caller
+ */
+int machine_start_check(struct machines *ms, const struct store_machine *row, struct error *e);
+int machine_stop_check(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                       struct error *e);
+int machine_reboot_check(struct machines *ms, const struct store_machine *row, struct error *e);
+int machine_delete_check(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
+                         uint64_t generation, struct machine_definition **ret_d, struct error *e);
+
+/** launch_or_free() - 0 when no operation works on it but a launch that only waits for the guest; "operation-running". */
+int launch_or_free(struct machines *ms, const struct store_machine *row, struct error *e);
+
+/** start_spawn_args() - what the broker's machine-start and machine-check need; @volume may be NULL. NULL when there is no memory. */
+json_t *start_spawn_args(const struct store_machine *row, const struct machine_definition *d, json_t *networks,
+                         const char *volume, bool seed);
+
 /** launch_stop_waiting() - a launch that only waits for the guest is over: something else is to happen to the machine. */
 void launch_stop_waiting(struct machines *ms, const char *uuid);
 

@@ -121,6 +121,22 @@ int machine_delete(struct machines *ms, const struct store_machine *row, const s
                    uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e);
 
 /**
+ * machine_dry_stop() and so on - a dry run: the checks of the real one, with its errors; nothing is done
+ * @plan: a list, gets what would be done, a text each, in order
+ */
+int machine_dry_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                     json_t *plan, struct error *e);
+int machine_dry_reboot(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                       json_t *plan, struct error *e);
+int machine_dry_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
+                       uint64_t generation, json_t *plan, struct error *e);
+
+/** machine_dry_start() - the same; its answer comes later, to @fn. @choice: as engine_json() makes it; it and @plan are borrowed. */
+typedef void (*machine_dry_fn)(void *opaque, const struct error *e, const json_t *choice, json_t *plan);
+int machine_dry_start(struct machines *ms, const struct store_machine *row, machine_dry_fn fn, void *opaque,
+                      struct error *e);
+
+/**
  * machine_clone() - an operation: a second machine with a copy of the first one's disk, and a MAC, UUID and instance-id of its own
  * The first one must not run: what its guest holds in memory would be missing. -EBUSY "machine-running".
  */

@@ -88,19 +88,24 @@ const struct operation_kind reboot_kind = { .name = "machine-reboot",
                                             .release = stop_release,
                                             .ended = reboot_ended };
 
-int machine_reboot(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
-                   const struct machine_caller *caller, char **ret_id, struct error *e) {
-        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
-        struct operation *op;
-        json_t *args;
-        int r;
-
+int machine_reboot_check(struct machines *ms, const struct store_machine *row, struct error *e) {
         if (!live_find(ms, row->uuid)) {
                 error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
                 error_set_fix(e, "lodge start %s", row->name);
                 return -EALREADY;
         }
-        r = machine_definition_load(row, &d, e);
+        return launch_or_free(ms, row, e);
+}
+
+int machine_reboot(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                   const struct machine_caller *caller, char **ret_id, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        struct operation *op;
+        json_t *args;
+        int r = machine_reboot_check(ms, row, e);
+
+        if (r == 0)
+                r = machine_definition_load(row, &d, e);
         if (r < 0)
                 return r;
         launch_stop_waiting(ms, row->uuid);

@@ -241,33 +241,40 @@ static json_t *hardware(const struct machine_definition *d) {
         return text ? json_loads(text, 0, NULL) : NULL;
 }
 
+json_t *start_spawn_args(const struct store_machine *row, const struct machine_definition *d, json_t *networks,
+                         const char *volume, bool seed) {
+        _cleanup_free_ char *limits = limits_config_format(&d->limits);
+        json_t *machine = hardware(d);
+
+        if (!machine || !limits) {
+                json_decref(machine);
+                return NULL;
+        }
+        json_object_set_new(machine, "name", json_string(row->name));
+        json_object_set_new(machine, "uuid", json_string(row->uuid));
+        return json_pack("{s:s, s:i, s:O, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "disk_cache",
+                         disk_cache_to_string(d->disk_cache), "disk_iothreads", (int)d->disk_iothreads, "networks",
+                         networks, "seed", seed, "uuid", row->uuid, "number", (int)row->number, "image", d->base.image,
+                         "volume", volume, "pool", d->pool, "machine", machine, "limits", json_loads(limits, 0, NULL));
+}
+
 int start_spawn_run(struct operation *op, struct error *e) {
         _cleanup_(store_machine_freep) struct store_machine *row = NULL;
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
-        _cleanup_free_ char *limits = NULL;
-        struct machines *ms = op->context;
-        json_t *machine, *networks = NULL;
+        json_auto_t *networks = NULL;
+        json_t *args;
         int r = operation_target(op, &row, e);
 
         if (r == 0)
-                r = machine_networks_of(ms, row, &d, &networks, e);
+                r = machine_networks_of(op->context, row, &d, &networks, e);
         if (r < 0)
                 return r;
-        machine = hardware(d);
-        limits = limits_config_format(&d->limits);
-        if (!machine || !limits)
+        args = start_spawn_args(row, d, networks, operation_arg(op, "volume"),
+                                json_is_true(json_object_get(op->args, "seed")));
+        if (!args)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot start the machine");
-        json_object_set_new(machine, "name", json_string(row->name));
-        json_object_set_new(machine, "uuid", json_string(row->uuid));
         operation_progress(op, "starting");
-        return operation_ask(op, "machine-start",
-                             json_pack("{s:s, s:i, s:o, s:b, s:s, s:i, s:s*, s:s*, s:s, s:o, s:o}", "disk_cache",
-                                       disk_cache_to_string(d->disk_cache), "disk_iothreads", (int)d->disk_iothreads,
-                                       "networks", networks, "seed", json_is_true(json_object_get(op->args, "seed")),
-                                       "uuid", row->uuid, "number", (int)row->number, "image", d->base.image, "volume",
-                                       operation_arg(op, "volume"), "pool", d->pool, "machine", machine, "limits",
-                                       json_loads(limits, 0, NULL)),
-                             on_spawn, e);
+        return operation_ask(op, "machine-start", args, on_spawn, e);
 }
 
 int start_spawn_undo(struct operation *op, struct error *e) {
@@ -413,10 +420,21 @@ static int boot_run(struct operation *op, struct error *e) {
         return 1;
 }
 
-void launch_stop_waiting(struct machines *ms, const char *uuid) {
+static struct operation *launch_that_waits(struct machines *ms, const char *uuid) {
         struct operation *op = operation_of_target(ms->operations, uuid);
 
-        if (op && op->kind == &launch_kind && op->row->step == op->kind->n_steps - 1 && op->busy && op->state)
+        return op && op->kind == &launch_kind && op->row->step == op->kind->n_steps - 1 && op->busy && op->state ? op
+                                                                                                                 : NULL;
+}
+
+int launch_or_free(struct machines *ms, const struct store_machine *row, struct error *e) {
+        return launch_that_waits(ms, row->uuid) ? 0 : operation_target_free(ms->operations, row->name, row->uuid, e);
+}
+
+void launch_stop_waiting(struct machines *ms, const char *uuid) {
+        struct operation *op = launch_that_waits(ms, uuid);
+
+        if (op)
                 operation_step_skip(op);
 }
 
@@ -534,17 +552,22 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
         return r;
 }
 
+int machine_start_check(struct machines *ms, const struct store_machine *row, struct error *e) {
+        if (live_find(ms, row->uuid))
+                return error_set(e, -EALREADY, "machine-running", "look at it: lodge info NAME", "%s runs already",
+                                 row->name);
+        return operation_target_free(ms->operations, row->name, row->uuid, e);
+}
+
 int machine_start(struct machines *ms, const struct store_machine *row, const struct machine_caller *caller,
                   char **ret_id, struct error *e) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
         _cleanup_(store_machine_freep) struct store_machine *mine = NULL;
         struct operation *op;
-        int r;
+        int r = machine_start_check(ms, row, e);
 
-        if (live_find(ms, row->uuid))
-                return error_set(e, -EALREADY, "machine-running", "look at it: lodge info NAME", "%s runs already",
-                                 row->name);
-        r = store_begin(ms->store, e);
+        if (r == 0)
+                r = store_begin(ms->store, e);
         if (r < 0)
                 return r;
         r = store_machine_find(ms->store, NULL, row->uuid, &mine, e);

@@ -212,6 +212,14 @@ static int begin(struct machines *ms, const struct operation_kind *kind, struct 
         return r;
 }
 
+/* @generation: that was looked at; 0: whichever */
+static int generation_check(const struct store_machine *row, uint64_t generation, struct error *e) {
+        return generation && generation != row->generation
+                       ? error_set(e, -ESTALE, "machine-changed", "look at it again: lodge info NAME",
+                                   "%s has changed since you looked at it", row->name)
+                       : 0;
+}
+
 /* One transaction: the operation, and that the machine is not wanted to run any more. */
 static int begin_whole(struct machines *ms, const struct operation_kind *kind, const struct store_machine *row,
                        uint64_t generation, json_t *args, const struct machine_caller *caller, char **ret_id,
@@ -225,9 +233,8 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
                 return r;
         }
         r = store_machine_find(ms->store, NULL, row->uuid, &mine, e);
-        if (r == 0 && generation && generation != mine->generation)
-                r = error_set(e, -ESTALE, "machine-changed", "look at it again: lodge info NAME",
-                              "%s has changed since you looked at it", mine->name);
+        if (r == 0)
+                r = generation_check(mine, generation, e);
         if (r < 0)
                 json_decref(args);
         else
@@ -239,16 +246,30 @@ static int begin_whole(struct machines *ms, const struct operation_kind *kind, c
         return operation_commit(ms, op, ret_id, e);
 }
 
-int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
-                 const struct machine_caller *caller, char **ret_id, struct error *e) {
-        struct operation *other;
+/* Whoever waits for the guest loses patience: force goes past a stop that is under way. */
+static struct operation *stop_to_pass(struct machines *ms, const struct store_machine *row,
+                                      const struct machine_stop_request *how) {
+        struct operation *other = operation_of_target(ms->operations, row->uuid);
 
-        launch_stop_waiting(ms, row->uuid);
-        other = operation_of_target(ms->operations, row->uuid);
+        return other && other->kind == &stop_kind && how->way == STOP_WAY_FORCE ? other : NULL;
+}
+
+int machine_stop_check(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                       struct error *e) {
         if (!live_find(ms, row->uuid) && !row->wanted)
                 return error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
-        /* Whoever waits for the guest loses patience: force goes past a stop that is under way. */
-        if (other && other->kind == &stop_kind && how->way == STOP_WAY_FORCE) {
+        return stop_to_pass(ms, row, how) ? 0 : launch_or_free(ms, row, e);
+}
+
+int machine_stop(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
+                 const struct machine_caller *caller, char **ret_id, struct error *e) {
+        struct operation *other = stop_to_pass(ms, row, how);
+        int r = machine_stop_check(ms, row, how, e);
+
+        if (r < 0)
+                return r;
+        launch_stop_waiting(ms, row->uuid);
+        if (other) {
                 if (pull_plug(ms, row->uuid) < 0)
                         return broker_gone(e);
                 *ret_id = strdup(other->row->id);
@@ -260,10 +281,8 @@ int machine_stop(struct machines *ms, const struct store_machine *row, const str
                            caller, ret_id, e);
 }
 
-int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
-                   uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e) {
-        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
-        json_auto_t *facts = row_facts(row);
+int machine_delete_check(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
+                         uint64_t generation, struct machine_definition **ret_d, struct error *e) {
         int r;
 
         if (live_find(ms, row->uuid) && !how->force) {
@@ -272,7 +291,18 @@ int machine_delete(struct machines *ms, const struct store_machine *row, const s
                               row->name);
                 return -EBUSY;
         }
-        r = machine_definition_load(row, &d, e);
+        r = generation_check(row, generation, e);
+        if (r == 0)
+                r = launch_or_free(ms, row, e);
+        return r < 0 ? r : machine_definition_load(row, ret_d, e);
+}
+
+int machine_delete(struct machines *ms, const struct store_machine *row, const struct machine_delete_query *how,
+                   uint64_t generation, const struct machine_caller *caller, char **ret_id, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        json_auto_t *facts = row_facts(row);
+        int r = machine_delete_check(ms, row, how, generation, &d, e);
+
         if (r < 0)
                 return r;
         launch_stop_waiting(ms, row->uuid);

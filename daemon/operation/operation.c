@@ -364,20 +364,27 @@ static struct store_op *row_new(const struct operation_kind *kind, const char *p
         return row;
 }
 
+int operation_target_free(struct operations *all, const char *target, const char *target_uuid, struct error *e) {
+        const struct operation *other = operation_of_target(all, target_uuid);
+
+        if (!other)
+                return 0;
+        error_set(e, -EBUSY, "operation-running", NULL, "%s is busy: %s is under way", target, other->kind->name);
+        error_set_fix(e, "wait for it: lodge operation wait %s", other->row->id);
+        return -EBUSY;
+}
+
 int operation_begin(struct operations *all, const struct operation_kind *kind, const char *project, const char *target,
                     const char *target_uuid, json_t *args, const char *requester, const char *request_id,
                     struct operation **ret_op, struct error *e) {
         _cleanup_free_ char *text = args ? json_dumps(args, JSON_COMPACT) : NULL;
-        struct operation *op = NULL, *other = target_uuid ? operation_of_target(all, target_uuid) : NULL;
+        struct operation *op = NULL;
         struct store_op *row;
-        int r;
+        int r = target_uuid ? operation_target_free(all, target, target_uuid, e) : 0;
 
-        if (other) {
+        if (r < 0) {
                 json_decref(args);
-                error_set(e, -EBUSY, "operation-running", NULL, "%s is busy: %s is under way", target,
-                          other->kind->name);
-                error_set_fix(e, "wait for it: lodge operation wait %s", other->row->id);
-                return -EBUSY;
+                return r;
         }
         row = text ? row_new(kind, project, target, target_uuid, text, requester, request_id) : NULL;
         r = row ? store_op_add(all->store, row, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot begin");

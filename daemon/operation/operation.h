@@ -92,6 +92,9 @@ int operation_begin(struct operations *all, const struct operation_kind *kind, c
                     const char *target_uuid, json_t *args, const char *requester, const char *request_id,
                     struct operation **ret_op, struct error *e);
 
+/** operation_target_free() - what operation_begin() would say of the target: 0, or -EBUSY "operation-running". */
+int operation_target_free(struct operations *all, const char *target, const char *target_uuid, struct error *e);
+
 /**
  * operations_freeze() - this process is about to end: nothing goes on, nothing is undone, the journal stays as it is
  *

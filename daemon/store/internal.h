@@ -89,6 +89,8 @@ enum statement {
         STMT_TOKEN_EACH,
         STMT_CLIENT_ADD,
         STMT_CLIENT_FIND,
+        STMT_CLIENT_FIND_NAME,
+        STMT_CLIENT_GRANT,
         STMT_CLIENT_REVOKE,
         STMT_CLIENT_EACH,
         STMT_MAX,

@@ -126,6 +126,8 @@ static const char *const statements[STMT_MAX] = {
         [STMT_CLIENT_ADD] = "INSERT INTO clients (fingerprint, name, role, projects, created, revoked)"
                             " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         [STMT_CLIENT_FIND] = CLIENT_WHOLE " WHERE fingerprint = ?1",
+        [STMT_CLIENT_FIND_NAME] = CLIENT_WHOLE " WHERE name = ?1 AND revoked = 0",
+        [STMT_CLIENT_GRANT] = "UPDATE clients SET role = ?2, projects = ?3 WHERE name = ?1 AND revoked = 0",
         [STMT_CLIENT_REVOKE] = "UPDATE clients SET revoked = ?2 WHERE name = ?1 AND revoked = 0",
         [STMT_CLIENT_EACH] = CLIENT_WHOLE " ORDER BY name, created",
 };

@@ -216,31 +216,65 @@ static int client_of_row(struct query *q, struct store_client *c, struct error *
         return 0;
 }
 
-int store_client_find(struct store *s, const uint8_t fingerprint[static STORE_DIGEST_SIZE],
-                      struct store_client **ret_client, struct error *e) {
-        _cleanup_(query_end) struct query q = query_start(s, STMT_CLIENT_FIND);
+static int client_unknown(const char *name, struct error *e) {
+        return error_set(e, -ENOENT, "client-unknown", "it may be revoked already: lodge client list",
+                         "there is no client %s", name);
+}
+
+static int client_copy(struct query *q, struct store_client **ret_client, struct error *e) {
         _cleanup_(store_client_freep) struct store_client *c = NULL;
         struct store_client row;
-        int r;
+        int r = client_of_row(q, &row, e);
 
-        query_blob(&q, 1, fingerprint, STORE_DIGEST_SIZE);
-        r = query_row(&q, e);
-        if (r < 0)
-                return r;
-        if (r == 0)
-                return error_set(e, -ENOENT, "client-unknown", "enrol it with a token", "the certificate is not known");
-        r = client_of_row(&q, &row, e);
         if (r < 0)
                 return r;
         c = calloc(1, sizeof(*c));
-        if (!c || query_get_copy(&q, 1, &c->name) < 0 || query_get_copy(&q, 2, &c->role) < 0 ||
-            query_get_copy(&q, 3, &c->projects) < 0)
+        if (!c || query_get_copy(q, 1, &c->name) < 0 || query_get_copy(q, 2, &c->role) < 0 ||
+            query_get_copy(q, 3, &c->projects) < 0)
                 return error_set(e, -ENOMEM, "store-memory", NULL, "cannot read a client");
         memcpy(c->fingerprint, row.fingerprint, sizeof(c->fingerprint));
         c->created = row.created;
         c->revoked = row.revoked;
         *ret_client = TAKE_PTR(c);
         return 0;
+}
+
+int store_client_find(struct store *s, const uint8_t fingerprint[static STORE_DIGEST_SIZE],
+                      struct store_client **ret_client, struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_CLIENT_FIND);
+        int r;
+
+        query_blob(&q, 1, fingerprint, STORE_DIGEST_SIZE);
+        r = query_row(&q, e);
+        if (r == 0)
+                return error_set(e, -ENOENT, "client-unknown", "enrol it with a token", "the certificate is not known");
+        return r < 0 ? r : client_copy(&q, ret_client, e);
+}
+
+int store_client_find_name(struct store *s, const char *name, struct store_client **ret_client, struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_CLIENT_FIND_NAME);
+        int r;
+
+        query_text(&q, 1, name);
+        r = query_row(&q, e);
+        return r == 0 ? client_unknown(name, e) : r < 0 ? r : client_copy(&q, ret_client, e);
+}
+
+static int client_grant(struct store *s, const char *name, const char *role, const char *projects, struct error *e) {
+        _cleanup_(query_end) struct query q = query_start(s, STMT_CLIENT_GRANT);
+        int r;
+
+        query_text(&q, 1, name);
+        query_text(&q, 2, role);
+        query_text(&q, 3, projects);
+        r = query_run(&q, e);
+        return r < 0 || sqlite3_changes(s->db) > 0 ? r : client_unknown(name, e);
+}
+
+int store_client_grant(struct store *s, const char *name, const char *role, const char *projects, struct error *e) {
+        int r = store_enter(s, e);
+
+        return r < 0 ? r : store_leave(s, client_grant(s, name, role, projects, e), e);
 }
 
 static int client_revoke(struct store *s, const char *name, struct error *e) {
@@ -250,9 +284,7 @@ static int client_revoke(struct store *s, const char *name, struct error *e) {
         query_text(&q, 1, name);
         query_int(&q, 2, MAX(store_now(), (int64_t)1)); /* 0 would mean: not */
         r = query_run(&q, e);
-        if (r < 0 || sqlite3_changes(s->db) > 0)
-                return r;
-        return error_set(e, -ENOENT, "client-unknown", "it may be revoked already", "there is no client %s", name);
+        return r < 0 || sqlite3_changes(s->db) > 0 ? r : client_unknown(name, e);
 }
 
 int store_client_revoke(struct store *s, const char *name, struct error *e) {

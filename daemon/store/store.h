@@ -419,6 +419,12 @@ int store_client_add(struct store *s, struct store_client *c, struct error *e);
 int store_client_find(struct store *s, const uint8_t fingerprint[static STORE_DIGEST_SIZE],
                       struct store_client **ret_client, struct error *e);
 
+/** store_client_find_name() - the one of this name that may come in; -ENOENT "client-unknown". */
+int store_client_find_name(struct store *s, const char *name, struct store_client **ret_client, struct error *e);
+
+/** store_client_grant() - another role, and other projects, for the one of this name that may come in; -ENOENT "client-unknown". */
+int store_client_grant(struct store *s, const char *name, const char *role, const char *projects, struct error *e);
+
 /** store_client_revoke() - the one of this name, for good; -ENOENT "client-unknown". */
 int store_client_revoke(struct store *s, const char *name, struct error *e);
 

@@ -350,9 +350,11 @@ def test_dry():
     assert define("dry", query="?dry_run=true")[0] == 200
     assert ask("GET", "/v1/machines/dry")[0] == 404
     assert define("dry")[0] == 201
-    for method, path, body in (("POST", "/start", "{}"), ("PATCH", "", "{\"notes\":\"x\"}"), ("POST", "/rename", "{\"name\":\"wet\"}"), ("DELETE", "", b"")):
+    for method, path, body in (("PATCH", "", "{\"notes\":\"x\"}"), ("POST", "/rename", "{\"name\":\"wet\"}"), ("DELETE", "", b"")):
         status, _, _, content = ask(method, f"/v1/machines/dry{path}?dry_run=true", body)
         assert status == 200 and json.loads(content)["name"] in ("dry", "wet"), f"{method} {path}: {status} {content[:200]}"
+    assert ask("POST", "/v1/machines/dry/start?dry_run=true", "{}")[1] == "kernel-open"
+    assert ask("POST", "/v1/machines/dry/stop?dry_run=true", "{}")[1] == "machine-stopped"
     assert ask("POST", "/v1/machines/dry/reset?dry_run=true")[:2] == (400, "dry-run")
     assert ask("GET", "/v1/machines/dry")[0] == 200 and ask("GET", "/v1/machines/wet")[0] == 404
 

@@ -116,6 +116,9 @@ static void ask_for_files(struct enemy *m) {
         snprintf(climb, sizeof(climb), "/proc/self/root%s", file);
         refused(m, "machine-start", start_args(json_pack("{s:s}", "kernel", file)), "a kernel from outside");
         refused(m, "machine-start", start_args(json_pack("{s:s}", "kernel", climb)), "a kernel through /proc");
+        refused(m, "machine-check", start_args(json_pack("{s:s}", "kernel", file)), "a look at a kernel from outside");
+        refused(m, "machine-check", start_args(json_pack("{s:[{s:s, s:s}]}", "disks", "path", file, "format", "raw")),
+                "a look at a disk from outside");
         refused(m, "machine-start", start_args(json_pack("{s:s, s:s}", "kernel", file, "initrd", file)),
                 "an initrd from outside");
         refused(m, "machine-start", start_args(json_pack("{s:s, s:[{s:s}]}", "firmware", file, "disks", "path", file)),

@@ -174,6 +174,7 @@ check "it is" run 0 info a --format json
 check "all of it" json 'd["config"]["memory"] == 2 << 30 and d["config"]["cpus"] == 4 and d["config"]["autostart"]["enabled"] and d["config"]["limits"]["cpu_quota"] == 50'
 check "a field is unset" run 0 set a limits.cpu_quota=
 check "so it is" run 0 info a --format json
+check "a change answers with the whole machine" run 0 set a notes=x --format json
 check "and the rest is as it was" json '"cpu_quota" not in d["config"]["limits"] and d["config"]["cpus"] == 4'
 check "an unknown field: usage, and its neighbour" complains 1 "did you mean memory?" set a memry=1G
 check "a value out of range: usage" complains 1 "[schema-range]" set a cpus=999
@@ -305,6 +306,39 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         check "arguments reach it as they are" prints 0 "[a  'b|\$c]" exec run printf '[%s|%s]' "a  'b" '$c'
         check "options behind the command are its own" prints 0 "0" exec run id -u
         check "what runs can't be started" complains 2 "[machine-running]" start run
+        # Without this a dry run would promise what the real one refuses.
+        same_id() { # STATUS ID WORD...: the dry run and the real one fail alike
+                complains "$1" "[$2]" "${@:3}" --dry-run && complains "$1" "[$2]" "${@:3}"
+        }
+        alike() {
+                local pool=$work/data/lodge/pools/default
+                mkdir -p "$pool" && truncate -s 1M "$pool/held.img" "$pool/odd.img" && truncate -s 1000 "$pool/odd.img" || return
+                lodge define --kernel "$pool/none" nokernel && lodge define tiny large --memory 3T && lodge define tiny odd --disk "$pool/odd.img" &&
+                        lodge define tiny missing --disk "$pool/missing.img" && lodge define tiny twice --disk "$pool/held.img" --disk "$pool/held.img" &&
+                        lodge define tiny outside --disk /etc/hostname && lodge define tiny held --disk "$pool/held.img" || return
+                same_id 2 kernel-open start nokernel && same_id 2 memory-host start large && same_id 1 disk-size start odd && same_id 2 disk-open start missing &&
+                        same_id 4 disk-busy start twice && same_id 2 path-outside start outside && same_id 2 machine-running start run && same_id 2 machine-stopped stop held &&
+                        same_id 2 machine-stopped reboot held && same_id 4 machine-running delete run --keep-disks || return
+                # QEMU's lock on byte 201: somebody writes and shares with nobody
+                coproc holder { exec python3 -c 'import fcntl, struct, sys, time; f = open(sys.argv[1], "r+b"); fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 101, 1, 0)); fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 201, 1, 0)); print("held", flush=True); time.sleep(60)' "$pool/held.img"; }
+                local pid=$!
+                # shellcheck disable=SC2154 # coproc sets it
+                read -r -t 10 _ <&"${holder[0]}"
+                same_id 4 disk-busy start held
+                local r=$?
+                kill "$pid"
+                wait "$pid" 2>/dev/null
+                [ "$r" = 0 ] && lodge delete nokernel large odd missing twice outside --disks --yes
+        }
+        check "what a real start, stop or delete refuses, a dry run refuses alike" alike
+        planned() { # and what it would do is shown, and not done
+                lodge operation list --format csv >"$work/before" 2>/dev/null
+                prints 0 "  start it by engine qemu" start held --dry-run --format table && grep -q "^held: would be done" "$work/out" || return
+                run 0 start held --dry-run --format json && json 'd["state"]["engine"] == "qemu" and d["state"]["status"] == "stopped" and len(d["state"]["plan"]) > 1' || return
+                prints 0 "for up to 7 s" stop run --dry-run --timeout 7 && prints 0 "  pull its plug" delete run --force --disks --dry-run && prints 0 "  forget its definition" delete held --keep-disks --dry-run || return
+                lodge operation list --format csv 2>/dev/null | cmp - "$work/before" && prints 0 running list --status running && lodge delete held --disks
+        }
+        check "a dry run says what would be done, and does nothing" planned
         check "pause" prints 0 "run: paused" pause run
         check "it is" prints 0 paused list
         check "resume" prints 0 "run: resumed" resume run

@@ -275,7 +275,7 @@ static int see_client(void *opaque, const struct store_client *c) {
 static void test_clients(void **state) {
         struct rig *rig = *state;
         struct store_client c = { .fingerprint = { 1 }, .name = (char *)"laptop", .role = (char *)"admin" };
-        _cleanup_(store_client_freep) struct store_client *found = NULL, *revoked = NULL, *none = NULL;
+        _cleanup_(store_client_freep) struct store_client *found = NULL, *revoked = NULL, *none = NULL, *named = NULL;
         char text[64] = "";
 
         assert_int_equal(store_client_add(rig->s, &c, NULL), 0);
@@ -286,8 +286,13 @@ static void test_clients(void **state) {
         assert_int_equal(store_client_find(rig->s, c.fingerprint, &found, NULL), 0);
         assert_int_equal(found->revoked, 0);
         assert_null(found->projects);
+        assert_int_equal(store_client_grant(rig->s, "laptop", "viewer", "[\"a\"]", NULL), 0);
+        assert_int_equal(store_client_find_name(rig->s, "laptop", &named, NULL), 0);
+        assert_string_equal(named->role, "viewer");
+        assert_string_equal(named->projects, "[\"a\"]");
         assert_int_equal(store_client_revoke(rig->s, "laptop", NULL), 0);
         assert_int_equal(store_client_revoke(rig->s, "laptop", NULL), -ENOENT);
+        assert_int_equal(store_client_grant(rig->s, "laptop", "admin", NULL, NULL), -ENOENT); /* who is out stays out */
         c.name = (char *)"other";
         assert_int_equal(store_client_add(rig->s, &c, NULL), -EEXIST); /* the certificate */
         c.name = (char *)"laptop";
