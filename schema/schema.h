@@ -263,6 +263,9 @@ const char *schema_path_text(const struct schema_path *path, char buf[static SCH
 const char *schema_suggest(const char *word, const char *(*candidate)(const void *table, unsigned int i),
                            const void *table, unsigned int n);
 
+/** schema_size_text() - a size as it would be typed: "4M", "512M", or plain bytes where no unit divides it; returns @buf. */
+const char *schema_size_text(int64_t v, char buf[static 32]);
+
 /** schema_check_number() - is @v within min..max and a multiple? */
 int schema_check_number(const struct schema_field *f, int64_t v, const struct schema_path *path, struct error *e);
 
