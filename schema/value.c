@@ -152,7 +152,8 @@ int schema_check_number(const struct schema_field *f, int64_t v, const struct sc
         if (f->kind == SCHEMA_SIZE) {
                 if (v < f->min || v > f->max)
                         return schema_fail(e, path, "schema-range", NULL, "%s is out of range %s..%s",
-                                           schema_size_text(v, value), schema_size_text(f->min, low), schema_size_text(f->max, high));
+                                           schema_size_text(v, value), schema_size_text(f->min, low),
+                                           schema_size_text(f->max, high));
                 if (f->multiple > 0 && v % f->multiple != 0)
                         return schema_fail(e, path, "schema-multiple", NULL, "%s is not a multiple of %s",
                                            schema_size_text(v, value), schema_size_text(f->multiple, low));
@@ -367,8 +368,8 @@ const char *schema_describe_limits(const struct schema_field *f, char *buf, size
                 if (f->optional_number || f->required)
                         snprintf(buf, size, "%s..%s", schema_size_text(f->min, low), schema_size_text(f->max, high));
                 else
-                        snprintf(buf, size, "%s..%s, default %s", schema_size_text(f->min, low), schema_size_text(f->max, high),
-                                 schema_size_text(f->preset, preset));
+                        snprintf(buf, size, "%s..%s, default %s", schema_size_text(f->min, low),
+                                 schema_size_text(f->max, high), schema_size_text(f->preset, preset));
                 break;
         case SCHEMA_ENUM: /* the values stand in the option's own form */
                 if (!f->required)
