@@ -306,7 +306,7 @@ int client_query_object(char **query, const struct schema_object *object, const 
         return r;
 }
 
-static char *target(const struct client *c, const struct client_call *call) {
+static char *make_target(const struct client *c, const struct client_call *call) {
         const char *path = schema_routes[call->route].path, *open = strchr(path, '{');
         _cleanup_free_ char *name = call->parameter ? encode(call->parameter) : NULL, *query = NULL;
         char *text;
@@ -368,29 +368,36 @@ static int ask_failed(int r, struct error *e) {
         }
 }
 
+int client_reconnect(struct client *client, struct error *e) {
+        int r;
+
+        http_close(&client->http);
+        client->http.used = 0;
+        if (client->remote)
+                return remote_connect(client->remote, &client->http, e);
+        r = client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
+        return r < 0 ? r : 0;
+}
+
 /* Each request has a connection of its own: one that lay idle may be closed at any moment, and then nobody knows what became of a request. */
 static int ask_once(struct client *client, const struct http_request *request, struct http_answer *ret_answer,
                     struct error *e) {
-        int r = 0;
+        int r = client->used ? client_reconnect(client, e) : 0;
 
         client->http.stop_fd = client->stop_fd;
-        if (client->used) {
-                http_close(&client->http);
-                if (client->remote)
-                        r = remote_connect(client->remote, &client->http, e);
-                else
-                        r = client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
-                if (r < 0)
-                        return r;
-        }
         client->used = true;
-        return http_ask(&client->http, request, ret_answer);
+        return r < 0 ? r : http_ask(&client->http, request, ret_answer);
 }
 
 int client_refusal(const struct http_answer *answer, struct error *e) {
         json_auto_t *json = json_loadb(answer->body ?: "", answer->len, 0, NULL);
 
         return answer_error(answer, json, e);
+}
+
+int client_target(const struct client *client, const struct client_call *call, char **ret_target) {
+        *ret_target = make_target(client, call);
+        return *ret_target ? 0 : -ENOMEM;
 }
 
 int client_stream_target(const struct client *client, const char *name, const char *what, const char *query,
@@ -412,7 +419,7 @@ static bool still_starting(const json_t *json) {
 }
 
 int client_call(struct client *client, const struct client_call *call, json_t **ret_json, struct error *e) {
-        _cleanup_free_ char *text = target(client, call), *headers = NULL;
+        _cleanup_free_ char *text = make_target(client, call), *headers = NULL;
         struct http_request request = { .method = schema_routes[call->route].method,
                                         .target = text,
                                         .body = call->body,

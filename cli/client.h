@@ -74,6 +74,12 @@ int client_call(struct client *client, const struct client_call *call, json_t **
  */
 int client_query_add(char **query, const char *key, const char *value);
 
+/** client_target() - the encoded target of a request, for websocket_open(). @ret_target: allocated */
+int client_target(const struct client *client, const struct client_call *call, char **ret_target);
+
+/** client_reconnect() - a fresh connection to the same daemon, for a request or a WebSocket. Return: 0, -errno, often without @e. */
+int client_reconnect(struct client *client, struct error *e);
+
 /**
  * client_stream_target() - the encoded target of a machine's WebSocket, for websocket_open()
  * @what:  "console" or "shell"; @query: as client_query_add() makes it. @ret_target: allocated

@@ -2,9 +2,9 @@
 /*
  * machine-edit: lodge machine set, and lodge machine edit
  *
- * set sends a JSON merge patch (RFC 7396) of the fields that were named. edit writes the definition as JSON into a private file, starts the editor, and
- * sends the whole back, with the ETag of what was read: if somebody else changed the machine meanwhile, nothing is lost and nothing overwritten,
- * the person's text is kept and its place told.
+ * set sends a JSON merge patch (RFC 7396) of the fields that were named. edit writes the definition as YAML into a private file, with the schema's line about each field, starts
+ * the editor, and sends the whole back, with the ETag of what was read: if somebody else changed the machine meanwhile, nothing is lost and nothing overwritten,
+ * the person's text is kept and its place told. What is wrong with it stands in its first lines ("# ! ...") when the editor comes back; a text that comes back as it was is given up.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,9 @@
 
 #include "base/io.h"
 #include "cli/ask.h"
+#include "cli/yaml.h"
+
+#define BLIND_TRIES 3 /* of an editor that nobody looks into */
 
 /* ---- set ------------------------------------------------------------------------------------------------------------- */
 
@@ -118,33 +121,93 @@ int ask_machine_set(struct ask *a, struct error *e) {
 
 /* ---- edit ------------------------------------------------------------------------------------------------------------ */
 
+#define PROBLEM_MARK  "# ! "
+#define PROBLEM_LINES 2u
+
 struct edit {
         struct ask *a;
         char path[64];
         char etag[64];
+        json_t *before; /* the definition as it was, as the schema writes it */
+        char *refused;  /* the text that was wrong the last time; NULL: none */
 };
 
-static int write_text(struct edit *edit, const json_t *config, struct error *e) {
-        _cleanup_free_ char *text = json_dumps(config, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        _cleanup_close_ int fd = -EBADF;
-        int r;
+static int out_of_memory(struct error *e) {
+        return error_set(e, -ENOMEM, "memory", NULL, "cannot edit the machine");
+}
 
-        strcpy(edit->path, "/tmp/lodge-edit-XXXXXX.json");
-        fd = text ? mkostemps(edit->path, 5, O_CLOEXEC) : -EBADF;
-        if (fd < 0)
-                return error_set(e, -errno, "edit-file", "is /tmp full?", "cannot make a file to edit");
-        r = io_write_all(fd, text, strlen(text));
-        if (r == 0)
-                r = io_write_all(fd, "\n", 1);
+static int write_file(const struct edit *edit, int flags, const char *text, size_t n, struct error *e) {
+        _cleanup_close_ int fd = open(edit->path, O_WRONLY | O_CLOEXEC | flags);
+        int r = fd < 0 ? -errno : io_write_all(fd, text, n);
+
         return r < 0 ? error_set(e, r, "edit-file", "is /tmp full?", "cannot write %s", edit->path) : 0;
 }
 
+static int write_first(struct edit *edit, const json_t *config, struct error *e) {
+        _cleanup_free_ char *text = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&text, &n);
+        int fd, r;
+
+        if (!f)
+                return out_of_memory(e);
+        fprintf(f,
+                "# The definition of machine %s. Save it and leave the editor to change the machine; leave it as it is "
+                "to change nothing.\n"
+                "# Sizes are bytes, or have a unit of 1024: K, M, G, T. A field that is taken away has its "
+                "default.\n\n",
+                edit->a->request->name);
+        r = yaml_write_explained(f, config, &machine_definition_schema);
+        if (fclose(f) != 0 || r < 0)
+                return out_of_memory(e);
+        strcpy(edit->path, "/tmp/lodge-edit-XXXXXX.yaml");
+        fd = mkostemps(edit->path, 5, O_CLOEXEC);
+        if (fd < 0)
+                return error_set(e, -errno, "edit-file", "is /tmp full?", "cannot make a file to edit");
+        close(fd);
+        return write_file(edit, 0, text, n, e);
+}
+
+/* What the person wrote, without what we said about an earlier try. */
 static int read_text(const struct edit *edit, char **ret_text, struct error *e) {
         _cleanup_close_ int fd = open(edit->path, O_RDONLY | O_CLOEXEC);
-        size_t n;
-        int r = fd < 0 ? -errno : io_read_all(fd, SCHEMA_TEXT_MAX, ret_text, &n);
+        _cleanup_free_ char *text = NULL;
+        size_t n, skip = 0;
+        int r = fd < 0 ? -errno : io_read_all(fd, SCHEMA_TEXT_MAX, &text, &n);
 
-        return r < 0 ? error_set(e, r, "edit-file", NULL, "cannot read %s", edit->path) : 0;
+        if (r < 0)
+                return error_set(e, r, "edit-file", NULL, "cannot read %s", edit->path);
+        while (strncmp(text + skip, PROBLEM_MARK, strlen(PROBLEM_MARK)) == 0)
+                skip += strcspn(text + skip, "\n") + (text[skip + strcspn(text + skip, "\n")] == '\n');
+        *ret_text = strdup(text + skip);
+        return *ret_text ? 0 : out_of_memory(e);
+}
+
+/* One line of a comment: what is quoted in a message could end it. */
+static void put_problem(FILE *f, const char *text) {
+        fputs(PROBLEM_MARK, f);
+        render_text(f, text);
+        fputc('\n', f);
+}
+
+/* Puts what is wrong in front of the text. */
+static int write_problem(const struct edit *edit, const char *text, const struct error *problem, struct error *e) {
+        _cleanup_free_ char *whole = NULL, *what = NULL, *cure = NULL;
+        size_t n = 0;
+        FILE *f = open_memstream(&whole, &n);
+
+        if (asprintf(&what, "%s  [%s]", problem->message ?: "it was refused", problem->id ?: "unknown") < 0)
+                what = NULL;
+        if (asprintf(&cure, "fix: %s", problem->fix ?: "change it, or leave it as it is to give up") < 0)
+                cure = NULL;
+        if (f && what && cure) {
+                put_problem(f, what);
+                put_problem(f, cure);
+                fputs(text, f);
+        }
+        if (!f || fclose(f) != 0 || !what || !cure)
+                return out_of_memory(e);
+        return write_file(edit, O_TRUNC, whole, n, e);
 }
 
 /* $EDITOR may hold options, so a shell runs it; the file is an argument of its own. */
@@ -177,83 +240,129 @@ static int run_editor(const struct edit *edit, struct error *e) {
         return 0;
 }
 
-static int look(struct edit *edit, json_t **ret_config, struct error *e) {
+/* A definition as the schema writes it, so that only what it means is compared. */
+static int normal_form(const struct machine_definition *d, json_t **ret, struct error *e) {
+        _cleanup_free_ char *text = machine_definition_format(d);
+
+        *ret = text ? json_loads(text, 0, NULL) : NULL;
+        return *ret ? 0 : out_of_memory(e);
+}
+
+static int look(struct edit *edit, struct error *e) {
+        _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
+        _cleanup_free_ char *text = NULL;
         json_auto_t *machine = NULL;
+        json_t *config;
         int r = ask_send(edit->a, ROUTE_MACHINE_SHOW, edit->a->request->name, NULL, &machine, e);
 
         if (r < 0)
                 return r;
         memcpy(edit->etag, edit->a->client->etag, sizeof(edit->etag));
-        *ret_config = json_incref(json_object_get(machine, "config"));
-        return 0;
+        config = json_object_get(machine, "config");
+        text = json_dumps(config, 0);
+        if (!text)
+                return error_set(e, -EPROTO, "daemon-answer", NULL, "the daemon's answer is no machine");
+        r = machine_definition_parse(text, strlen(text), &d, e);
+        if (r == 0)
+                r = normal_form(d, &edit->before, e);
+        return r < 0 ? r : write_first(edit, config, e);
 }
 
-/* The daemon judges it. Return: 0, -errno with @e. */
-static int send_text(struct edit *edit, const char *text, json_t **ret_machine, struct error *e) {
+/* What the text says. Return: 1; 0: nothing, or what was there before; -errno with @e, that names a line of the file with the problem in front. */
+static int parse(const struct edit *edit, const char *text, struct yaml_lines *lines, char **ret_body,
+                 struct error *e) {
         _cleanup_(machine_definition_freep) struct machine_definition *d = NULL;
-        const struct client_call call = { .route = ROUTE_MACHINE_REPLACE,
-                                          .parameter = edit->a->request->name,
-                                          .body = text,
-                                          .if_match = edit->etag };
-        int r = machine_definition_parse(text, strlen(text), &d,
-                                         e); /* with a place in the text, which the daemon's answer has not */
+        json_auto_t *value = NULL, *after = NULL;
+        _cleanup_free_ char *body = NULL;
+        int r = yaml_read(text, strlen(text), &value, PROBLEM_LINES, lines, e);
 
-        return r < 0 ? r : client_call(edit->a->client, &call, ret_machine, e);
+        if (r < 0)
+                return r;
+        if (json_is_null(value))
+                return 0;
+        body = json_dumps(value, JSON_ENCODE_ANY);
+        if (!body)
+                return out_of_memory(e);
+        r = machine_definition_parse(body, strlen(body), &d, e);
+        if (r == 0)
+                r = normal_form(d, &after, e);
+        if (r < 0)
+                return r;
+        *ret_body = TAKE_PTR(body);
+        return !json_equal(after, edit->before);
+}
+
+static int send_text(const struct edit *edit, const char *text, json_t **ret_machine, struct error *e) {
+        struct client_call call = { .route = ROUTE_MACHINE_REPLACE,
+                                    .parameter = edit->a->request->name,
+                                    .if_match = edit->etag };
+        struct yaml_lines lines = { 0 };
+        _cleanup_free_ char *body = NULL;
+        unsigned int line;
+        int r = parse(edit, text, &lines, &body, e);
+
+        call.body = body;
+        if (r > 0)
+                r = client_call(edit->a->client, &call, ret_machine, e); /* which judges it, too */
+        line = r < 0 && e->message ? yaml_line_of(&lines, e->message) : 0;
+        if (line > 0)
+                error_prefix(e, "line %u", line);
+        yaml_lines_clear(&lines);
+        return r;
 }
 
 /* What was typed is somebody's work: the file stays, and is named. */
-static int keep_text(struct edit *edit, int r, struct error *e) {
+static int keep_text(const struct edit *edit, int r, struct error *e) {
         error_prefix(e, "your text is kept in %s", edit->path);
         return r;
 }
 
-static int edit_loop(struct edit *edit, const json_t *before, struct error *e) {
-        for (;;) {
-                _cleanup_error_ struct error own = ERROR_INIT;
-                _cleanup_free_ char *text = NULL;
-                json_auto_t *machine = NULL, *after = NULL;
-                int r = run_editor(edit, e);
+/* Return: 1: the editor is to come back; else as edit_loop(). */
+static int edit_once(struct edit *edit, bool last, struct error *e) {
+        _cleanup_error_ struct error own = ERROR_INIT;
+        _cleanup_free_ char *text = NULL;
+        json_auto_t *machine = NULL;
+        bool same;
+        int r = run_editor(edit, e);
 
-                if (r == 0)
-                        r = read_text(edit, &text, e);
-                if (r < 0)
-                        return keep_text(edit, r, e);
-                after = json_loads(text, 0, NULL);
-                if (after && json_equal(after, before)) {
-                        unlink(edit->path);
-                        puts("nothing was changed");
-                        return 0;
-                }
-                r = send_text(edit, text, &machine, &own);
-                if (r == 0) {
-                        unlink(edit->path);
+        if (r == 0)
+                r = read_text(edit, &text, e);
+        if (r < 0)
+                return keep_text(edit, r, e);
+        same = edit->refused && streq(edit->refused, text);
+        r = send_text(edit, text, &machine, &own);
+        if (r >= 0) {
+                unlink(edit->path);
+                if (machine)
                         say_changed(edit->a, machine);
-                        return 0;
-                }
-                if (own.code == -ESTALE || !isatty(STDIN_FILENO)) {
-                        *e = own;
-                        own = ERROR_INIT;
-                        if (e->code == -ESTALE)
-                                error_set_fix(e,
-                                              "look at the change (lodge info %s), then edit again; your text is in %s",
-                                              edit->a->request->name, edit->path);
-                        return keep_text(edit, e->code, e);
-                }
-                error_print(&own, "lodge", stderr);
-                if (!ask_yes("Edit it again?")) {
-                        *e = own;
-                        own = ERROR_INIT;
-                        return keep_text(edit, e->code, e);
-                }
+                else
+                        puts("nothing was changed");
+                return 0;
         }
+        r = write_problem(edit, text, &own, e);
+        if (r < 0)
+                return keep_text(edit, r, e);
+        if (own.code != -ESTALE && !same && !last) {
+                free(edit->refused);
+                edit->refused = TAKE_PTR(text);
+                return 1;
+        }
+        *e = own;
+        own = ERROR_INIT;
+        if (e->code == -ESTALE)
+                error_set_fix(e, "look at the change (lodge info %s), then edit again; your text is in %s",
+                              edit->a->request->name, edit->path);
+        return keep_text(edit, e->code, e);
 }
 
 int ask_machine_edit(struct ask *a, struct error *e) {
         struct edit edit = { .a = a };
-        json_auto_t *config = NULL;
-        int r = look(&edit, &config, e);
+        bool seen = isatty(STDIN_FILENO);
+        int r = look(&edit, e) < 0 ? e->code : 1;
 
-        if (r == 0)
-                r = write_text(&edit, config, e);
-        return r < 0 ? r : edit_loop(&edit, config, e);
+        for (unsigned int tries = 1; r > 0; tries++)
+                r = edit_once(&edit, !seen && tries == BLIND_TRIES, e);
+        json_decref(edit.before);
+        free(edit.refused);
+        return r;
 }

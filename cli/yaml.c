@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * yaml: see yaml.h
+ * yaml: writing; see yaml.h
  *
  * A text stands plain only if it cannot be taken for anything else: it begins with a letter and holds letters, digits and a few marks, and is none of
  * the words that YAML 1.1 or 1.2 reads as a boolean or null. Every other text is quoted (YAML 1.2 §7.3.1), and what is not printable is escaped.
@@ -133,6 +133,112 @@ int yaml_write(FILE *f, const json_t *value) {
         else {
                 put_scalar(f, value);
                 fputc('\n', f);
+        }
+        return ferror(f) ? -EIO : 0;
+}
+
+/* ---- for people ---------------------------------------------------------------------------------------------------------- */
+
+/* A text of lines that stand as they are (YAML 1.2 §8.1.2): all printable, the first one not indented, and one end at most. */
+static bool is_block(const char *text) {
+        const char *first = strchr(text, '\n');
+        size_t len = strlen(text);
+        bool plain;
+
+        if (!first || first == text || text[0] == ' ' || (len > 1 && text[len - 2] == '\n'))
+                return false;
+        for (size_t n; *text; text += n) {
+                n = text_char(text, &plain);
+                if (!plain && *text != '\n')
+                        return false;
+        }
+        return true;
+}
+
+static void put_block(FILE *f, const char *text, int indent) {
+        while (*text) {
+                size_t n = strcspn(text, "\n");
+
+                if (n > 0)
+                        fprintf(f, "%*s%.*s", indent, "", (int)n, text);
+                fputc('\n', f);
+                text += n + (text[n] == '\n');
+        }
+}
+
+static void put_help(FILE *f, const struct schema_field *field, bool wanted) {
+        if (field && wanted)
+                fprintf(f, "  # %s", field->help);
+        fputc('\n', f);
+}
+
+static void put_object(FILE *f, const json_t *value, const struct schema_object *o, int indent, bool first, bool help);
+
+/* Behind "key:", to the end of its last line. */
+static void put_field(FILE *f, const json_t *value, const struct schema_field *field,
+                      int indent, // NOLINT(misc-no-recursion)
+                      bool help) {
+        const char *text = json_string_value(value);
+        char size[32];
+        json_t *item;
+        size_t i;
+
+        if (text && is_block(text)) {
+                fputs(text[strlen(text) - 1] == '\n' ? " |" : " |-", f);
+                put_help(f, field, help);
+                put_block(f, text, indent + 2);
+                return;
+        }
+        if (!is_nested(value)) {
+                fputc(' ', f);
+                if (field && field->kind == SCHEMA_SIZE && !field->count && json_is_integer(value))
+                        fputs(schema_size_text(json_integer_value(value), size), f);
+                else
+                        put_scalar(f, value);
+                put_help(f, field, help);
+                return;
+        }
+        put_help(f, field, help);
+        if (json_is_object(value))
+                put_object(f, value, field ? field->object : NULL, indent + 2, false, help);
+        json_array_foreach((json_t *)value, i, item) {
+                fprintf(f, "%*s- ", indent, "");
+                if (json_is_object(item) && json_object_size(item) > 0)
+                        put_object(f, item, field ? field->object : NULL, indent + 2, true, help && i == 0);
+                else {
+                        put_scalar(f, item);
+                        fputc('\n', f);
+                }
+        }
+}
+
+/* @help: the first of a list's items is explained, the others look the same. */
+static void put_object(FILE *f, const json_t *value, const struct schema_object *o,
+                       int indent, // NOLINT(misc-no-recursion)
+                       bool first, bool help) {
+        const char *key;
+        json_t *item;
+
+        json_object_foreach((json_t *)value, key, item) {
+                fprintf(f, "%*s", first ? 0 : indent, "");
+                first = false;
+                put_text(f, key);
+                fputc(':', f);
+                put_field(f, item, o ? schema_field_find(o, key) : NULL, indent, help);
+        }
+}
+
+int yaml_write_explained(FILE *f, const json_t *value, const struct schema_object *o) {
+        bool any = false;
+
+        put_object(f, value, o, 0, false, true);
+        for (unsigned int i = 0; i < o->n_fields; i++) {
+                if (json_object_get(value, o->fields[i].name))
+                        continue;
+                if (!any)
+                        fputs("\n# Not set:\n", f);
+                any = true;
+                fprintf(f, "#%s:  # %s\n", o->fields[i].name, o->fields[i].help);
         }
         return ferror(f) ? -EIO : 0;
 }

@@ -263,6 +263,9 @@ int schema_fail_oom(struct error *e);
 /** schema_path_text() - "machine.disks[1].format"; returns @buf. */
 const char *schema_path_text(const struct schema_path *path, char buf[static SCHEMA_PATH_MAX]);
 
+/** schema_size_text() - a size as it would be typed: "4M", "512M", or plain bytes where no unit divides it; returns @buf. */
+const char *schema_size_text(int64_t v, char buf[static 32]);
+
 /** schema_check_number() - is @v within min..max and a multiple? */
 int schema_check_number(const struct schema_field *f, int64_t v, const struct schema_path *path, struct error *e);
 

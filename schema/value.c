@@ -131,8 +131,7 @@ int schema_unknown_key(const struct schema_object *o, const char *key, const str
                            n >= sizeof(known) ? " ..." : "");
 }
 
-/* A size as it would be typed: "4M", "512M", or plain bytes where no unit divides it. */
-static const char *size_text(int64_t v, char buf[static 32]) {
+const char *schema_size_text(int64_t v, char buf[static 32]) {
         static const char units[] = "KMGT";
         int unit = -1;
 
@@ -153,10 +152,11 @@ int schema_check_number(const struct schema_field *f, int64_t v, const struct sc
         if (f->kind == SCHEMA_SIZE) {
                 if (v < f->min || v > f->max)
                         return schema_fail(e, path, "schema-range", NULL, "%s is out of range %s..%s",
-                                           size_text(v, value), size_text(f->min, low), size_text(f->max, high));
+                                           schema_size_text(v, value), schema_size_text(f->min, low),
+                                           schema_size_text(f->max, high));
                 if (f->multiple > 0 && v % f->multiple != 0)
                         return schema_fail(e, path, "schema-multiple", NULL, "%s is not a multiple of %s",
-                                           size_text(v, value), size_text(f->multiple, low));
+                                           schema_size_text(v, value), schema_size_text(f->multiple, low));
                 return 0;
         }
         if (v < f->min || v > f->max) {
@@ -366,10 +366,10 @@ const char *schema_describe_limits(const struct schema_field *f, char *buf, size
                 break;
         case SCHEMA_SIZE:
                 if (f->optional_number || f->required)
-                        snprintf(buf, size, "%s..%s", size_text(f->min, low), size_text(f->max, high));
+                        snprintf(buf, size, "%s..%s", schema_size_text(f->min, low), schema_size_text(f->max, high));
                 else
-                        snprintf(buf, size, "%s..%s, default %s", size_text(f->min, low), size_text(f->max, high),
-                                 size_text(f->preset, preset));
+                        snprintf(buf, size, "%s..%s, default %s", schema_size_text(f->min, low),
+                                 schema_size_text(f->max, high), schema_size_text(f->preset, preset));
                 break;
         case SCHEMA_ENUM: /* the values stand in the option's own form */
                 if (!f->required)

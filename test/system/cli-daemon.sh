@@ -181,22 +181,59 @@ check "a value out of range: usage" complains 1 "[schema-range]" set a cpus=999
 check "an editor that changes nothing" env EDITOR=true "$build/lodge" edit a
 cat >"$work/editor" <<'X'
 #!/bin/sh
-exec sed -i 's/"memory": [0-9]*/"memory": 1073741824/' "$1"
+exec sed -i 's/^memory: [0-9A-Z]*/memory: 1G/' "$1"
 X
 cat >"$work/bad-editor" <<'X'
 #!/bin/sh
-exec sed -i 's/"memory": [0-9]*/"memory": "much"/' "$1"
+exec sed -i 's/^memory: [0-9A-Z]*/memory: much/' "$1"
+X
+cat >"$work/mending-editor" <<X
+#!/bin/sh
+# the first time a mistake; then what is said about it is looked at, and mended
+cp "\$1" "$work/shown.\$(ls "$work" | grep -c '^shown')"
+if head -n 1 "\$1" | grep -q '^# ! line [0-9]*: .*cpus: .*\[schema-type\]'; then
+        [ "\$(sed -n "\$(head -n 1 "\$1" | sed 's/^# ! line \([0-9]*\):.*/\1/')p" "\$1" | cut -d' ' -f1,2)" = 'cpus: many' ] || exit 1
+        exec sed -i 's/^cpus: many/cpus: 4/; s/^  order: [0-9]*/  order: 7/' "\$1"
+fi
+exec sed -i 's/^cpus: [0-9]*/cpus: many/' "\$1"
+X
+cat >"$work/pasting-editor" <<'X'
+#!/bin/sh
+exec cp -- "$PASTE" "$1"
 X
 cat >"$work/slow-editor" <<X
 #!/bin/sh
 "$build/lodge" set a cpus=2 >/dev/null
-exec sed -i 's/"memory": [0-9]*/"memory": 4294967296/' "\$1"
+exec sed -i 's/^memory: [0-9A-Z]*/memory: 4G/' "\$1"
 X
 chmod +x "$work"/*editor
 edit() { EDITOR=$work/$1 run "$2" edit a; }
 check "an editor that changes something" edit editor 0
 check "what it changed is there" prints 0 "1 GiB" info a
-kept() { edit "$1" "$2" && grep -q "$3" "$work/err" && file=$(grep -o '/tmp/lodge-edit-[A-Za-z0-9]*.json' "$work/err" | head -1) && grep -q memory "$file" && rm "$file"; }
+kept() { edit "$1" "$2" && grep -q "$3" "$work/err" && file=$(grep -o '/tmp/lodge-edit-[A-Za-z0-9]*.yaml' "$work/err" | head -1) && grep -q memory "$file" && rm "$file"; }
+reopened() { edit mending-editor 0 && grep -q '^memory: 1G  # memory$' "$work/shown.0" && grep -q '^#initrd:  # initial RAM disk' "$work/shown.0"; }
+check "a mistake opens the editor again with its line, and can be mended" reopened
+mended() { run 0 info a --format json && json 'd["config"]["autostart"]["order"] == 7 and d["config"]["cpus"] == 4'; }
+check "and is" mended
+cat >"$work/tidy-editor" <<'X'
+#!/bin/sh
+exec sed -i '/^#/d; s/ *#.*//; s/^memory: 1G/memory: 1048576K/' "$1"
+X
+chmod +x "$work/tidy-editor"
+tidied() { edit tidy-editor 0 && grep -qx 'nothing was changed' "$work/out"; }
+check "what means the same changes nothing" tidied
+# pasted TEXT STATUS WHAT: an editor that leaves this text
+pasted() {
+        printf '%b' "$1" >"$work/paste"
+        PASTE=$work/paste edit pasting-editor "$2" && grep -qF -- "$3" "$work/err" "$work/out"
+        local r=$?
+        rm -f /tmp/lodge-edit-*.yaml
+        return "$r"
+}
+check "a field that is there twice is refused" pasted 'name: a\nimage: tiny\nname: c\n' 1 'line 5: name was there before'
+check "an anchor is" pasted 'name: &n a\nimage: tiny\n' 1 'line 3: anchors'
+check "an unknown field, with its line" pasted 'name: a\nimage: tiny\nautostart:\n  enabled: true\n  dilay: 3\n' 1 'line 7: machine_definition.autostart.dilay: unknown key, did you mean delay?'
+check "no text changes nothing" pasted '# nothing\n' 0 'nothing was changed'
 check "a mistake keeps the text, and says where" kept bad-editor 1 schema-type
 check "a change by somebody else meanwhile is not overwritten, and the text kept" kept slow-editor 2 machine-changed
 check "a machine is renamed" prints 0 "b: is c now" rename b c

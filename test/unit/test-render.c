@@ -140,6 +140,88 @@ static void test_yaml_nests(void **state) {
                             "items:\n- a: 1\n  b:\n  - x\n  - true\n- empty: {}\n- []\no:\n  \"n\": null\nr: 0.5\n");
 }
 
+/* What a person writes is what JSON has and nothing more: what could mean two things, or that is read and not seen, is an error with its line. */
+static void test_yaml_reads(void **state) {
+        static const struct {
+                const char *text, *json; /* or the beginning of the error */
+        } cases[] = {
+                { "", "null" },
+                { "# nothing\n", "null" },
+                { "a: 1\nb: -2\nc: 007x\n", "{\"a\":1,\"b\":-2,\"c\":\"007x\"}" },
+                { "a: no\nb: true\nc: 'true'\nd: 52:54:00:12:34:56\n",
+                  "{\"a\":\"no\",\"b\":true,\"c\":\"true\",\"d\":\"52:54:00:12:34:56\"}" },
+                { "a:\nb: ~\nc: ''\n", "{\"c\":\"\"}" },
+                { "a: |\n  x\n   y\nb:\n- c: [1, {d: 2}]\n", "{\"a\":\"x\\n y\\n\",\"b\":[{\"c\":[1,{\"d\":2}]}]}" },
+                { "{\"a\": [true, \"b\"]}", "{\"a\":[true,\"b\"]}" },
+                { "a: 99999999999999999999\n", "{\"a\":1e20}" },
+                { "a: 1\nb: 2\na: 3\n", "line 13: a was there before" },
+                { "a:\nb: 2\na: 3\n", "line 13: a was there before" },
+                { "x:\n  a: 1\n  a: 1\n", "line 13: x.a was there before" },
+                { "a: &x 1\n", "line 11: anchors" },
+                { "a: 1\nb: *x\n", "line 12: anchors" },
+                { "a: !!str 1\n", "line 11: tags" },
+                { "a: 1\n---\nb: 1\n", "line 12: there is a second" },
+                { "[a]: 1\n", "line 11: a list or a mapping" },
+                { "a: [\n", "line 12: " },
+                { "a: \xff\n", "line 1" },
+                { "[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]", "line 11: too much" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                _cleanup_error_ struct error e = ERROR_INIT;
+                _cleanup_free_ char *json = NULL;
+                json_auto_t *value = NULL;
+                struct yaml_lines lines;
+
+                if (yaml_read(cases[i].text, strlen(cases[i].text), &value, 10, &lines, &e) == 0) {
+                        json = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+                        assert_string_equal(json, cases[i].json);
+                } else {
+                        assert_string_equal(e.id, "yaml");
+                        assert_true(strncmp(e.message, cases[i].json, strlen(cases[i].json)) == 0);
+                }
+                yaml_lines_clear(&lines);
+        }
+}
+
+/* An error of the schema's must be found in the text, also when it is about something that is not there. */
+static void test_yaml_lines(void **state) {
+        static const char text[] = "a: 1\ndisks:\n- path: x\n- path: y\n  format: z\n";
+        json_auto_t *value = NULL;
+        struct yaml_lines lines;
+
+        assert_int_equal(yaml_read(text, strlen(text), &value, 0, &lines, NULL), 0);
+        assert_int_equal(yaml_line_of(&lines, "m.disks[1].format: is none"), 5);
+        assert_int_equal(yaml_line_of(&lines, "m.disks[1].size: is missing"), 4);
+        assert_int_equal(yaml_line_of(&lines, "m.disks[0].path: is none"), 3);
+        assert_int_equal(yaml_line_of(&lines, "m.disksize: is none"), 0);
+        assert_int_equal(yaml_line_of(&lines, "the daemon: is none"), 0);
+        yaml_lines_clear(&lines);
+}
+
+/* What is opened in the editor must come back as it was, whatever the texts hold. */
+static void test_yaml_explained_comes_back(void **state) {
+        json_auto_t *value = json_pack("{s:s, s:I, s:[{s:s, s:s}, {s:s, s:s}], s:s, s:{s:s, s:[s, s]}, s:s, s:[]}",
+                                       "name", "no", "memory", (json_int_t)(1536u << 20), "labels", "key", "k", "value",
+                                       "a: b # c", "key", "l", "value", "", "notes", "one\n\n  two # x\n", "cloud",
+                                       "user", "~", "ssh_keys", "a b", "- c", "append", "x\n\n", "nets"),
+                    *back = NULL;
+        _cleanup_free_ char *text = NULL;
+        struct yaml_lines lines;
+        size_t n;
+        FILE *f = open_memstream(&text, &n);
+
+        assert_int_equal(yaml_write_explained(f, value, &machine_definition_schema), 0);
+        fclose(f);
+        assert_non_null(strstr(text, "memory: 1536M  # memory\n"));
+        assert_non_null(strstr(text, "notes: |  # anything to remember\n  one\n\n    two # x\n"));
+        assert_non_null(strstr(text, "\n#kernel:  # "));
+        assert_int_equal(yaml_read(text, n, &back, 0, &lines, NULL), 0);
+        json_object_set_new(value, "memory", json_string("1536M"));
+        assert_true(json_equal(value, back));
+        yaml_lines_clear(&lines);
+}
+
 /* --columns selects in JSON, too, by path; a column that is not there is told with its neighbour, before anything is printed. */
 static void test_columns(void **state) {
         const struct render how = { .format = TABLE_FORMAT_JSON, .columns = "name,image", .chosen = true };
@@ -252,6 +334,9 @@ int main(void) {
                 cmocka_unit_test(test_csv_quotes),
                 cmocka_unit_test(test_yaml_keeps_texts_texts),
                 cmocka_unit_test(test_yaml_nests),
+                cmocka_unit_test(test_yaml_reads),
+                cmocka_unit_test(test_yaml_lines),
+                cmocka_unit_test(test_yaml_explained_comes_back),
                 cmocka_unit_test(test_columns),
                 cmocka_unit_test(test_http_answers),
                 cmocka_unit_test(test_http_nonsense),
