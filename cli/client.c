@@ -161,6 +161,13 @@ bool client_has_system(void) {
         return fd >= 0 || !not_there(fd);
 }
 
+bool client_has_session(void) {
+        _cleanup_free_ char *path = NULL;
+        _cleanup_close_ int fd = client_session_socket(&path) < 0 ? -ENOENT : client_connect(path);
+
+        return fd >= 0;
+}
+
 static int find(const struct client_options *o, bool start, char **ret_path, struct error *e) {
         const char *named = o->socket ?: getenv("LODGE_SOCKET");
         int fd;

@@ -42,6 +42,9 @@ int client_open(const struct client_options *options, bool start, struct client 
 /** client_has_system() - is the system daemon the one that is asked when nothing else is said? It runs, whether it lets us in or not. */
 bool client_has_system(void);
 
+/** client_has_session() - does the caller's own daemon run? */
+bool client_has_session(void);
+
 /** client_is_named() - was a daemon asked for by an option, or another host's by $LODGE_REMOTE? */
 bool client_is_named(const struct client_options *options);
 

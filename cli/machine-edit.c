@@ -329,7 +329,7 @@ static int edit_once(struct edit *edit, bool last, struct error *e) {
                 r = read_text(edit, &text, e);
         if (r < 0)
                 return keep_text(edit, r, e);
-        same = edit->refused && streq(edit->refused, text);
+        same = edit->refused && text && streq(edit->refused, text);
         r = send_text(edit, text, &machine, &own);
         if (r >= 0) {
                 unlink(edit->path);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -14,8 +15,9 @@
 #include "cli/render.h"
 #include "daemon/allow/allow.h"
 
+/* Whose machines? Those of the daemon that would be asked; root's are the system's unless root's own daemon runs, and no other. */
 static bool is_session(const struct path_options *o) {
-        return o->session || !client_has_system();
+        return o->session || (!client_has_system() && (geteuid() != 0 || client_has_session()));
 }
 
 static int append(json_t *items, const char *dir) {
@@ -34,6 +36,25 @@ static int print(const struct path_options *o, json_t *items, struct error *e) {
         return page ? render_list(&render, page, e) : -ENOMEM;
 }
 
+static bool lies_below(const char *dir, const char *root) {
+        size_t n = strlen(root);
+
+        return strncmp(dir, root, n) == 0 && (dir[n] == '/' || dir[n] == '\0');
+}
+
+/* What lodged.service does not let the system's machines do (dist/systemd/lodged.service.in: ProtectHome, PrivateTmp). */
+static void warn_of_unit(const char *dir) {
+        if (lies_below(dir, "/tmp") || lies_below(dir, "/var/tmp"))
+                fputs("lodge: lodged.service has a /tmp and a /var/tmp of its own: its machines do not see this "
+                      "directory\n",
+                      stderr);
+        else if (lies_below(dir, "/home") || lies_below(dir, "/root") || lies_below(dir, "/run/user"))
+                fputs("lodge: lodged.service may only read there; for disks that are written: systemctl edit lodged, "
+                      "and below "
+                      "[Service] ReadWritePaths=, then this directory\n",
+                      stderr);
+}
+
 static int change(const struct path_options *o, bool in, struct error *e) {
         _cleanup_free_ char *real = NULL;
         json_auto_t *items = json_array();
@@ -42,6 +63,8 @@ static int change(const struct path_options *o, bool in, struct error *e) {
 
         if (r < 0)
                 return r;
+        if (in && !is_session(o) && access("/run/systemd/system", F_OK) == 0)
+                warn_of_unit(real);
         if (o->format != TABLE_FORMAT_TABLE)
                 return append(items, real) < 0 ? -ENOMEM : print(o, items, e);
         render_text(stdout, real);

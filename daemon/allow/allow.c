@@ -223,23 +223,23 @@ static int change(const char *dir, int dir_fd, char **name, bool in, struct erro
         return r < 0 ? fail_file(a->path, r, e) : 0;
 }
 
-int allow_change(bool session, const char *given, bool in, char **ret_real, struct error *e) {
-        _cleanup_free_ char *dir = NULL, *name = NULL;
+int allow_change(bool session, const char *dir, bool in, char **ret_real, struct error *e) {
+        _cleanup_free_ char *place = NULL, *name = NULL;
         _cleanup_close_ int fd = -EBADF;
-        int r = config_dir(session, &dir, e);
+        int r = config_dir(session, &place, e);
 
         if (r == 0 && in)
-                r = real_dir(given, &name, e);
+                r = real_dir(dir, &name, e);
         else if (r == 0)
-                r = (name = strdup(given)) ? 0 : fail_memory(e);
-        if (r < 0)
+                r = (name = strdup(dir)) ? 0 : fail_memory(e);
+        if (r < 0 || !name)
                 return r;
-        r = io_make_dirs(dir, 0755, session ? 0700 : 0755);
-        fd = r < 0 ? r : open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        r = io_make_dirs(place, 0755, session ? 0700 : 0755);
+        fd = r < 0 ? r : open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd >= 0 && flock(fd, LOCK_EX) == 0) /* until it is closed: changes come one after the other */
-                r = change(dir, fd, &name, in, e);
+                r = change(place, fd, &name, in, e);
         else
-                r = fail_file(dir, r < 0 ? r : -errno, e);
+                r = fail_file(place, r < 0 ? r : -errno, e);
         if (r == 0)
                 *ret_real = TAKE_PTR(name);
         return r;

@@ -496,10 +496,10 @@ static void on_dry_start(void *opaque, const struct error *e, const json_t *choi
         _cleanup_error_ struct error own = ERROR_INIT;
         struct api_request *q = opaque;
 
-        if (!e && !q->gone && (api_machine(q, &row, &own) < 0 || answer_plan(q, row, choice, plan, &own) < 0))
-                e = &own;
         if (e || q->gone)
                 api_answer_error(q, e);
+        else if (api_machine(q, &row, &own) < 0 || answer_plan(q, row, choice, plan, &own) < 0)
+                api_answer_error(q, &own); /* else it is answered, and gone */
 }
 
 static int dry_start(struct api_request *q, struct store_machine *row, uint64_t generation, json_t *plan,

@@ -435,6 +435,8 @@ static int start(struct broker *b, struct error *e) {
         if (r == 0)
                 r = image_store_open(b->options->state_dir || b->scope == API_SCOPE_SYSTEM ? b->paths.images : NULL,
                                      NULL, &b->images, e);
+        if (r == 0)
+                r = broker_roots_make(b, e);
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
                 r = cgroup_base(b->options->cgroup, &b->cgroups);
         if (r == 0 && b->scope == API_SCOPE_SYSTEM && geteuid() == 0)
@@ -474,6 +476,7 @@ static void finish(struct broker *b) {
         broker_listen_end(b);
         loop_free(b->loop);
         safe_close(b->lock_fd);
+        broker_roots_clear(b);
         broker_paths_clear(&b->paths);
 }
 

@@ -78,6 +78,8 @@ struct broker {
         struct broker_call *calls; /* those that have not been answered */
         struct broker_child *children;
         struct image_store *images;
+        char **roots; /* real names of the directories that machines' files may lie in, but for those of daemon/allow */
+        size_t n_roots;
         char *cgroups;                /* where machines' control groups are made; NULL: nowhere */
         struct network_ctx *networks; /* of a system daemon, else NULL */
         struct probe probe;
@@ -170,4 +172,6 @@ int broker_listen(struct broker *b, struct error *e);
 void broker_listen_end(struct broker *b);
 
 int broker_paths_make(struct broker *b, struct error *e);
+int broker_roots_make(struct broker *b, struct error *e);
+void broker_roots_clear(struct broker *b);
 void broker_paths_clear(struct broker_paths *p);

@@ -10,6 +10,7 @@
 #include "base/io.h"
 #include "base/xdg.h"
 #include "daemon/broker/broker.h"
+#include "daemon/image/image.h"
 
 /* A directory of ours: not a link, not somebody else's, not writable by others. */
 static int check_dir(const char *path, uid_t owner, struct error *e) {
@@ -113,4 +114,30 @@ int broker_paths_make(struct broker *b, struct error *e) {
         if (r == 0)
                 r = dir(p->machines, 0711, us, e);
         return r;
+}
+
+void broker_roots_clear(struct broker *b) {
+        for (size_t i = 0; i < b->n_roots; i++)
+                free(b->roots[i]);
+        free(b->roots);
+        b->roots = NULL;
+        b->n_roots = 0;
+}
+
+/* Once, at the start: what a name of the command line leads to later may be somebody else's choice. */
+int broker_roots_make(struct broker *b, struct error *e) {
+        const char *own[] = { b->paths.pools, b->paths.seeds, image_store_root(b->images) };
+        size_t n = ELEMENTSOF(own) + b->options->n_allow_paths;
+
+        b->roots = calloc(n, sizeof(*b->roots));
+        for (size_t i = 0; b->roots && i < n; i++) {
+                const char *name = i < ELEMENTSOF(own) ? own[i] : b->options->allow_paths[i - ELEMENTSOF(own)];
+                char *real = realpath(name, NULL);
+
+                b->roots[i] = real ?: strdup(name);
+                if (!b->roots[i])
+                        break;
+                b->n_roots++;
+        }
+        return b->n_roots == n ? 0 : error_set(e, -ENOMEM, "memory", NULL, "cannot start");
 }

@@ -146,6 +146,13 @@ static void on_output(void *opaque, int fd, uint32_t events) {
         }
 }
 
+/* In a task: a pipe of another call's has to end with that call, not with this one. */
+static void close_others(const struct broker_call *ours) {
+        for (struct broker_call *c = ours->broker->calls; c; c = c->next)
+                for (size_t i = 0; c != ours && i < c->n_fds; i++)
+                        close(c->fds[i]);
+}
+
 int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struct error *e) {
         int out[2] = { -EBADF, -EBADF }, cancel[2] = { -EBADF, -EBADF };
         struct task *t = calloc(1, sizeof(*t));
@@ -165,6 +172,7 @@ int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struc
                 prctl(PR_SET_PDEATHSIG, SIGTERM);
                 safe_close(call->broker->wire_fd);
                 safe_close(call->broker->listen_fd);
+                close_others(call);
                 close(out[0]);
                 close(cancel[1]);
                 fault_arm(&call->broker->fault, "task");

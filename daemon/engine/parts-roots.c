@@ -2,7 +2,6 @@
 /* parts-roots: see parts-roots.h */
 #include "daemon/engine/parts-roots.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,33 +23,23 @@ static int real_path(int fd, char ret_path[static PATH_MAX]) {
         return 0;
 }
 
-/* Return: 1, 0, or -errno. */
-static int lies_below(const char *path, const char *root) {
-        _cleanup_close_ int fd = open(root, O_PATH | O_CLOEXEC);
-        char real[PATH_MAX];
-        size_t n;
-        int r;
+/* By their names alone: a root that became a link since leads nowhere, and one that can't be reached holds nobody up. */
+static bool lies_below(const char *path, const char *root) {
+        size_t n = strlen(root);
 
-        if (fd < 0)
-                return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
-        r = real_path(fd, real);
-        if (r < 0)
-                return r;
-        n = strlen(real);
-        if (n > 0 && real[n - 1] == '/') /* the root of all */
+        while (n > 0 && root[n - 1] == '/')
                 n--;
-        return strncmp(path, real, n) == 0 && (path[n] == '/' || path[n] == '\0');
+        return strncmp(path, root, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
-/* The file lies somewhere, and not in the root of all. */
-static void suggest_dir(char *path, struct error *e) {
-        char *slash = strrchr(path, '/');
-        _cleanup_free_ char *quoted = NULL;
+/* What a person has to type; not where a link led that somebody else has named. */
+static void suggest_dir(const char *path, const char *real, struct error *e) {
+        const char *slash = strrchr(real, '/');
+        size_t n = slash ? (size_t)(slash - real) : 0;
+        _cleanup_free_ char *dir = strndup(real, n), *quoted = NULL;
 
-        if (path[0] != '/' || slash == path)
-                return;
-        *slash = '\0';
-        quoted = text_shell_quote(path);
+        if (n > 0 && dir && strncmp(path, dir, n) == 0 && path[n] == '/')
+                quoted = text_shell_quote(dir);
         if (quoted)
                 error_set_fix(e, "let machines use what is in that directory: lodge path allow %s", quoted);
 }
@@ -62,14 +51,13 @@ int parts_check_roots(const struct parts_options *o, int fd, const char *what, c
         if (!o || o->n_roots == 0)
                 return 0;
         r = real_path(fd, real);
-        for (size_t i = 0; i < o->n_roots && r == 0 && real[0] == '/'; i++)
-                r = lies_below(real, o->roots[i]);
         if (r < 0)
                 return error_set(e, r, "path-check", NULL, "cannot find out where %s %s lies", what, path);
-        if (r > 0)
-                return 0;
-        error_set(e, -EPERM, "path-outside", "move it to a directory for machines' files: lodge path list",
+        for (size_t i = 0; i < o->n_roots && real[0] == '/'; i++)
+                if (lies_below(real, o->roots[i]))
+                        return 0;
+        error_set(e, -EPERM, "path-outside", "let machines use its directory: lodge path allow DIR",
                   "%s %s lies outside of the directories that this machine may use", what, path);
-        suggest_dir(real, e);
+        suggest_dir(path, real, e);
         return -EPERM;
 }

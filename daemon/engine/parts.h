@@ -82,7 +82,7 @@ struct parts {
 
 /* What a daemon knows better than the person who runs a machine in the foreground. All zero: no limits. */
 struct parts_options {
-        const char *const *roots; /* every file must lie below one of these; none: anywhere */
+        const char *const *roots; /* every file must lie below one of these real names; none: anywhere */
         size_t n_roots;
         const struct spawn_jail *helper_jail; /* for passt, which changes its user by itself; NULL: none */
         const struct spawn_jail *own_jail;    /* for swtpm, which is the machine's user; NULL: none */

@@ -18,6 +18,7 @@ struct call {
         broker_reply_fn fn; /* NULL: forgotten */
         void *opaque;
         bool sent;
+        bool cancelled; /* before it was sent */
 };
 
 struct broker_client {
@@ -65,6 +66,14 @@ static void end(struct broker_client *c, int reason) {
         }
 }
 
+static void send_cancel(struct broker_client *c, uint64_t id) {
+        json_t *message = json_pack("{s:I}", "cancel", (json_int_t)id);
+
+        if (message)
+                wire_send(c->fd, message, NULL, 0);
+        json_decref(message);
+}
+
 static int send_call(struct broker_client *c, struct call *call) {
         json_t *message =
                 json_pack("{s:I, s:s, s:O*}", "call", (json_int_t)call->id, "op", call->op, "args", call->args);
@@ -77,6 +86,8 @@ static int send_call(struct broker_client *c, struct call *call) {
         call->args = NULL;
         call->sent = true;
         c->n_sent++;
+        if (call->cancelled) /* the broker knows how to end it, and answers */
+                send_cancel(c, call->id);
         return 0;
 }
 
@@ -199,14 +210,11 @@ int broker_gone(struct error *e) {
 
 void broker_cancel(struct broker_client *c, uint64_t id) {
         struct call *call = *find(c, id);
-        json_t *message;
 
-        if (!call || !call->sent)
-                return;
-        message = json_pack("{s:I}", "cancel", (json_int_t)id);
-        if (message)
-                wire_send(c->fd, message, NULL, 0);
-        json_decref(message);
+        if (call && call->sent)
+                send_cancel(c, id);
+        else if (call)
+                call->cancelled = true;
 }
 
 void broker_forget(struct broker_client *c, uint64_t id) {

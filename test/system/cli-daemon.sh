@@ -307,6 +307,13 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         check "the daemon that runs knows at once" prints 0 "out: launched" launch tiny out --engine qemu --memory 256M --disk "$work/my disks/d.raw"
         check "info shows the disk" prints 0 "/my disks/d.raw" info out
         lodge kill out >/dev/null 2>&1
+        swapped() { # who may write above an allowed directory must not lead machines elsewhere
+                mv "$work/my disks" "$work/other" && ln -s other "$work/my disks" && complains 2 "[path-outside]" start out
+                local r=$?
+                rm "$work/my disks" && mv "$work/other" "$work/my disks"
+                return "$r"
+        }
+        check "a link in the place of an allowed directory opens nothing" swapped
         printf '# mine\n%s\n' "$work/my disks" >"$work/config/lodge/allow"
         forbidden() { run 0 path forbid "$work/my disks" && [ "$(cat "$work/config/lodge/allow")" = "# mine" ] && complains 2 "[path-outside]" start out; }
         check "forbidden again: gone from the file, comments stay, and the next start is refused" forbidden
