@@ -33,7 +33,8 @@ const DICTIONARY = {
 };
 /* A machine has to run for these, a WebSocket to be asked for, a certificate to be shown (test/system/remote.sh), a client to have been let in, an operation to go on, an image or a volume to be there, or the daemon to be the system's: not here. */
 const NEVER = ['machine_exec', 'machine_console', 'machine_shell', 'event_stream', 'machine_file_read', 'machine_file_write', 'machine_reboot', 'machine_pause', 'machine_resume', 'machine_reset', 'operation_cancel', 'image_show', 'image_delete', 'volume_delete',
-               'network_define', 'network_show', 'network_delete', 'client_enrol', 'client_delete'];
+               'network_define', 'network_show', 'network_delete', 'client_enrol', 'client_show', 'client_change',
+               'client_delete', 'machine_stop'];
 /* Reasons for 503, 504 and 507 that this test itself brings about. */
 const EXPLAINED = ['daemon-starting', 'too-many-operations'];
 const PLAIN = /^[A-Za-z0-9._-]{1,39}$/;
