@@ -376,7 +376,7 @@ int client_reconnect(struct client *client, struct error *e) {
         if (client->remote)
                 return remote_connect(client->remote, &client->http, e);
         r = client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
-        return r < 0 ? r : 0;
+        return not_there(r) ? -ECONNREFUSED : r < 0 ? r : 0; /* -ENOENT would be the answer's: no such object */
 }
 
 /* Each request has a connection of its own: one that lay idle may be closed at any moment, and then nobody knows what became of a request. */
