@@ -161,11 +161,17 @@ bool client_has_system(void) {
         return fd >= 0 || !not_there(fd);
 }
 
+static const char *named_socket(const struct client_options *o) {
+        const char *path = o->socket ?: getenv("LODGE_SOCKET");
+
+        return path && *path ? path : NULL;
+}
+
 static int find(const struct client_options *o, bool start, char **ret_path, struct error *e) {
-        const char *named = o->socket ?: getenv("LODGE_SOCKET");
+        const char *named = named_socket(o);
         int fd;
 
-        if (named && *named) {
+        if (named) {
                 *ret_path = strdup(named);
                 return *ret_path ? connect_named(named, e) : -ENOMEM;
         }
@@ -193,7 +199,7 @@ static int choose(const struct client_options *o, const char **ret_name, struct 
 bool client_is_named(const struct client_options *o) {
         const char *name;
 
-        return o->remote || o->socket || o->session || (choose(o, &name, NULL) == 0 && name);
+        return o->remote || o->session || named_socket(o) || (choose(o, &name, NULL) == 0 && name);
 }
 
 static int client_new(const struct client_options *options, struct client **ret_client, struct error *e) {

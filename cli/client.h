@@ -42,7 +42,7 @@ int client_open(const struct client_options *options, bool start, struct client 
 /** client_has_system() - is the system daemon the one that is asked when nothing else is said? It runs, whether it lets us in or not. */
 bool client_has_system(void);
 
-/** client_is_named() - was a daemon asked for by an option, or another host's by $LODGE_REMOTE? */
+/** client_is_named() - was a daemon asked for by an option, $LODGE_SOCKET or $LODGE_REMOTE? */
 bool client_is_named(const struct client_options *options);
 
 /** client_open_remote() - reach a remote that was not kept yet; it is borrowed. */

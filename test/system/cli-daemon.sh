@@ -316,6 +316,15 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         lodge delete out --disks >/dev/null 2>&1
 fi
 
+# ---- an image from a file
+
+imported() { # without this it lands in the user's own store, and a machine of the daemon that is named can't have it
+        truncate -s 1M "$work/sent.raw"
+        LODGE_SOCKET=$socket XDG_DATA_HOME=$work/other run 0 image import "$work/sent.raw" --disk-format raw --name sent || return
+        prints 0 sent image list && [ -e "$work/data/lodge/images/sent" ] && [ ! -e "$work/other/lodge/images/sent" ] && run 0 image delete sent
+}
+check "image import sends the file to the daemon that LODGE_SOCKET names" imported
+
 # ---- an image that is missing is built, which fails here: there is no network
 
 builds_first() { complains 2 "it is built first" launch debian/12 deb && ! grep -qF "[image-not-found]" "$work/err" && prints 0 image-build operation list; }
