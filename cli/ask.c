@@ -164,9 +164,8 @@ static void free_objects(struct ask *a) {
 }
 
 static int reach(struct ask *a, enum cli_daemon how, struct error *e) {
-        const char *socket = getenv("LODGE_SOCKET");
-        bool named = a->options && (a->options->socket || a->options->session || (socket && *socket));
-        int r = how == CLI_DAEMON_NAMED && !client_is_named(a->options)
+        bool named = client_is_named(a->options);
+        int r = how == CLI_DAEMON_NAMED && !named
                         ? 0
                         : client_open(a->options, how == CLI_DAEMON_START || a->options->session, &a->client, e);
 

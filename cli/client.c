@@ -168,11 +168,17 @@ bool client_has_session(void) {
         return fd >= 0;
 }
 
+static const char *named_socket(const struct client_options *o) {
+        const char *path = o->socket ?: getenv("LODGE_SOCKET");
+
+        return path && *path ? path : NULL;
+}
+
 static int find(const struct client_options *o, bool start, char **ret_path, struct error *e) {
-        const char *named = o->socket ?: getenv("LODGE_SOCKET");
+        const char *named = named_socket(o);
         int fd;
 
-        if (named && *named) {
+        if (named) {
                 *ret_path = strdup(named);
                 return *ret_path ? connect_named(named, e) : -ENOMEM;
         }
@@ -200,7 +206,7 @@ static int choose(const struct client_options *o, const char **ret_name, struct 
 bool client_is_named(const struct client_options *o) {
         const char *name;
 
-        return o->remote || o->socket || o->session || (choose(o, &name, NULL) == 0 && name);
+        return o->remote || o->session || named_socket(o) || (choose(o, &name, NULL) == 0 && name);
 }
 
 static int client_new(const struct client_options *options, struct client **ret_client, struct error *e) {
@@ -383,7 +389,7 @@ int client_reconnect(struct client *client, struct error *e) {
         if (client->remote)
                 return remote_connect(client->remote, &client->http, e);
         r = client->http.fd = client->path ? client_connect(client->path) : -ENOMEM;
-        return r < 0 ? r : 0;
+        return not_there(r) ? -ECONNREFUSED : r < 0 ? r : 0; /* -ENOENT would be the answer's: no such object */
 }
 
 /* Each request has a connection of its own: one that lay idle may be closed at any moment, and then nobody knows what became of a request. */

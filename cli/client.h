@@ -45,7 +45,7 @@ bool client_has_system(void);
 /** client_has_session() - does the caller's own daemon run? */
 bool client_has_session(void);
 
-/** client_is_named() - was a daemon asked for by an option, or another host's by $LODGE_REMOTE? */
+/** client_is_named() - was a daemon asked for by an option, $LODGE_SOCKET or $LODGE_REMOTE? */
 bool client_is_named(const struct client_options *options);
 
 /** client_open_remote() - reach a remote that was not kept yet; it is borrowed. */

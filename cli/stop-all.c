@@ -8,7 +8,8 @@
  *      list      again: what was started meanwhile goes, too
  *
  * The order is autostart's, backwards: what starts early (a database, a router) is what others lean on. A machine that does not stop is told of and does not hold up the
- * next rank: whoever shuts a host down has only so much time. One that another operation works on is asked again until that is over.
+ * next rank: whoever shuts a host down has only so much time. One that another operation works on is asked again until that is over. So is a daemon that is started anew
+ * meanwhile: it gets PATIENCE_NS, since giving up means that the host pulls every plug.
  */
 #include <errno.h>
 #include <limits.h>
@@ -23,6 +24,7 @@
 
 #define LOOK_MS       200
 #define PLUG_NS       20000000000ull /* what the daemon takes at most to pull a plug */
+#define PATIENCE_NS   20000000000ull /* what a daemon that is started anew takes at most */
 #define PASSES        3
 #define NEVER_STARTED INT64_MAX /* the rank of a machine that does not start with the host */
 
@@ -30,6 +32,7 @@ struct target {
         const char *project, *name, *uuid; /* the list's */
         int64_t rank;                      /* the highest stops first */
         char *operation;                   /* its id; NULL: none has begun */
+        uint64_t until;                    /* when that must be over */
         bool over;
 };
 
@@ -97,6 +100,18 @@ static bool is_to_stop(const json_t *machine) {
         return !streq(status, "stopped");
 }
 
+/* Somebody else's operation, or a daemon that is started anew, is over in a moment; Ctrl-C ends the whole at the next look. */
+static bool passes(int r) {
+        return r == -EBUSY || r == -EAGAIN || r == -ECONNREFUSED;
+}
+
+/* Before the next look. Return: 0, -ECANCELED when the waiting was ended. */
+static int pause_for(const struct stop_all *s) {
+        struct pollfd stop = { .fd = s->a->client->stop_fd, .events = POLLIN };
+
+        return poll(&stop, 1, LOOK_MS) > 0 ? -ECANCELED : 0;
+}
+
 static int add(struct stop_all *s, const json_t *item, struct error *e) {
         struct target t = { .project = text_of(item, "project"),
                             .name = text_of(item, "name"),
@@ -119,7 +134,7 @@ static int add(struct stop_all *s, const json_t *item, struct error *e) {
         return 0;
 }
 
-static int look(struct stop_all *s, struct error *e) {
+static int look_once(struct stop_all *s, struct error *e) {
         json_t *item;
         size_t i;
         int r;
@@ -139,12 +154,20 @@ static int look(struct stop_all *s, struct error *e) {
         return r;
 }
 
-/* ---- one rank --------------------------------------------------------------------------------------------------------- */
+static int look(struct stop_all *s, struct error *e) {
+        uint64_t end = clock_ns() + PATIENCE_NS;
+        int r;
 
-/* Somebody else's operation, or a daemon that is started anew, is over in a moment; Ctrl-C ends the whole at the next look. */
-static bool passes(int r) {
-        return r == -EBUSY || r == -EAGAIN || r == -ECONNREFUSED;
+        while (passes(r = look_once(s, e)) && clock_ns() < end) {
+                error_clear(e);
+                r = pause_for(s);
+                if (r < 0)
+                        return r;
+        }
+        return r;
 }
+
+/* ---- one rank --------------------------------------------------------------------------------------------------------- */
 
 static void failed(struct stop_all *s, struct target *t, struct error *own) {
         t->over = true;
@@ -180,20 +203,27 @@ static void begin(struct stop_all *s, struct target *t, const struct machine_sto
         else if (r < 0)
                 failed(s, t, &own);
         else {
+                t->until = clock_ns() + (late && how->force ? 0 : how->timeout * 1000000000ull) + PLUG_NS;
                 t->operation = text_copy(text_of(operation, "id"));
                 t->over = !t->operation;
         }
 }
 
-static void look_at(struct stop_all *s, struct target *t, bool late) {
+/* An operation may have no end, such as one that waits for room for its journal: it doesn't hold up the next rank. */
+static void look_at(struct stop_all *s, struct target *t) {
         struct client_call call = { .route = ROUTE_OPERATION_SHOW, .parameter = t->operation };
         _cleanup_error_ struct error own = ERROR_INIT;
         json_auto_t *operation = NULL;
         int r = call_of(s, t, call, &operation, &own);
+        bool lasts = r == 0 && !follow_is_over(operation);
 
-        if (r == -ECANCELED || (passes(r) && !late) || (r == 0 && !follow_is_over(operation)))
+        if (r == -ECANCELED || ((lasts || passes(r)) && clock_ns() <= t->until))
                 return;
-        if (r == 0)
+        if (lasts) {
+                r = error_set(&own, -ETIMEDOUT, "operation-lasts", NULL, "%s: the operation that stops it does not end",
+                              t->name);
+                error_set_fix(&own, "see what it waits for: lodge operation show %s", t->operation);
+        } else if (r == 0)
                 r = follow_end(operation, &own);
         if (r < 0)
                 failed(s, t, &own);
@@ -224,7 +254,6 @@ static int stop_rank(struct stop_all *s, struct target *rank, size_t n, struct e
         uint64_t since = clock_ns(), end = since + how->timeout * 1000000000ull;
 
         for (;;) {
-                struct pollfd stop = { .fd = s->a->client->stop_fd, .events = POLLIN };
                 size_t left = 0;
 
                 if (shown)
@@ -233,7 +262,7 @@ static int stop_rank(struct stop_all *s, struct target *rank, size_t n, struct e
                         if (!rank[i].over && !rank[i].operation)
                                 begin(s, &rank[i], how, clock_ns() > end);
                         else if (!rank[i].over)
-                                look_at(s, &rank[i], clock_ns() > end + PLUG_NS);
+                                look_at(s, &rank[i]);
                         left += !rank[i].over;
                 }
                 if (left == 0)
@@ -241,7 +270,7 @@ static int stop_rank(struct stop_all *s, struct target *rank, size_t n, struct e
                 if (terminal)
                         show(s, rank, n, left, since);
                 shown = terminal;
-                if (poll(&stop, 1, LOOK_MS) > 0)
+                if (pause_for(s) < 0)
                         return -ECANCELED;
         }
 }

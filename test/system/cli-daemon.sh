@@ -323,6 +323,15 @@ if [ -d "$work/data/lodge/images/tiny" ]; then
         lodge delete out --disks >/dev/null 2>&1
 fi
 
+# ---- an image from a file
+
+imported() { # without this it lands in the user's own store, and a machine of the daemon that is named can't have it
+        truncate -s 1M "$work/sent.raw"
+        LODGE_SOCKET=$socket XDG_DATA_HOME=$work/other run 0 image import "$work/sent.raw" --disk-format raw --name sent || return
+        prints 0 sent image list && [ -e "$work/data/lodge/images/sent" ] && [ ! -e "$work/other/lodge/images/sent" ] && run 0 image delete sent
+}
+check "image import sends the file to the daemon that LODGE_SOCKET names" imported
+
 # ---- an image that is missing is built, which fails here: there is no network
 
 builds_first() { complains 2 "it is built first" launch debian/12 deb && ! grep -qF "[image-not-found]" "$work/err" && prints 0 image-build operation list; }
@@ -464,6 +473,50 @@ check "a daemon that dies before it answers: status 3" complains 3 "[daemon-gone
 error='{"error":{"id":"Evil\\u001b[2J","message":"a\\u001b[31mb","fix":"c\\nd","code":"ENOENT"}}'
 answers "HTTP/1.1 404 No\r\nContent-Length: $((${#error} - 3))\r\n\r\n$error"
 check "an answer's control characters are escaped" complains 2 'a\x1b[31mb' list --socket "$work/fake.sock"
+
+# A daemon that is started anew ends each request once before it answers; and the operation that stops the first machine never ends, as one does not that waits for room on a disk.
+cat >"$work/restarts" <<'P'
+import json, os, re, socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
+print("ready", flush=True)
+seen, status = set(), {"stuck": "running", "next": "running"}
+def machine(name):
+    return {"project": "default", "name": name, "uuid": name, "status": status[name], "state": {"status": status[name]},
+            "config": {"autostart": {"enabled": True, "order": 20 if name == "stuck" else 10}}}
+while True:
+    c, _ = s.accept()
+    method, target = c.recv(65536).decode().split()[:2]
+    what = re.sub(r"[?].*", "", target)
+    if what not in seen:
+        seen.add(what)
+        if what == "/v1/operations/next": # for that long its socket isn't even there
+            os.rename(sys.argv[1], sys.argv[1] + "-")
+            c.close()
+            time.sleep(1)
+            os.rename(sys.argv[1] + "-", sys.argv[1])
+            continue
+        c.close()
+        continue
+    last = what.split("/")[-1]
+    name = what.split("/")[3] if what.count("/") > 2 else ""
+    if name == "next" and "operations" in what:
+        status["next"] = "stopped"
+    d = {"items": [machine(n) for n in status], "total": 2} if what == "/v1/machines" else machine(name) if method == "GET" and "machines" in what else \
+        {"id": name, "target": name, "status": "done" if status[name] == "stopped" else "running"}
+    body = json.dumps(d).encode()
+    c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body); c.close()
+P
+restarts() {
+        [ -z "$fake" ] || { kill "$fake"; wait "$fake" 2>/dev/null; }
+        rm -f "$work/fake.sock"
+        coproc server { exec python3 "$work/restarts" "$work/fake.sock"; }
+        fake=$!
+        read -r -t 10 _ <&"${server[0]}"
+        complains 2 "[machines-remain]" stop --all --timeout 1 --socket "$work/fake.sock" && [ "$(cat "$work/out")" = "next: stopped" ] || return
+        grep -qF "1 machine still runs: stuck" "$work/err" && grep -qF "[operation-lasts]" "$work/err"
+}
+# Without this a host that shuts down while lodged is restarted, or whose disk is full, pulls every plug.
+check "stop --all outlives a daemon's restart, and an operation without an end" restarts
 
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
         # Names come from files of our own, in a mount namespace of their own.

@@ -144,8 +144,7 @@ make_image() { # a disk that UEFI starts, imported as an image
         echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBYW4ViqlgcXJvqeZvqLnoNNS+Ydl8Xay5AlDxzuMk3 test' >"$work/key.pub"
         truncate -s 64M "$work/esp.raw" && mformat -i "$work/esp.raw" -F -v ESP :: &&
                 mcopy -i "$work/esp.raw" "$work/startup.nsh" "$tiny/initrd" :: && mcopy -i "$work/esp.raw" "$tiny/vmlinuz" ::vmlinuz.efi || return
-        mkdir "$work/data" && ln -s "$work/state" "$work/data/lodge" &&
-                XDG_DATA_HOME=$work/data run 0 image import "$work/esp.raw" --disk-format raw --name esp --agent
+        run 0 image import "$work/esp.raw" --disk-format raw --name esp --agent
 }
 
 boots() { # the guest came up by UEFI, and sees a TPM 2.0, the CD and the display adapter
@@ -217,7 +216,7 @@ bios() { # starts a boot sector, of the disk or of a CD, which writes to the ser
 }
 
 only_a_disk() { # as one that was pulled: firmware boots it, without a word
-        XDG_DATA_HOME=$work/data run 0 image import "$work/boot.raw" --disk-format raw --name sector &&
+        run 0 image import "$work/boot.raw" --disk-format raw --name sector &&
                 run 0 launch sector sector --net none --wait 0 --ssh-key "$work/key.pub" || return
         local i
         for ((i = 0; i < 100; i++)); do
