@@ -447,6 +447,23 @@ slow_upload() { # 16 KiB a second go on for longer than a request may last, 100 
         wait "$slow"
         grep -q '^sent' "$work/peer.steady" && grep -qE '^cut (1[5-9]|2[0-9])$' "$work/peer" && left_nothing slow
 }
+told_why() { # an upload that fails in the middle: its client hears of that, and not that the daemon is gone
+        local before task="" i status
+        before=$(pgrep -P "$daemon" -x lodged)
+        head -c 1000000 /dev/urandom >"$work/fails.raw" && truncate -s 200000000 "$work/fails.raw" || return
+        "$build/lodge" image import --remote up --name fails --disk-format raw "$work/fails.raw" </dev/null >"$work/out" 2>"$work/err" &
+        local client=$!
+        for ((i = 0; i < 1000; i++)); do
+                [ -z "$(find "$work/state/images" -name '.upload-*' -size +0)" ] || task=$(tasks) && [ -n "$task" ] && break
+                sleep 0.01
+        done
+        kill -9 "$task"
+        wait "$client"
+        status=$?
+        cat "$work/err"
+        rm -f "$work/fails.raw" "$work/state/images/".upload-* # of who was killed
+        [ "$status" = 2 ] && grep -qF '[task-lost]' "$work/err"
+}
 small_memory() { # the worker's, of an upload of 300 MB
         local before after
         before=$(awk '/VmHWM/ {print $2}' "/proc/$(worker)/status")
@@ -490,6 +507,7 @@ check "an upload of another format than was said is no image" no_qcow2
 check "an upload with the wrong checksum is refused, and leaves nothing" wrong_sum
 check "viewers, clients of a project and what does not fit are refused before the bytes come" before_bytes
 check "an upload that breaks off leaves nothing" half_way
+check "an upload that fails in the middle is told why" told_why
 check "300 MB go through little memory" small_memory
 check "imports wait for their turn when there are many" their_turn
 check "a slow upload goes on, one that all but stands still is cut" slow_upload
