@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@ const struct sys sys_real = {
         .read = read,
         .write = write,
         .fstat = fstat,
+        .fstatvfs = fstatvfs,
         .fdatasync = fdatasync,
         .fallocate = fallocate,
         .ftruncate = ftruncate,

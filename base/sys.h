@@ -15,6 +15,7 @@
 
 struct io_uring_params;
 struct stat;
+struct statvfs;
 
 struct sys {
         int (*open)(const char *path, int flags, ...);
@@ -25,6 +26,7 @@ struct sys {
         ssize_t (*read)(int fd, void *buf, size_t n);
         ssize_t (*write)(int fd, const void *buf, size_t n);
         int (*fstat)(int fd, struct stat *ret);
+        int (*fstatvfs)(int fd, struct statvfs *ret);
         int (*fdatasync)(int fd);
         int (*fallocate)(int fd, int mode, off_t offset, off_t len);
         int (*ftruncate)(int fd, off_t length);

@@ -9,7 +9,8 @@
  *
  * A pipe that is full stops the reading, so memory stays small and the worker never waits for a disk. The task's answer, when it has all and it is on the disk, begins the operation
  * that makes the image; that is the answer (202). A client that goes away, or is too slow (server.c), has the task cancelled, which removes the file; a task whose answer
- * is on its way then has its upload dropped here. Nothing is resumed.
+ * is on its way then has its upload dropped here. Nothing is resumed. When the task fails, what is still to come is read and dropped: libsoup answers after the body, and a
+ * client that was cut off would not learn why.
  *
  * The upload outlives its request until the task has answered.
  */

@@ -28,6 +28,7 @@ struct api_connection {
         uint64_t since;    /* when its phase began, or when a part of the answer was taken last (monotonic ns) */
         uint64_t received; /* bytes of the body */
         uint64_t counted;  /* of an upload: bytes since @since */
+        bool uploads;      /* some of an upload was taken */
         bool lasting;      /* a WebSocket: it may be silent */
         bool stream_open;  /* it became a WebSocket */
 };

@@ -331,13 +331,19 @@ static void on_chunk(SoupServerMessage *message, GBytes *chunk, gpointer opaque)
         const void *data = g_bytes_get_data(chunk, &n);
 
         if (upload) {
-                if (c)
+                if (c) {
+                        c->uploads = true;
                         count_upload(c, n);
+                }
                 upload_chunk(upload, data, n);
                 return;
         }
         if (!c)
                 return;
+        if (c->uploads) { /* it has failed, and libsoup tells why when all has come: at the pace of an upload */
+                count_upload(c, n);
+                return;
+        }
         c->received += n;
         if (c->received > API_BODY_MAX && soup_server_message_get_status(message) == SOUP_STATUS_NONE)
                 refuse_large(message);
@@ -380,6 +386,7 @@ static void on_started(SoupServer *server, SoupServerMessage *message, gpointer 
         if (c) {
                 phase_set(c, API_FRESH);
                 c->received = 0;
+                c->uploads = false;
         }
         request_refuse(message, SOUP_STATUS_NONE, "http", "send HTTP/1.1; percent-encode what is not a plain character",
                        "this is no HTTP request that can be understood");

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/io.h"
@@ -21,6 +22,7 @@
 #define PREFIX ".upload-"
 #define DISK   "disk.raw"
 #define CHUNK  (1u << 20)
+#define PIECE  (64u << 20) /* synced at a time: no sync, which a kill has to wait for, is long */
 
 static void file_name(const char *id, char ret_name[static sizeof(PREFIX) + UPLOAD_ID_SIZE]) {
         snprintf(ret_name, sizeof(PREFIX) + UPLOAD_ID_SIZE, PREFIX "%.16s", id);
@@ -80,6 +82,14 @@ static int fill(uint8_t *buf, size_t n, int from, int cancel_fd) {
         return 0;
 }
 
+static int check_room(const struct sys *sys, int fd, size_t n) {
+        struct statvfs fs;
+
+        if (sys->fstatvfs(fd, &fs) < 0)
+                return -errno;
+        return (uint64_t)fs.f_bavail * fs.f_frsize < STORE_RESERVE + n ? -ENOSPC : 0;
+}
+
 static int take(struct image_store *store, int from, int to, uint64_t size, int cancel_fd,
                 char ret_sha256[static SHA256_HEX_SIZE]) {
         _cleanup_free_ uint8_t *buf = malloc(CHUNK);
@@ -91,11 +101,15 @@ static int take(struct image_store *store, int from, int to, uint64_t size, int 
                 size_t n = (size_t)MIN((uint64_t)CHUNK, size - at);
 
                 r = fill(buf, n, from, cancel_fd);
+                if (r == 0)
+                        r = check_room(store->sys, to, n);
                 if (r == 0) {
                         sha256_update(&sum, buf, n);
                         r = copy_write_sparse(store->sys, to, buf, n, at);
                 }
                 at += n;
+                if (r == 0 && at % PIECE == 0 && store->sys->fdatasync(to) < 0)
+                        r = -errno;
         }
         if (r == 0 && store->sys->ftruncate(to, (off_t)size) < 0)
                 r = -errno;

@@ -6,6 +6,8 @@
  *
  * The bytes are there, on the disk and compared with their checksum, before this begins (daemon/api/api-upload.c). An import that was interrupted is done again. What
  * nobody was told of before the daemon was killed is an upload without an operation: import_sweep() has it removed.
+ *
+ * A few are made at a time, and the others wait for their turn, in order: each takes one of the calls that may be open to the broker, which machines need, too.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,13 +16,65 @@
 #include "base/log.h"
 #include "daemon/machine/internal.h"
 
-static int import_run(struct operation *op, struct error *e) {
+#define IMPORTS_MAX 4u /* at a time */
+
+static bool is_import(const struct operation *op) {
+        return op->kind == &image_import_kind && op->row->state == STORE_OP_RUNNING && op->busy;
+}
+
+static bool has_room(const struct machines *ms) {
+        unsigned int n = 0;
+
+        for (const struct operation *op = operations_first(ms->operations); op; op = op->next)
+                n += is_import(op) && op->call;
+        return n < IMPORTS_MAX;
+}
+
+static int import_ask(struct operation *op, struct error *e);
+
+/* One has ended: the turn is the next one's that waits. */
+static void import_next(struct machines *ms) {
+        for (struct operation *op = operations_first(ms->operations); op && has_room(ms); op = op->next) {
+                _cleanup_error_ struct error e = ERROR_INIT;
+
+                if (is_import(op) && !op->call && import_ask(op, &e) < 0)
+                        operation_step_done(op, &e);
+        }
+}
+
+static void on_imported(void *opaque, const struct error *e, struct wire_message *reply) {
+        struct operation *op = opaque;
+        struct machines *ms = op->context;
+
+        operation_step_done(op, e);
+        import_next(ms);
+}
+
+static int import_ask(struct operation *op, struct error *e) {
         return operation_ask(op, "image-import",
                              json_pack("{s:s, s:s, s:s, s:s, s:s*, s:b}", "upload", operation_arg(op, "upload"), "name",
                                        op->row->target, "sha256", operation_arg(op, "sha256"), "format",
                                        operation_arg(op, "format"), "append", operation_arg(op, "append"), "agent",
                                        json_is_true(json_object_get(op->args, "agent"))),
-                             on_step_answer, e);
+                             on_imported, e);
+}
+
+static int import_run(struct operation *op, struct error *e) {
+        if (has_room(op->context))
+                return import_ask(op, e);
+        operation_progress(op, "waiting for other imports");
+        return 1;
+}
+
+static void import_cancel(struct operation *op) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+
+        if (op->call) {
+                operation_cancel_call(op);
+                return;
+        }
+        error_set(&e, -EINTR, "cancelled", NULL, "the import was stopped");
+        operation_step_done(op, &e);
 }
 
 static int import_undo(struct operation *op, struct error *e) {
@@ -39,7 +93,7 @@ static const struct operation_step import_steps[] = { { "import", import_run, im
 const struct operation_kind image_import_kind = { .name = "image-import",
                                                   .steps = import_steps,
                                                   .n_steps = ELEMENTSOF(import_steps),
-                                                  .cancel = operation_cancel_call,
+                                                  .cancel = import_cancel,
                                                   .ended = import_ended };
 
 void machine_image_upload_drop(struct machines *ms, const char *upload) {

@@ -447,6 +447,23 @@ slow_upload() { # 16 KiB a second go on for longer than a request may last, 100 
         wait "$slow"
         grep -q '^sent' "$work/peer.steady" && grep -qE '^cut (1[5-9]|2[0-9])$' "$work/peer" && left_nothing slow
 }
+told_why() { # an upload that fails in the middle: its client hears of that, and not that the daemon is gone
+        local before task="" i status
+        before=$(pgrep -P "$daemon" -x lodged)
+        head -c 1000000 /dev/urandom >"$work/fails.raw" && truncate -s 200000000 "$work/fails.raw" || return
+        "$build/lodge" image import --remote up --name fails --disk-format raw "$work/fails.raw" </dev/null >"$work/out" 2>"$work/err" &
+        local client=$!
+        for ((i = 0; i < 1000; i++)); do
+                [ -z "$(find "$work/state/images" -name '.upload-*' -size +0)" ] || task=$(tasks) && [ -n "$task" ] && break
+                sleep 0.01
+        done
+        kill -9 "$task"
+        wait "$client"
+        status=$?
+        cat "$work/err"
+        rm -f "$work/fails.raw" "$work/state/images/".upload-* # of who was killed
+        [ "$status" = 2 ] && grep -qF '[task-lost]' "$work/err"
+}
 small_memory() { # the worker's, of an upload of 300 MB
         local before after
         before=$(awk '/VmHWM/ {print $2}' "/proc/$(worker)/status")
@@ -457,13 +474,42 @@ small_memory() { # the worker's, of an upload of 300 MB
         echo "VmHWM $before kB, then $after kB"
         [ "$((after - before))" -lt 8000 ] && run 0 image delete large --remote up
 }
+tasks() { pgrep -P "$daemon" -x lodged | grep -vxF "$before"; } # that have begun since
+their_turn() { # imports that take long leave calls to the broker for the others, and lose nothing; one that waits can be cancelled
+        local i id r=1 stopped=() pid before
+        before=$(pgrep -P "$daemon" -x lodged)
+        qemu-img create -q -f qcow2 "$work/turn.qcow2" 1G || return # and each byte of it is hashed
+        for ((i = 1; i <= 6; i++)); do
+                answers 202 '"kind":"image-import"' admin "/v1/images/turn$i?disk_format=qcow2" -T "$work/turn.qcow2" || break
+                for pid in $(tasks); do kill -STOP "$pid" && stopped+=("$pid"); done
+        done
+        id=$(sed 's/.*"id":"\([^"]*\)".*/\1/' "$work/answer")
+        [ "$(tasks | wc -l)" = 4 ] && answers 200 'waiting for other imports' admin "/v1/operations/$id" && answers 200 "$id" admin "/v1/operations/$id" -X DELETE && sleep 1 &&
+                answers 200 '"status":"cancelled"' admin "/v1/operations/$id" && r=0
+        echo "stopped ${stopped[*]}, there are $(tasks | xargs)"
+        kill -CONT "${stopped[@]}"
+        [ "$r" = 0 ] || return
+        for ((i = 1; i <= 5; i++)); do comes_image "turn$i" || return; done
+        left_nothing turn6
+}
+comes_image() { # NAME: within 20 s; and goes
+        local i
+        for ((i = 0; i < 200; i++)); do
+                [ -e "$work/state/images/$1/image.json" ] && run 0 image delete "$1" --socket "$socket" && return
+                sleep 0.1
+        done
+        ls -lA "$work/state/images"
+        return 1
+}
 check "an image is uploaded, of each format, and is what was sent" sends
 check "what can't be is an error before anything is sent" told_here
 check "an upload of another format than was said is no image" no_qcow2
 check "an upload with the wrong checksum is refused, and leaves nothing" wrong_sum
 check "viewers, clients of a project and what does not fit are refused before the bytes come" before_bytes
 check "an upload that breaks off leaves nothing" half_way
+check "an upload that fails in the middle is told why" told_why
 check "300 MB go through little memory" small_memory
+check "imports wait for their turn when there are many" their_turn
 check "a slow upload goes on, one that all but stands still is cut" slow_upload
 
 # ---- hostile

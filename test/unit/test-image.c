@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -702,6 +703,11 @@ static ssize_t fail_pwrite(int fd, const void *buf, size_t n, off_t at) {
         return -1;
 }
 
+static int little_room(int fd, struct statvfs *ret) {
+        *ret = (struct statvfs){ .f_bavail = STORE_RESERVE / 4096, .f_frsize = 4096 };
+        return 0;
+}
+
 /* @size bytes are announced and @sent come. */
 static int receive(struct image_store *store, size_t size, size_t sent, const char *sha256, const char **ret_error_id,
                    char ret_id[static UPLOAD_ID_SIZE]) {
@@ -724,18 +730,22 @@ static int receive(struct image_store *store, size_t size, size_t sent, const ch
 static void test_uploads_stay_whole_or_go(void **state) {
         static const char zeroes[] = "0000000000000000000000000000000000000000000000000000000000000000";
         struct fixture *f = *state;
-        struct sys full = sys_real;
-        struct image_store *store = open_store(f, NULL), *no_room;
+        struct sys full = sys_real, crowded = sys_real;
+        struct image_store *store = open_store(f, NULL), *no_room, *reserve;
         char id[UPLOAD_ID_SIZE], other[UPLOAD_ID_SIZE], *keep[] = { id };
         const char *why;
 
         full.pwrite = fail_pwrite;
         no_room = open_store(f, &full);
+        crowded.fstatvfs = little_room;
+        reserve = open_store(f, &crowded);
         assert_int_equal(receive(store, 8192, 5000, NULL, &why, id), -EPIPE);
         assert_string_equal(why, "upload-short");
         assert_int_equal(receive(store, 8192, 8192, zeroes, &why, id), -EINVAL);
         assert_string_equal(why, "upload-digest");
         assert_int_equal(receive(no_room, 8192, 8192, NULL, &why, id), -ENOSPC);
+        assert_string_equal(why, "image-no-space");
+        assert_int_equal(receive(reserve, 8192, 8192, NULL, &why, id), -ENOSPC); /* what others live on is not filled */
         assert_string_equal(why, "image-no-space");
         assert_int_equal(count_uploads(f), 0);
         assert_int_equal(upload_check(store, "a/b", INT64_MAX / 2, NULL), -ENOSPC);
@@ -750,6 +760,7 @@ static void test_uploads_stay_whole_or_go(void **state) {
         assert_int_equal(upload_remove(store, other), 0);
         assert_int_equal(upload_remove(store, id), 0);
         assert_int_equal(count_uploads(f), 0);
+        image_store_free(reserve);
         image_store_free(no_room);
         image_store_free(store);
 }
