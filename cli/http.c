@@ -250,8 +250,8 @@ static int read_chunks(struct http *h, struct http_answer *answer, int timeout_m
         }
 }
 
-/* @upto: 1xx come before the answer, and are passed over up to this one */
-static int read_answer(struct http *h, struct http_answer *answer, unsigned int upto, int timeout_ms) {
+/* @up_to: 1xx come before the answer, and are passed over up to this one */
+static int read_answer(struct http *h, struct http_answer *answer, unsigned int up_to, int timeout_ms) {
         size_t n, length = 0;
         int r;
 
@@ -262,8 +262,8 @@ static int read_answer(struct http *h, struct http_answer *answer, unsigned int 
                 if (r < 0)
                         return r;
                 used(h, n);
-        } while (answer->status < 200 && answer->status != upto);
-        if (answer->status == upto)
+        } while (answer->status < 200 && answer->status != up_to);
+        if (answer->status == up_to)
                 return 0;
         if (answer->status == 204 || answer->status == 304)
                 return take(h, answer, 0);

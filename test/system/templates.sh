@@ -220,7 +220,8 @@ only_a_disk() { # as one that was pulled: firmware boots it, without a word
                 run 0 launch sector sector --net none --wait 0 --ssh-key "$work/key.pub" || return
         local i
         for ((i = 0; i < 100; i++)); do
-                timeout 2 "$build/lodge" console sector --history 64K </dev/null 2>&1 | grep -qa '^lodge' && break
+                timeout 2 "$build/lodge" console sector --history 64K </dev/null >"$work/console" 2>&1 # which ends by the time limit
+                grep -qa '^lodge' "$work/console" && break
                 sleep 0.2
         done
         grep -q 'firmware bios: lodge-vmm does not have it yet' "$work/err" && run 0 kill sector && console sector | grep -qa lodge && run 0 delete sector --disks
