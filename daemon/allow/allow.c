@@ -76,6 +76,8 @@ static int read_file(int dir_fd, char **ret_text) {
 }
 
 static int take_line(struct allow *a, const char *line, size_t n) {
+        char *dir;
+
         while (n > 0 && (line[n - 1] == ' ' || line[n - 1] == '\t' || line[n - 1] == '\r'))
                 n--;
         if (n == 0 || line[0] == '#')
@@ -84,14 +86,17 @@ static int take_line(struct allow *a, const char *line, size_t n) {
                 return -EINVAL;
         if (a->n == ALLOW_MAX)
                 return -EFBIG;
-        a->dirs[a->n] = strndup(line, n);
-        return a->dirs[a->n] ? (int)(a->n++, 0) : -ENOMEM;
+        dir = strndup(line, n);
+        if (!dir)
+                return -ENOMEM;
+        a->dirs[a->n++] = dir;
+        return 0;
 }
 
 static int parse(struct allow *a, const char *text) {
         int r = 0;
 
-        a->dirs = calloc(ALLOW_MAX, sizeof(*a->dirs));
+        a->dirs = calloc(ALLOW_MAX + 1, sizeof(*a->dirs));
         if (!a->dirs)
                 return -ENOMEM;
         while (text && *text && r == 0) {
@@ -157,8 +162,8 @@ static int real_dir(const char *dir, char **ret_real, struct error *e) {
 }
 
 static bool has(const struct allow *a, const char *dir) {
-        for (size_t i = 0; i < a->n; i++)
-                if (streq(a->dirs[i], dir))
+        for (char **d = a->dirs; *d; d++)
+                if (streq(*d, dir))
                         return true;
         return false;
 }

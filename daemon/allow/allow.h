@@ -24,7 +24,7 @@
 
 struct allow {
         char *path; /* of the file, which may not be there */
-        char **dirs;
+        char **dirs; /* NULL-terminated */
         size_t n;
 };
 
