@@ -146,3 +146,11 @@ char *text_shell_quote(const char *text) {
         *p = '\0';
         return word;
 }
+
+bool text_lies_below(const char *path, const char *root) {
+        size_t n = strlen(root);
+
+        while (n > 0 && root[n - 1] == '/')
+                n--;
+        return strncmp(path, root, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}

@@ -24,6 +24,9 @@ int text_parse_size(const char *text, uint64_t *ret_bytes);
 /** text_shell_quote() - a word that sh(1) takes as @text, whatever is in it; allocated; NULL without memory. */
 char *text_shell_quote(const char *text);
 
+/** text_lies_below() - is @path the directory @root or something in it? Both are names without links; "/" holds everything. */
+bool text_lies_below(const char *path, const char *root);
+
 #define TEXT_SIZE_MAX 32
 /** text_format_size() - "1.5 GiB", "300 MiB", "12 B"; @buf holds TEXT_SIZE_MAX bytes; returns @buf. */
 const char *text_format_size(uint64_t bytes, char buf[static TEXT_SIZE_MAX]);

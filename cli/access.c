@@ -148,24 +148,16 @@ static int enrol(struct remote *remote, const struct token *token, struct error 
         return c->client && c->role ? 0 : -ENOMEM;
 }
 
-static struct render make_render(const struct remote_options *o) {
-        return (struct render){ .file = stdout,
-                                .format = o->format,
-                                .object = &remote_config_schema,
-                                .columns = REMOTE_COLUMNS,
-                                .terminal = isatty(STDOUT_FILENO),
-                                .colour = render_colour(stdout) };
-}
-
 static int show(const struct remote_options *o, const struct remote_config *c, struct error *e) {
-        const struct render render = make_render(o);
+        const struct render render = render_to_stdout(o->format, &remote_config_schema, REMOTE_COLUMNS);
         _cleanup_free_ char *text = remote_config_format(c);
         json_auto_t *object = text ? json_loads(text, 0, NULL) : NULL;
 
         return object ? render_object(&render, object, e) : error_set(e, -ENOMEM, "memory", NULL, "cannot show it");
 }
 
-static int add(const struct remote_options *o, struct error *e) {
+static int add(const void *options, struct error *e) {
+        const struct remote_options *o = options;
         _cleanup_(remote_freep) struct remote *remote = NULL;
         _cleanup_(token_freep) struct token *token = NULL;
         _cleanup_free_ char *word = NULL;
@@ -193,15 +185,17 @@ static int add(const struct remote_options *o, struct error *e) {
         return 0;
 }
 
-static int list(const struct remote_options *o, struct error *e) {
-        const struct render render = make_render(o);
+static int list(const void *options, struct error *e) {
+        const struct remote_options *o = options;
+        const struct render render = render_to_stdout(o->format, &remote_config_schema, REMOTE_COLUMNS);
         json_auto_t *page = NULL;
         int r = remote_list(&page, e);
 
         return r < 0 ? r : render_list(&render, page, e);
 }
 
-static int forget(const struct remote_options *o, struct error *e) {
+static int forget(const void *options, struct error *e) {
+        const struct remote_options *o = options;
         int r = remote_delete(o->name, e);
 
         if (r < 0)
@@ -211,34 +205,14 @@ static int forget(const struct remote_options *o, struct error *e) {
         return 0;
 }
 
-static int run(const struct schema_command *command, int (*fn)(const struct remote_options *o, struct error *e),
-               int argc, char **argv) {
-        _cleanup_(remote_options_freep) struct remote_options *o = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-        void *objects[1];
-        int status;
-
-        if (remote_options_new(&o) < 0)
-                return CLI_FAILED;
-        objects[0] = o;
-        if (cli_parse(command, argc, argv, objects, &status))
-                return status;
-        if (fn(o, &e) >= 0)
-                return CLI_OK;
-        error_set(&e, -EIO, "failed", NULL, "lodge %s failed", command->name);
-        if (o->format == TABLE_FORMAT_JSON)
-                cli_fail_json(&e);
-        return cli_fail(&e);
-}
-
 int cli_remote_add(int argc, char **argv) {
-        return run(&schema_command_remote_add, add, argc, argv);
+        return cli_local(&schema_command_remote_add, &remote_options_schema, add, argc, argv);
 }
 
 int cli_remote_list(int argc, char **argv) {
-        return run(&schema_command_remote_list, list, argc, argv);
+        return cli_local(&schema_command_remote_list, &remote_options_schema, list, argc, argv);
 }
 
 int cli_remote_delete(int argc, char **argv) {
-        return run(&schema_command_remote_delete, forget, argc, argv);
+        return cli_local(&schema_command_remote_delete, &remote_options_schema, forget, argc, argv);
 }

@@ -78,15 +78,11 @@ int ask_list(struct ask *a, enum schema_route_id route, const char *query, json_
 
 static struct render make_render(const struct ask *a, const struct schema_object *object, const char *columns) {
         const char *chosen = a->view ? a->view->columns : NULL;
+        struct render r = render_to_stdout(a->options->format, object, chosen ?: columns);
 
-        return (struct render){ .file = stdout,
-                                .format = a->options->format,
-                                .object = object,
-                                .columns = chosen ?: columns,
-                                .chosen = chosen,
-                                .no_header = a->view && a->view->no_header,
-                                .terminal = isatty(STDOUT_FILENO),
-                                .colour = render_colour(stdout) };
+        r.chosen = chosen;
+        r.no_header = a->view && a->view->no_header;
+        return r;
 }
 
 static void print_scope(const struct ask *a, const json_t *answer, const char *what) {

@@ -46,6 +46,14 @@ int cli_parse(const struct schema_command *command, int argc, char **argv, void 
 int cli_parse_given(const struct schema_command *command, int argc, char **argv, void *const objects[],
                     uint64_t *ret_given, int *ret_status);
 
+/**
+ * cli_local() - a command that asks no daemon, from its words to its exit status
+ * @object: of the schema: the one object that its words fill; it has a field `format` of kind table_format
+ * @fn:     gets that object. Return: 0 or more: done; -errno, with @e or without: that is printed, as JSON, too, where that was asked for
+ */
+int cli_local(const struct schema_command *command, const struct schema_object *object,
+              int (*fn)(const void *options, struct error *e), int argc, char **argv);
+
 /** cli_default_name() - "debian/12" -> "debian-12-3f2a": what a name may hold, and a random end, so that many can run; allocated. */
 int cli_default_name(const char *image, char **ret_name);
 

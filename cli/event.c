@@ -105,7 +105,7 @@ static int look_at_daemon(struct following *f, struct error *e) {
 }
 
 static int stream_open(struct following *f, struct error *e) {
-        const struct event_stream_query how = { .after = f->after, .project = f->project };
+        const struct event_stream_query how = { .after = f->after };
         struct client_call call = { .route = ROUTE_EVENT_STREAM };
         _cleanup_(http_answer_clear) struct http_answer refusal = { 0 };
         _cleanup_free_ char *query = NULL, *target = NULL;

@@ -219,7 +219,6 @@ int ask_machine_define(struct ask *a, struct error *e) {
 
         if (r == 0)
                 r = begin(a, ROUTE_MACHINE_DEFINE, &machine, e);
-
         if (r < 0 || !machine)
                 return r;
         if (!ask_is_people(a))
@@ -233,12 +232,7 @@ int ask_machine_define(struct ask *a, struct error *e) {
 static bool wants_building(const struct ask *a, const struct error *e) {
         const struct machine_definition *d = ask_object(a, &machine_definition_schema);
 
-        if (a->request->dry_run || !e->id || !streq(e->id, "image-not-found"))
-                return false;
-        for (size_t i = 0; image_recipe_name(i); i++)
-                if (streq(image_recipe_name(i), d->base.image))
-                        return true;
-        return false;
+        return !a->request->dry_run && e->id && streq(e->id, "image-not-found") && image_recipe_is(d->base.image);
 }
 
 static int build_image(struct ask *a, struct error *e) {
@@ -270,7 +264,6 @@ int ask_machine_launch(struct ask *a, struct error *e) {
                 if (r == 0)
                         r = begin(a, ROUTE_MACHINE_LAUNCH, &operation, e);
         }
-
         if (r < 0 || !operation)
                 return r;
         return follow_print(a, operation, &end, e);

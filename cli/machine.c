@@ -127,7 +127,6 @@ static int finish_action(struct ask *a, const struct action *action, const char 
 }
 
 int ask_print_results(struct ask *a, json_t *results, const struct schema_object *object, struct error *e) {
-
         if (ask_is_people(a) || json_array_size(results) == 0)
                 return 0;
         if (json_array_size(results) == 1)

@@ -177,6 +177,30 @@ int cli_parse_given(const struct schema_command *command, int argc, char **argv,
         return 1;
 }
 
+static enum table_format format_of(const struct schema_object *object, const void *options) {
+        const struct schema_field *field = schema_field_find(object, "format");
+
+        return *(const enum table_format *)schema_at_const(options, field->offset);
+}
+
+int cli_local(const struct schema_command *command, const struct schema_object *object,
+              int (*fn)(const void *options, struct error *e), int argc, char **argv) {
+        _cleanup_error_ struct error e = ERROR_INIT;
+        int status = CLI_OK;
+        void *options;
+
+        if (schema_new(object, &options) < 0)
+                return CLI_FAILED;
+        if (!cli_parse(command, argc, argv, &options, &status) && fn(options, &e) < 0) {
+                error_set(&e, -EIO, "failed", NULL, "lodge %s failed", command->name);
+                if (format_of(object, options) == TABLE_FORMAT_JSON)
+                        cli_fail_json(&e);
+                status = cli_fail(&e);
+        }
+        schema_free(object, options);
+        return status;
+}
+
 /* Each command has a name, and many a short one. */
 static const char *command_name(const void *table, unsigned int i) {
         const struct schema_command *command = ((const struct cli_command *)table)[i / 2].schema;

@@ -7,9 +7,9 @@
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/render.h"
@@ -25,65 +25,54 @@ static int append(json_t *items, const char *dir) {
 }
 
 static int print(const struct path_options *o, json_t *items, struct error *e) {
-        const struct render render = { .file = stdout,
-                                       .format = o->format,
-                                       .object = &path_view_schema,
-                                       .columns = "path,there",
-                                       .terminal = isatty(STDOUT_FILENO),
-                                       .colour = render_colour(stdout) };
+        const struct render render = render_to_stdout(o->format, &path_view_schema, "path,there");
         json_auto_t *page = json_pack("{s:O}", "items", items);
 
         return page ? render_list(&render, page, e) : -ENOMEM;
 }
 
-static bool lies_below(const char *dir, const char *root) {
-        size_t n = strlen(root);
-
-        return strncmp(dir, root, n) == 0 && (dir[n] == '/' || dir[n] == '\0');
-}
-
 /* What lodged.service does not let the system's machines do (dist/systemd/lodged.service.in: ProtectHome, PrivateTmp). */
 static void warn_of_unit(const char *dir) {
-        if (lies_below(dir, "/tmp") || lies_below(dir, "/var/tmp"))
+        if (text_lies_below(dir, "/tmp") || text_lies_below(dir, "/var/tmp"))
                 fputs("lodge: lodged.service has a /tmp and a /var/tmp of its own: its machines do not see this "
                       "directory\n",
                       stderr);
-        else if (lies_below(dir, "/home") || lies_below(dir, "/root") || lies_below(dir, "/run/user"))
+        else if (text_lies_below(dir, "/home") || text_lies_below(dir, "/root") || text_lies_below(dir, "/run/user"))
                 fputs("lodge: lodged.service may only read there; for disks that are written: systemctl edit lodged, "
-                      "and below "
-                      "[Service] ReadWritePaths=, then this directory\n",
+                      "and below [Service] ReadWritePaths=, then this directory\n",
                       stderr);
 }
 
 static int change(const struct path_options *o, bool in, struct error *e) {
         _cleanup_free_ char *real = NULL;
         json_auto_t *items = json_array();
-        const char *whose = is_session(o) ? "your machines" : "the system's machines";
-        int r = allow_change(is_session(o), o->path, in, &real, e);
+        bool session = is_session(o);
+        int r = allow_change(session, o->path, in, &real, e);
 
         if (r < 0)
                 return r;
-        if (in && !is_session(o) && access("/run/systemd/system", F_OK) == 0)
+        if (in && !session && access("/run/systemd/system", F_OK) == 0)
                 warn_of_unit(real);
         if (o->format != TABLE_FORMAT_TABLE)
                 return append(items, real) < 0 ? -ENOMEM : print(o, items, e);
         render_text(stdout, real);
         printf(in ? ": %s may use what is in it, when they are started next\n"
                   : ": %s may not use what is in it any more, once they are started again\n",
-               whose);
+               session ? "your machines" : "the system's machines");
         return 0;
 }
 
-static int allow(const struct path_options *o, struct error *e) {
-        return change(o, true, e);
+static int allow(const void *options, struct error *e) {
+        return change(options, true, e);
 }
 
-static int forbid(const struct path_options *o, struct error *e) {
-        return change(o, false, e);
+static int forbid(const void *options, struct error *e) {
+        return change(options, false, e);
 }
 
-static int list(const struct path_options *o, struct error *e) {
+static int list(const void *options, struct error *e) {
         _cleanup_(allow_freep) struct allow *a = NULL;
+        const struct path_options *o = options;
         json_auto_t *items = json_array();
         int r = allow_load(is_session(o), &a, e);
 
@@ -91,39 +80,20 @@ static int list(const struct path_options *o, struct error *e) {
                 r = append(items, a->dirs[i]);
         if (r < 0)
                 return r;
-        if (a->n == 0 && o->format == TABLE_FORMAT_TABLE)
-                fprintf(stderr, "none but the pools; to let machines use more: lodge path allow DIR\n");
-        return a->n == 0 && o->format == TABLE_FORMAT_TABLE ? 0 : print(o, items, e);
-}
-
-static int run(const struct schema_command *command, int (*fn)(const struct path_options *o, struct error *e), int argc,
-               char **argv) {
-        _cleanup_(path_options_freep) struct path_options *o = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-        void *objects[1];
-        int status;
-
-        if (path_options_new(&o) < 0)
-                return CLI_FAILED;
-        objects[0] = o;
-        if (cli_parse(command, argc, argv, objects, &status))
-                return status;
-        if (fn(o, &e) >= 0)
-                return CLI_OK;
-        error_set(&e, -EIO, "failed", NULL, "lodge %s failed", command->name);
-        if (o->format == TABLE_FORMAT_JSON)
-                cli_fail_json(&e);
-        return cli_fail(&e);
+        if (a->n > 0 || o->format != TABLE_FORMAT_TABLE)
+                return print(o, items, e);
+        fputs("none but the pools; to let machines use more: lodge path allow DIR\n", stderr);
+        return 0;
 }
 
 int cli_path_allow(int argc, char **argv) {
-        return run(&schema_command_path_allow, allow, argc, argv);
+        return cli_local(&schema_command_path_allow, &path_options_schema, allow, argc, argv);
 }
 
 int cli_path_list(int argc, char **argv) {
-        return run(&schema_command_path_list, list, argc, argv);
+        return cli_local(&schema_command_path_list, &path_options_schema, list, argc, argv);
 }
 
 int cli_path_forbid(int argc, char **argv) {
-        return run(&schema_command_path_forbid, forbid, argc, argv);
+        return cli_local(&schema_command_path_forbid, &path_options_schema, forbid, argc, argv);
 }

@@ -162,6 +162,15 @@ bool render_colour(FILE *f) {
         return isatty(fileno(f)) && !(no && *no) && !(term && streq(term, "dumb"));
 }
 
+struct render render_to_stdout(enum table_format format, const struct schema_object *object, const char *columns) {
+        return (struct render){ .file = stdout,
+                                .format = format,
+                                .object = object,
+                                .columns = columns,
+                                .terminal = isatty(STDOUT_FILENO),
+                                .colour = render_colour(stdout) };
+}
+
 static const char *colour_of(const char *status) {
         static const struct {
                 const char *status, *colour;

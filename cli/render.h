@@ -29,6 +29,9 @@ struct render {
         bool colour;
 };
 
+/** render_to_stdout() - how to render there: on a terminal, with colours where they may be. */
+struct render render_to_stdout(enum table_format format, const struct schema_object *object, const char *columns);
+
 /**
  * render_list() - a page's items
  * @page: the whole answer, with its array `items`; JSON and YAML show it as it is

@@ -174,7 +174,7 @@ static void failed(struct stop_all *s, struct target *t, struct error *own) {
         ask_keep_error(s->e, own);
 }
 
-static int stopped(struct stop_all *s, struct target *t, json_t *operation) {
+static void stopped(struct stop_all *s, struct target *t, json_t *operation) {
         t->over = true;
         if (operation)
                 json_array_append(s->results, operation);
@@ -183,7 +183,6 @@ static int stopped(struct stop_all *s, struct target *t, json_t *operation) {
                 puts(": stopped");
                 fflush(stdout);
         }
-        return 0;
 }
 
 /* Ask for its stop. @late: another operation has had its time, and now the plug is pulled. */
@@ -248,7 +247,7 @@ static void show(const struct stop_all *s, const struct target *rank, size_t n, 
         fflush(stderr);
 }
 
-static int stop_rank(struct stop_all *s, struct target *rank, size_t n, struct error *e) {
+static int stop_rank(struct stop_all *s, struct target *rank, size_t n) {
         const struct machine_stop_request *how = ask_object(s->a, &machine_stop_request_schema);
         bool terminal = isatty(STDERR_FILENO) && ask_is_people(s->a), shown = false;
         uint64_t since = clock_ns(), end = since + how->timeout * 1000000000ull;
@@ -277,13 +276,13 @@ static int stop_rank(struct stop_all *s, struct target *rank, size_t n, struct e
 
 /* ---- all of them ------------------------------------------------------------------------------------------------------- */
 
-static int stop_ranks(struct stop_all *s, struct error *e) {
+static int stop_ranks(struct stop_all *s) {
         int r = 0;
 
         for (size_t i = 0, n; r == 0 && i < s->n; i += n) {
                 for (n = 1; i + n < s->n && s->targets[i + n].rank == s->targets[i].rank;)
                         n++;
-                r = stop_rank(s, s->targets + i, n, e);
+                r = stop_rank(s, s->targets + i, n);
         }
         return r;
 }
@@ -351,7 +350,7 @@ int stop_all(struct ask *a, struct error *e) {
                 r = show_plan(&s, e);
         else if (r == 0) {
                 for (unsigned int pass = 0; r == 0 && s.n > 0 && pass < PASSES && first.code == 0; pass++) {
-                        r = stop_ranks(&s, e);
+                        r = stop_ranks(&s);
                         if (r == 0)
                                 r = look(&s, e);
                 }

@@ -75,11 +75,19 @@ static int read_file(int dir_fd, char **ret_text) {
         return io_read_all(fd, FILE_MAX, ret_text, &n);
 }
 
+/* The line's bytes without blanks at its end; *@ret_all: with them, and with its end. */
+static size_t line_length(const char *text, size_t *ret_all) {
+        size_t n = strcspn(text, "\n");
+
+        *ret_all = n + (text[n] == '\n');
+        while (n > 0 && strchr(" \t\r", text[n - 1]))
+                n--;
+        return n;
+}
+
 static int take_line(struct allow *a, const char *line, size_t n) {
         char *dir;
 
-        while (n > 0 && (line[n - 1] == ' ' || line[n - 1] == '\t' || line[n - 1] == '\r'))
-                n--;
         if (n == 0 || line[0] == '#')
                 return 0;
         if (line[0] != '/')
@@ -99,12 +107,8 @@ static int parse(struct allow *a, const char *text) {
         a->dirs = calloc(ALLOW_MAX + 1, sizeof(*a->dirs));
         if (!a->dirs)
                 return -ENOMEM;
-        while (text && *text && r == 0) {
-                size_t n = strcspn(text, "\n");
-
-                r = take_line(a, text, n);
-                text += n + (text[n] == '\n');
-        }
+        for (size_t all; text && *text && r == 0; text += all)
+                r = take_line(a, text, line_length(text, &all));
         return r;
 }
 
@@ -173,12 +177,9 @@ static void drop_lines(char *text, const char *dir) {
         char *to = text;
 
         while (*text) {
-                size_t n = strcspn(text, "\n"), all = n + (text[n] == '\n');
-                size_t used = n;
+                size_t all, n = line_length(text, &all);
 
-                while (used > 0 && (text[used - 1] == ' ' || text[used - 1] == '\t' || text[used - 1] == '\r'))
-                        used--;
-                if (used != strlen(dir) || strncmp(text, dir, used) != 0) {
+                if (n != strlen(dir) || strncmp(text, dir, n) != 0) {
                         memmove(to, text, all);
                         to += all;
                 }

@@ -23,15 +23,6 @@ static int real_path(int fd, char ret_path[static PATH_MAX]) {
         return 0;
 }
 
-/* By their names alone: a root that became a link since leads nowhere, and one that can't be reached holds nobody up. */
-static bool lies_below(const char *path, const char *root) {
-        size_t n = strlen(root);
-
-        while (n > 0 && root[n - 1] == '/')
-                n--;
-        return strncmp(path, root, n) == 0 && (path[n] == '/' || path[n] == '\0');
-}
-
 /* What a person has to type; not where a link led that somebody else has named. */
 static void suggest_dir(const char *path, const char *real, struct error *e) {
         const char *slash = strrchr(real, '/');
@@ -53,8 +44,9 @@ int parts_check_roots(const struct parts_options *o, int fd, const char *what, c
         r = real_path(fd, real);
         if (r < 0)
                 return error_set(e, r, "path-check", NULL, "cannot find out where %s %s lies", what, path);
+        /* By their names alone: a root that became a link since leads nowhere, and one that can't be reached holds nobody up. */
         for (size_t i = 0; i < o->n_roots && real[0] == '/'; i++)
-                if (lies_below(real, o->roots[i]))
+                if (text_lies_below(real, o->roots[i]))
                         return 0;
         error_set(e, -EPERM, "path-outside", "let machines use its directory: lodge path allow DIR",
                   "%s %s lies outside of the directories that this machine may use", what, path);

@@ -46,6 +46,13 @@ const char *image_recipe_name(size_t i) {
         return r ? r->name : NULL;
 }
 
+bool image_recipe_is(const char *name) {
+        for (size_t i = 0; recipe_get(i); i++)
+                if (streq(recipe_get(i)->name, name))
+                        return true;
+        return false;
+}
+
 const char *image_recipe_summary(size_t i) {
         const struct recipe *r = recipe_get(i);
 

@@ -149,6 +149,9 @@ struct image_progress {
         int cancel_fd; /* readable: stop and clean up, the result is -EINTR; -EBADF: can't be stopped */
 };
 
+/** image_recipe_is() - is it the name of a recipe that image_build() knows? */
+bool image_recipe_is(const char *name);
+
 /** image_recipe_name() - name of the @i-th recipe that image_build() knows, NULL past the last. */
 const char *image_recipe_name(size_t i);
 

@@ -184,9 +184,8 @@ int store_check_space(const char *path, uint64_t bytes, struct error *error) {
 static int not_found(const char *name, struct error *error) {
         error_set(error, -ENOENT, "image-not-found",
                   "see what is there: lodge image list; what could be had: lodge image available", "no image %s", name);
-        for (size_t i = 0; image_recipe_name(i); i++)
-                if (streq(image_recipe_name(i), name))
-                        error_set_fix(error, "build it: lodge image build %s", name);
+        if (image_recipe_is(name))
+                error_set_fix(error, "build it: lodge image build %s", name);
         return -ENOENT;
 }
 
