@@ -84,6 +84,14 @@ void broker_answer(struct broker_call *call, const struct error *e) {
         call_free(call);
 }
 
+unsigned int broker_calls_alike(const struct broker_call *call) {
+        unsigned int n = 0;
+
+        for (const struct broker_call *c = call->broker->calls; c; c = c->next)
+                n += c->op == call->op;
+        return n;
+}
+
 void broker_progress(struct broker_call *call, const char *text) {
         send_message(call->broker, json_pack("{s:I, s:s}", "call", (json_int_t)call->id, "progress", text), call->fds,
                      call->fds_early ? call->n_fds : 0);

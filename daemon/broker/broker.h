@@ -143,6 +143,9 @@ int broker_task(struct broker_call *call, broker_task_fn fn, void *opaque, struc
 extern const struct broker_op broker_host_ops[], broker_image_ops[], broker_machine_ops[], broker_network_ops[],
         broker_usage_ops[], broker_volume_ops[];
 
+/** broker_calls_alike() - calls of the same operation that have not been answered, with this one. */
+unsigned int broker_calls_alike(const struct broker_call *call);
+
 /** broker_probe() - what KVM is worth here; found out once. */
 const struct probe *broker_probe(struct broker *b);
 

@@ -86,13 +86,10 @@ static int images_build(struct broker_call *call, void *args, struct error *e) {
 
 /* So many of one kind at a time: each is some processes, and what they download. */
 static int check_load(const struct broker_call *call, struct error *e) {
-        unsigned int n = 0;
-
-        for (const struct broker_call *c = call->broker->calls; c; c = c->next)
-                n += c->op == call->op;
-        return n <= FETCHES_MAX ? 0
-                                : error_set(e, -EBUSY, "fetch-busy", "try again in a moment",
-                                            "%u downloads of this kind are under way", FETCHES_MAX);
+        return broker_calls_alike(call) <= FETCHES_MAX
+                       ? 0
+                       : error_set(e, -EBUSY, "fetch-busy", "try again in a moment",
+                                   "%u downloads of this kind are under way", FETCHES_MAX);
 }
 
 struct index_task {

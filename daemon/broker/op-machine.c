@@ -292,15 +292,12 @@ static int machine_check(struct broker_call *call, void *args, struct error *e) 
         _cleanup_(keeper_config_freep) struct keeper_config *k = NULL;
         struct engine_choice choice;
         struct check check = { .choice = &choice };
-        unsigned int n = 0;
         int r = keeper_config_new(&k);
 
         if (r < 0)
                 return error_set(e, r, "memory", NULL, "cannot look at the machine");
         check.keeper = k;
-        for (const struct broker_call *c = call->broker->calls; c; c = c->next)
-                n += c->op == call->op; /* each is a process, which a disk that does not answer holds up */
-        if (n > CHECKS_MAX)
+        if (broker_calls_alike(call) > CHECKS_MAX) /* each is a process, which a disk that does not answer holds up */
                 return error_set(e, -EBUSY, "check-busy", "try again in a moment", "%u machines are being looked at",
                                  CHECKS_MAX);
         r = resolve(call->broker, args, k, &choice, e);
