@@ -34,9 +34,10 @@ static int import_ask(struct operation *op, struct error *e);
 
 /* One has ended: the turn is the next one's that waits. */
 static void import_next(struct machines *ms) {
-        for (struct operation *op = operations_first(ms->operations); op && has_room(ms); op = op->next) {
+        for (struct operation *op = operations_first(ms->operations), *next; op && has_room(ms); op = next) {
                 _cleanup_error_ struct error e = ERROR_INIT;
 
+                next = op->next; /* one whose undoing fails, too, is gone */
                 if (is_import(op) && !op->call && import_ask(op, &e) < 0)
                         operation_step_done(op, &e);
         }
