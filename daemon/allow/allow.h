@@ -23,7 +23,7 @@
 #define ALLOW_MAX 40u /* directories */
 
 struct allow {
-        char *path; /* of the file, which may not be there */
+        char *path;  /* of the file, which may not be there */
         char **dirs; /* NULL-terminated */
         size_t n;
 };
