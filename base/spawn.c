@@ -150,7 +150,7 @@ static int child_prepare(const struct spawn *s, const struct cgroups *cgroups, c
         if (r < 0)
                 return r;
         for (size_t i = 0; i < n_keep; i++)
-                if (keep[i] != report_fd) {
+                if (keep[i] != report_fd && keep[i] != s->exec_fd) {
                         r = io_set_cloexec(keep[i], false);
                         if (r < 0)
                                 return r;
@@ -233,17 +233,26 @@ static char **make_environment(const char *const *front) {
         return env;
 }
 
+/* Returns only when it failed: errno. */
+static int execute(const struct spawn *s, const char *path, char *const *env) {
+        if (s->exec_fd > 0)
+                syscall(SYS_execveat, s->exec_fd, "", s->argv, env, AT_EMPTY_PATH);
+        else
+                execve(path, (char *const *)s->argv, env);
+        return errno;
+}
+
 int spawn_child(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *e) {
         _cleanup_close_ int read_fd = -EBADF, write_fd = -EBADF, pidfd = -EBADF;
         _cleanup_(cgroups_close) struct cgroups cgroups = { .n = 0 };
         _cleanup_free_ char *path = NULL, **env = make_environment(s->env);
-        int keep[SPAWN_FDS_MAX + 1], pipe_fds[2], failed = 0, r;
+        int keep[SPAWN_FDS_MAX + 2], pipe_fds[2], failed = 0, r;
         pid_t parent = getpid(), pid;
         size_t n_keep = 0;
 
         if (!env || s->n_fds > SPAWN_FDS_MAX)
                 return error_set(e, env ? -E2BIG : -ENOMEM, "spawn", NULL, "cannot start %s", s->path);
-        if (spawn_find(s->path, &path) < 0)
+        if (s->exec_fd > 0 ? !(path = strdup(s->path)) : spawn_find(s->path, &path) < 0)
                 return error_set(e, -ENOENT, "spawn-missing", NULL, "cannot find program %s", s->path);
         r = s->jail ? cgroups_open(s->jail, &cgroups, e) : 0;
         if (r < 0)
@@ -256,6 +265,8 @@ int spawn_child(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct er
                 if (s->fds[i] > 2)
                         keep[n_keep++] = s->fds[i];
         keep[n_keep++] = write_fd;
+        if (s->exec_fd > 0)
+                keep[n_keep++] = s->exec_fd;
         qsort(keep, n_keep, sizeof(*keep), compare_int);
 
         pid = fork();
@@ -263,10 +274,8 @@ int spawn_child(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct er
                 return error_set(e, -errno, "spawn", NULL, "cannot start %s", s->path);
         if (pid == 0) {
                 failed = -child_prepare(s, &cgroups, keep, n_keep, write_fd, parent);
-                if (failed == 0) {
-                        execve(path, (char *const *)s->argv, env);
-                        failed = errno;
-                }
+                if (failed == 0)
+                        failed = execute(s, path, env);
                 (void)!write(write_fd, &failed, sizeof(failed));
                 _exit(127);
         }

@@ -37,6 +37,7 @@ struct spawn_jail {
 
 struct spawn {
         const char *path;        /* what to execute: with a slash, or a name that is looked up in PATH */
+        int exec_fd;             /* above 0: that file, open, in place of what has the name by now */
         const char *const *argv; /* NULL-terminated */
         const char *const *env;  /* NULL-terminated "NAME=value" that come in front of ours, or NULL */
         const int *fds;          /* these stay open, by their numbers; negative ones are skipped */

@@ -2,7 +2,8 @@
 /*
  * lodged: the daemon: its command line
  *
- * One program, two processes: started by a person or by systemd it is the broker (broker/broker.h), which starts itself again as the worker (worker/worker.h).
+ * This program is the broker (broker/broker.h). It starts the other half, lodged-worker (worker/worker.h), so that a process with privileges never has HTTP, TLS and
+ * SQL in its address space, nor the libraries that do these.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -11,7 +12,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "daemon/broker/broker.h"
-#include "daemon/worker/worker.h"
 #include "schema/lodge-schema.h"
 
 static int parse(int argc, char **argv, struct lodged_options *options, struct error *e) {
@@ -44,8 +44,6 @@ int main(int argc, char **argv) {
                 return 0;
         if (r == 0) {
                 log_set_level(options->debug ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO);
-                if (options->worker_fd >= 0)
-                        return worker_run(options->worker_fd);
                 r = broker_run(options, &e);
         }
         if (r >= 0)

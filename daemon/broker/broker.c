@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/spawn.h"
 #include "daemon/broker/cgroup.h"
+#include "daemon/engine/engine.h"
 #include "daemon/image/image.h"
 #include "daemon/network/network.h"
 
@@ -299,9 +300,10 @@ static int spawn_worker(struct broker *b, struct error *e) {
         _cleanup_close_ int ours = -EBADF, theirs = -EBADF, config_fd = -EBADF;
         const int size = 1 << 20;
         char fd_text[16];
-        const char *argv[] = { "lodged: worker", "--worker-fd", fd_text, NULL };
+        const char *argv[] = { "lodged-worker", "--config-fd", fd_text, NULL };
         int pair[2], fds[3 + BROKER_NETWORK_FDS_MAX], r;
-        struct spawn s = { .path = "/proc/self/exe",
+        struct spawn s = { .path = "lodged-worker",
+                           .exec_fd = b->worker_exec_fd,
                            .argv = argv,
                            .fds = fds,
                            .n_fds = 3 + b->n_network_fds,
@@ -335,6 +337,20 @@ static int spawn_worker(struct broker *b, struct error *e) {
         if (r == 0)
                 r = loop_add_fd(b->loop, b->worker_pidfd, EPOLLIN, on_worker_end, b, &b->worker_source);
         return r < 0 ? error_set(e, r, "worker-start", NULL, "cannot watch the worker") : 0;
+}
+
+/* Opened once: however often it is started, and whatever is installed meanwhile, it is the one that came with this broker. */
+static int worker_find(struct broker *b, struct error *e) {
+        _cleanup_free_ char *path = NULL;
+        int r = engine_program_path("lodged-worker", &path);
+
+        if (r == 0) {
+                b->worker_exec_fd = open(path, O_PATH | O_CLOEXEC);
+                r = b->worker_exec_fd < 0 ? -errno : 0;
+        }
+        return r < 0 ? error_set(e, r, "worker-missing", "install Lodge anew",
+                                 "cannot find lodged's other half, lodged-worker")
+                     : 0;
 }
 
 /* ---- start and end ----------------------------------------------------------------------------------------------- */
@@ -433,9 +449,11 @@ static int start(struct broker *b, struct error *e) {
         static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
         struct tm tm;
         time_t now = time(NULL);
-        int r = identities(b, e);
+        int r = worker_find(b, e);
 
         strftime(b->started, sizeof(b->started), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
+        if (r == 0)
+                r = identities(b, e);
         if (r == 0)
                 r = broker_paths_make(b, e);
         if (r == 0)
@@ -483,6 +501,7 @@ static void finish(struct broker *b) {
         safe_close(b->listen_fd);
         broker_listen_end(b);
         loop_free(b->loop);
+        safe_close(b->worker_exec_fd);
         safe_close(b->lock_fd);
         broker_roots_clear(b);
         broker_paths_clear(&b->paths);
@@ -494,6 +513,7 @@ int broker_run(const struct lodged_options *options, struct error *e) {
                             .lock_fd = -EBADF,
                             .listen_fd = -EBADF,
                             .wire_fd = -EBADF,
+                            .worker_exec_fd = -EBADF,
                             .worker_pidfd = -EBADF };
         int r;
 

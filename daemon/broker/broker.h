@@ -2,7 +2,7 @@
 /*
  * broker: the privileged half of lodged
  *
- * Theory of operation. lodged is two processes. The worker parses what clients send (HTTP, JSON, SQL) and decides what should happen;
+ * Theory of operation. lodged is two processes, each a program of its own. The worker (lodged-worker) parses what clients send (HTTP, JSON, SQL) and decides what should happen;
  * it runs as a user of its own under a system call filter and may open nothing but its store. The broker is the only one with privileges.
  * It parses nothing but the wire (wire.h), does a closed list of operations (broker_host_ops[] and the others of op-*.c, each with checked arguments), and hands out open descriptors.
  *
@@ -66,7 +66,8 @@ struct broker {
         size_t n_network_fds;
         char *addresses[BROKER_ADDRESSES_MAX]; /* where these can be reached */
         size_t n_addresses;
-        int wire_fd; /* to the worker */
+        int worker_exec_fd; /* its program */
+        int wire_fd;        /* to it */
         pid_t worker;
         int worker_pidfd;
         uid_t worker_uid; /* whom the store belongs to */

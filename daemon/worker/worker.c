@@ -218,7 +218,7 @@ int worker_run(int config_fd) {
         int r;
 
         signal(SIGPIPE, SIG_IGN);
-        prctl(PR_SET_NAME, "lodged-worker");
+        prctl(PR_SET_NAME, "lodged-worker"); /* it was started by a descriptor, whose number would be its name */
         r = load_config(config_fd, &config, &e);
         if (r == 0) {
                 w.config = config;

@@ -13,5 +13,5 @@
 
 #define WORKER_HOPELESS 64
 
-/** worker_run() - until the end; @config_fd holds a worker_config. Returns the exit status. */
+/** worker_run() - until the end; @config_fd holds a worker_config, and is closed. Returns the exit status. */
 int worker_run(int config_fd);

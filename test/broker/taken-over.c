@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * taken-over: the real broker with a worker that is the enemy
+ * taken-over: a worker that is the enemy
  *
- * usage: taken-over [lodged's options]    FORBIDDEN in the environment: a file outside of all that machines may use
+ * usage: none by hand; taken-over [lodged's options] is the real broker, which finds this program beside itself under the name of its worker.
+ * FORBIDDEN in the environment: a file outside of all that machines may use
  *
- * The broker starts its worker by executing itself again, which here is this program: it then plays a worker that somebody has taken over, and asks for files of
+ * Plays a worker that somebody has taken over, and asks for files of
  * its choice through every operation, with arguments of every wrong kind, and breaks the protocol. Each call must be answered with an error and without descriptors;
  * each breach must end the worker and not the broker, which starts the next one, that goes on with the next phase. In the end the broker holds as many
  * descriptors as in the beginning. Says how it went on standard error, in TAP.
@@ -12,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,7 +23,9 @@
 #include <unistd.h>
 
 #include "base/io.h"
-#include "daemon/broker/broker.h"
+#include "base/text.h"
+#include "daemon/wire/wire.h"
+#include "schema/lodge-schema.h"
 
 #define UUID     "11111111-2222-4333-8444-555555555555"
 #define REPLY_MS 30000
@@ -326,6 +330,8 @@ static int enemy_run(int config_fd) {
                 return 99;
         m.sock = c->wire_fd;
         close(config_fd);
+        /* Whoever answers has come back from starting this, and has closed what that took. */
+        refused(&m, "no-such-operation", json_object(), "an operation that is none");
         now = count_fds(m.broker);
         m.phase = phase_next(c->store_dir, now, &first);
         if (m.phase > 0) {
@@ -350,20 +356,9 @@ static int enemy_run(int config_fd) {
 }
 
 int main(int argc, char **argv) {
-        _cleanup_(lodged_options_freep) struct lodged_options *options = NULL;
-        _cleanup_error_ struct error e = ERROR_INIT;
-        void *objects[1];
-        int r;
+        uint64_t fd;
 
-        if (lodged_options_new(&options) < 0)
+        if (argc != 3 || !streq(argv[1], "--config-fd") || text_parse_uint(argv[2], INT_MAX, &fd) < 0)
                 return 2;
-        objects[0] = options;
-        r = schema_command_parse(&schema_command_lodged, argc - 1, argv + 1, objects, &e);
-        if (r == 0 && options->worker_fd >= 0)
-                return enemy_run(options->worker_fd);
-        if (r == 0)
-                r = broker_run(options, &e);
-        if (r < 0)
-                error_print(&e, "taken-over", stderr);
-        return r < 0 ? 2 : r;
+        return enemy_run((int)fd);
 }

@@ -156,6 +156,36 @@ static void test_spawn_missing(void **state) {
         assert_true(spawn_child(&s, &pid, &pidfd, &e) < 0);
 }
 
+/* An update between two starts of lodged's worker must not pair it with a broker of another version. */
+static void test_spawn_open_program(void **state) {
+        char dir[] = "/tmp/lodge-test-spawn-XXXXXX", command[128], path[64];
+        const char *argv[] = { "program", NULL };
+        _cleanup_error_ struct error e = ERROR_INIT;
+        _cleanup_close_ int fd = -EBADF;
+        struct spawn s = { .argv = argv, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1 };
+        int pidfd, status = -1;
+        pid_t pid;
+
+        assert_non_null(mkdtemp(dir));
+        snprintf(path, sizeof(path), "%s/program", dir);
+        snprintf(command, sizeof(command), "cp /bin/true %s", path);
+        assert_int_equal(run_sh(command, NULL, 0, SIGKILL), 0);
+        fd = open(path, O_PATH | O_CLOEXEC);
+        assert_true(fd >= 0);
+        snprintf(command, sizeof(command), "cd %s; cp /bin/false new; mv new program", dir);
+        assert_int_equal(run_sh(command, NULL, 0, SIGKILL), 0);
+        for (int i = 0; i < 2; i++) { /* the file that is there now, and the one that was opened */
+                s.path = path;
+                s.exec_fd = i == 0 ? 0 : fd;
+                assert_int_equal(spawn_child(&s, &pid, &pidfd, &e), 0);
+                assert_int_equal(spawn_wait(pid, pidfd, 20000, &status), 0);
+                assert_int_equal(status, i == 0 ? 1 : 0);
+                close(pidfd);
+        }
+        unlink(path);
+        rmdir(dir);
+}
+
 /* Two machines that write to one disk destroy it; readers may share, but not with a writer. */
 static void test_disk_locks(void **state) {
         static const bool readonly[] = { false, true };
@@ -208,6 +238,7 @@ int main(void) {
                 cmocka_unit_test(test_spawn_passes_exactly_those),
                 cmocka_unit_test(test_spawn_jail),
                 cmocka_unit_test(test_spawn_missing),
+                cmocka_unit_test(test_spawn_open_program),
                 cmocka_unit_test(test_disk_locks),
                 cmocka_unit_test(test_kernel_identify),
         };
