@@ -19,16 +19,18 @@ static bool code_is_plain(int code) {
         return code == -EINVAL || code == -EPROTO || code == -ENOTSUP || code == -EUCLEAN;
 }
 
-/* An id that says it all: "No such file" behind "there is no machine web" would only puzzle. */
-static bool id_is_plain(const char *id) {
-        static const char *const ends[] = { "-not-found", "-exists",  "-unreachable", "-running",
-                                            "-stopped",   "-unknown", "-outside" };
-        size_t n = id ? strlen(id) : 0;
+/* "No such file" behind "there is no machine web" would only puzzle. @message may have a prefix: error_prefix(). */
+static bool wants_reason(const char *message) {
+        static const char tried[] = "cannot ";
+        const char *at = message;
 
-        for (size_t i = 0; i < ELEMENTSOF(ends); i++)
-                if (n > strlen(ends[i]) && streq(id + n - strlen(ends[i]), ends[i]))
-                        return true;
-        return false;
+        while (strncmp(at, tried, strlen(tried)) != 0) {
+                at = strstr(at, ": ");
+                if (!at)
+                        return false;
+                at += 2;
+        }
+        return true;
 }
 
 int error_set(struct error *e, int code, const char *id, const char *fix, const char *format, ...) {
@@ -123,7 +125,7 @@ static void print_escaped(const char *text, FILE *f) {
 void error_print(const struct error *e, const char *program, FILE *f) {
         fprintf(f, "%s: ", program);
         print_escaped(e->message ?: "out of memory", f);
-        if (!code_is_plain(e->code) && !id_is_plain(e->id))
+        if (!code_is_plain(e->code) && e->message && wants_reason(e->message))
                 fprintf(f, ": %s", strerror(-e->code));
         fprintf(f, "  [%s]\n", e->id ?: "unknown");
         if (e->fix) {

@@ -28,7 +28,8 @@ struct error {
  * @code:   negative errno
  * @id:     stable id, a string constant
  * @fix:    what to do about it (plain text, copied), or NULL
- * @format: message, printf style, without the errno's text: that is appended when the error is printed
+ * @format: message, printf style, without the errno's text. One that begins with "cannot" tells of something that was tried: when it is
+ *          printed, the text follows it. Every other says it all
  *
  * Return: @code, always negative (0 or a positive code becomes -EIO).
  */

@@ -187,7 +187,7 @@ int cli_ask(const struct cli_command *command, int argc, char **argv) {
                 r = command->ask(&a, &e);
         status = a.status;
         if (r < 0) {
-                error_set(&e, r, "failed", NULL, "lodge %s failed", command->schema->name);
+                error_set(&e, r, "failed", NULL, "cannot finish lodge %s", command->schema->name);
                 if (a.options && a.options->format == TABLE_FORMAT_JSON)
                         cli_fail_json(&e);
                 status = cli_fail(&e);

@@ -30,7 +30,7 @@ int disk_command(const struct schema_command *command, int argc, char **argv,
         if (r >= 0)
                 return r;
         if (error.code == 0)
-                error_set(&error, r, "failed", NULL, "lodge %s", command->name);
+                error_set(&error, r, "failed", NULL, "cannot finish lodge %s", command->name);
         return json ? cli_fail_json(&error) : cli_fail(&error);
 }
 

@@ -192,7 +192,7 @@ int cli_local(const struct schema_command *command, const struct schema_object *
         if (schema_new(object, &options) < 0)
                 return CLI_FAILED;
         if (!cli_parse(command, argc, argv, &options, &status) && fn(options, &e) < 0) {
-                error_set(&e, -EIO, "failed", NULL, "lodge %s failed", command->name);
+                error_set(&e, -EIO, "failed", NULL, "cannot finish lodge %s", command->name);
                 if (format_of(object, options) == TABLE_FORMAT_JSON)
                         cli_fail_json(&e);
                 status = cli_fail(&e);

@@ -132,10 +132,11 @@ static int name_free(struct api_request *q, const char *name, struct error *e) {
                 r = tokens(q, &page, e);
         if (r < 0)
                 return r;
-        if (taken.found)
-                return error_set(e, -EEXIST, "client-exists",
-                                 "take another name, or let that one in no longer: lodge client delete NAME",
-                                 "there is a client %s already", name);
+        if (taken.found) {
+                error_set(e, -EEXIST, "client-exists", NULL, "there is a client %s already", name);
+                error_set_fix(e, "take another name, or let that one in no longer: lodge client delete %s", name);
+                return -EEXIST;
+        }
         if (page->n_items == TOKENS_MAX || taken.n >= CLIENTS_MAX)
                 return error_set(e, -EBUSY, "too-many-clients", "delete some: lodge token list, lodge client list",
                                  "there are too many tokens or clients");
@@ -479,9 +480,11 @@ int api_client_change(struct api_request *q, struct error *e) {
                 r = api_if_match(q, &seen, e);
         if (r == 0 && grant_tag(c, &tag) < 0)
                 r = no_memory(e);
-        if (r == 0 && seen && seen != tag)
-                r = error_set(e, -ESTALE, "client-changed", "look at it again: lodge client show NAME",
-                              "client %s has changed since you looked at it", c->name);
+        if (r == 0 && seen && seen != tag) {
+                r = error_set(e, -ESTALE, "client-changed", NULL, "client %s has changed since you looked at it",
+                              c->name);
+                error_set_fix(e, "look at it again: lodge client show %s", c->name);
+        }
         if (r == 0)
                 r = grant_merge(c, q->patch, &to, e);
         if (r < 0)

@@ -102,10 +102,12 @@ int api_volume_delete(struct api_request *q, struct error *e) {
 
         if (r < 0)
                 return r;
-        if (owner)
-                return error_set(e, -EBUSY, "volume-in-use",
-                                 "delete the machine with its disks: lodge delete NAME --disks",
-                                 "volume %s is the disk of machine %s", q->parameters[1], owner);
+        if (owner) {
+                error_set(e, -EBUSY, "volume-in-use", NULL, "volume %s is the disk of machine %s", q->parameters[1],
+                          owner);
+                error_set_fix(e, "delete the machine with its disks: lodge delete %s --disks", owner);
+                return -EBUSY;
+        }
         return api_pass_then(q, "volume-delete",
                              json_pack("{s:s, s:s}", "pool", q->parameters[0], "name", q->parameters[1]), api_pool_show,
                              e);

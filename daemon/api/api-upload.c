@@ -92,7 +92,7 @@ static void upload_fail(struct api_upload *u, int r) {
         _cleanup_error_ struct error e = ERROR_INIT;
         struct api_request *q = TAKE_PTR(u->q);
 
-        error_set(&e, r, "upload", "send it again", "the upload cannot go on");
+        error_set(&e, r, "upload", "send it again", "cannot go on with the upload");
         q->upload = NULL;
         q->forget = NULL;
         pipe_close(u);

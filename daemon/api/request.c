@@ -485,7 +485,7 @@ void request_take(struct api *api, SoupServerMessage *message) {
         if (r == 0)
                 r = api_handler_of((enum schema_route_id)(q->route - schema_routes))(q, &e);
         if (r < 0) {
-                error_set(&e, r, "internal", NULL, "%s failed", q->route->name);
+                error_set(&e, r, "internal", NULL, "cannot do %s", q->route->name);
                 api_answer_error(q, &e);
         } else if (r > 0) {
                 q->paused = true;

@@ -159,7 +159,7 @@ static void call_begin(struct broker *b, json_t *message) {
         call->args = NULL;
         log_debug("call %s: %d", call->op, r);
         if (r < 0 && e.code == 0)
-                error_set(&e, r, "broker", NULL, "%s failed", call->op);
+                error_set(&e, r, "broker", NULL, "cannot do %s", call->op);
         if (r <= 0)
                 broker_answer(call, &e);
 }

@@ -60,7 +60,7 @@ static void child(struct broker_call *call, broker_task_fn fn, void *opaque, int
 
         fault_point(&call->broker->fault, call->op, "done");
         if (r < 0) {
-                error_set(&e, r, "task", NULL, "it failed");
+                error_set(&e, r, "task", NULL, "cannot do it");
                 say(out_fd, json_pack("{s:o}", "error", wire_error(&e)));
         } else
                 say(out_fd, json_pack("{s:o}", "result", result ?: json_object()));

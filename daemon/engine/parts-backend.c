@@ -64,7 +64,7 @@ static int hand_over(const struct part_disk *d) {
 int part_backend_connect(const struct part_disk *d, struct error *e) {
         int r = hand_over(d);
 
-        return r < 0 ? error_set(e, r, "disk-backend", start_fix, "nobody listens on the vhost-user socket %s",
+        return r < 0 ? error_set(e, r, "disk-backend", start_fix, "cannot connect to the vhost-user socket %s",
                                  d->socket)
                      : 0;
 }

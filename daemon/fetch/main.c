@@ -138,7 +138,7 @@ int main(void) {
         if (r == 0)
                 r = do_job(job, &e);
         if (r < 0)
-                error_set(&e, r, "fetch", NULL, "it failed");
+                error_set(&e, r, "fetch", NULL, "cannot do it");
         if (r < 0 || job->task != FETCH_TASK_INDEX)
                 say(r, &e);
         return r < 0 ? 2 : 0;

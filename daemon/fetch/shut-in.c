@@ -168,7 +168,7 @@ _Noreturn static void child(enum shut_in how, const struct shut_in_limits *limit
         else
                 r = fn(opaque, &e);
         if (r < 0) {
-                error_set(&e, r, "fetch", NULL, "it failed");
+                error_set(&e, r, "fetch", NULL, "cannot do it");
                 json = wire_error(&e);
                 text = json ? json_dumps(json, JSON_COMPACT) : NULL;
                 if (text)

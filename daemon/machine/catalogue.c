@@ -40,10 +40,10 @@ int machine_source_add(struct machines *ms, const struct image_source_config *so
                 return error_set(e, -E2BIG, "too-many-sources", "delete one: lodge image source list",
                                  "there are %u sources, and that is the limit", n);
         r = store_object_add(ms->store, &o, NULL);
-        if (r == -EEXIST)
-                error_set(e, r, "source-exists",
-                          "take another name, or delete that one: lodge image source delete NAME",
-                          "there is a source %s already", source->name);
+        if (r == -EEXIST) {
+                error_set(e, r, "source-exists", NULL, "there is a source %s already", source->name);
+                error_set_fix(e, "take another name, or delete that one: lodge image source delete %s", source->name);
+        }
         return r < 0 ? error_set(e, r, "store", NULL, "cannot keep the source") : 0;
 }
 

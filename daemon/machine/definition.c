@@ -14,9 +14,11 @@ int machine_definition_complete(struct machine_definition *d, struct error *e) {
         if (!c->name)
                 return error_set(e, -EINVAL, "schema-required", "lower case letters, digits and hyphens",
                                  "machine.name: is missing");
-        if (c->exec)
-                return error_set(e, -EINVAL, "schema-conflict", "lodge exec NAME COMMAND, once it runs",
-                                 "machine.exec: is for lodge run only");
+        if (c->exec) {
+                error_set(e, -EINVAL, "schema-conflict", NULL, "machine.exec: is for lodge run only");
+                error_set_fix(e, "lodge exec %s COMMAND, once it runs", c->name);
+                return -EINVAL;
+        }
         if (!c->image && !c->kernel && c->firmware == MACHINE_FIRMWARE_NONE)
                 return error_set(e, -EINVAL, "kernel-missing",
                                  "name an image, as debian/12 (lodge image list shows them), or boot a disk: "

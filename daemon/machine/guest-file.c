@@ -70,8 +70,9 @@ static void refused(struct guest_file_job *job, int result, const char *reason) 
         for (size_t i = 0; reason && i < ELEMENTSOF(known); i++)
                 if (strstr(reason, known[i].text))
                         code = known[i].code;
-        error_set(&job->error, code, "guest-file", "look in the guest: lodge exec NAME ls -l PATH",
-                  "the guest says of %.300s: %.300s", job->path, reason ?: "no reason given");
+        error_set(&job->error, code, "guest-file", NULL, "the guest says of %.300s: %.300s", job->path,
+                  reason ?: "no reason given");
+        error_set_fix(&job->error, "look in the guest: lodge exec %s ls -l PATH", job->live->name);
 }
 
 static int ask(struct guest_file_job *job, const char *command, json_t *arguments, agent_reply_fn fn) {

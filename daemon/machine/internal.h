@@ -71,7 +71,13 @@ struct machine_live {
 /** live_find() - by UUID; NULL when it does not run. */
 struct machine_live *live_find(struct machines *ms, const char *uuid);
 
-/** live_agent() - one that runs and whose guest agent answers; -EINVAL "machine-stopped", -EAGAIN "agent-missing". */
+/** machine_refuse_stopped() - "machine-stopped", -EALREADY: what was asked for needs a machine that runs. */
+int machine_refuse_stopped(const struct store_machine *row, struct error *e);
+
+/** machine_refuse_running() - "machine-running", -EBUSY: it needs one that does not; @why: what follows the machine's name. */
+int machine_refuse_running(const struct store_machine *row, const char *why, struct error *e);
+
+/** live_agent() - one that runs and whose guest agent answers; -EALREADY "machine-stopped", -EAGAIN "agent-missing". */
 int live_agent(struct machines *ms, const struct store_machine *row, struct machine_live **ret_live, struct error *e);
 
 /** live_attach() - ask the broker for the machine's sockets, and watch it; @fn is called when that is done. */

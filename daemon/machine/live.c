@@ -94,15 +94,16 @@ static void jobs_fail(struct machine_live *live) {
 int live_agent(struct machines *ms, const struct store_machine *row, struct machine_live **ret_live, struct error *e) {
         struct machine_live *live = live_find(ms, row->uuid);
 
-        if (!live) {
-                error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
-                error_set_fix(e, "lodge start %s", row->name);
-                return -EINVAL;
+        if (!live)
+                return machine_refuse_stopped(row, e);
+        if (!live->agent_ready) {
+                error_set(e, -EAGAIN, "agent-missing", NULL, "the guest agent of %s does not answer", row->name);
+                error_set_fix(e,
+                              "until it has booted: lodge wait %s --for agent; the guest needs qemu-guest-agent, "
+                              "started at boot",
+                              row->name);
+                return -EAGAIN;
         }
-        if (!live->agent_ready)
-                return error_set(e, -EAGAIN, "agent-missing",
-                                 "wait until it has booted; the guest needs qemu-guest-agent, started at boot",
-                                 "the guest agent of %s does not answer", row->name);
         *ret_live = live;
         return 0;
 }
@@ -527,11 +528,8 @@ int machine_command(struct machines *ms, const struct store_machine *row, const 
         struct machine_live *live = live_find(ms, row->uuid);
         struct command *c;
 
-        if (!live) {
-                error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
-                error_set_fix(e, "lodge start %s", row->name);
-                return -EINVAL;
-        }
+        if (!live)
+                return machine_refuse_stopped(row, e);
         c = calloc(1, sizeof(*c));
         if (!c)
                 return error_set(e, -ENOMEM, "memory", NULL, "cannot ask the machine");

@@ -67,6 +67,18 @@ struct machine_live *live_find(struct machines *ms, const char *uuid) {
         return NULL;
 }
 
+int machine_refuse_stopped(const struct store_machine *row, struct error *e) {
+        error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
+        error_set_fix(e, "lodge start %s", row->name);
+        return -EALREADY;
+}
+
+int machine_refuse_running(const struct store_machine *row, const char *why, struct error *e) {
+        error_set(e, -EBUSY, "machine-running", NULL, "%s %s", row->name, why);
+        error_set_fix(e, "stop it first: lodge stop %s", row->name);
+        return -EBUSY;
+}
+
 /* Write @event down, in the transaction that is open if there is one. Its data are the caller's to free. */
 static void event_keep(struct machines *ms, const char *message, struct store_event *event) {
         _cleanup_error_ struct error e = ERROR_INIT;
@@ -211,8 +223,7 @@ int machine_rename(struct machines *ms, struct store_machine *row, const char *n
                 return error_set(e, -EBUSY, "operation-running", "try again when it is over",
                                  "%s is busy: an operation is under way", row->name);
         if (live)
-                return error_set(e, -EBUSY, "machine-running", "stop it first: lodge stop NAME",
-                                 "%s runs under its name and keeps it until it stops", row->name);
+                return machine_refuse_running(row, "runs under its name and keeps it until it stops", e);
         r = machine_definition_load(row, &d, e);
         if (r == 0)
                 r = networks_name_free(ms, row->project, name, d, e);

@@ -132,12 +132,8 @@ int machine_clone(struct machines *ms, const struct store_machine *row, const ch
         struct operation *op;
         int r;
 
-        if (live_find(ms, row->uuid) || operation_of_target(ms->operations, row->uuid)) {
-                error_set(e, -EBUSY, "machine-running", NULL,
-                          "%s runs, or is busy: its disk would be copied half written", row->name);
-                error_set_fix(e, "stop it first: lodge stop %s", row->name);
-                return -EBUSY;
-        }
+        if (live_find(ms, row->uuid) || operation_of_target(ms->operations, row->uuid))
+                return machine_refuse_running(row, "runs, or is busy: its disk would be copied half written", e);
         r = clone_definition(row, name, &d, e);
         if (r == 0)
                 r = networks_name_free(ms, row->project, name, d, e);

@@ -89,11 +89,8 @@ const struct operation_kind reboot_kind = { .name = "machine-reboot",
                                             .ended = reboot_ended };
 
 int machine_reboot_check(struct machines *ms, const struct store_machine *row, struct error *e) {
-        if (!live_find(ms, row->uuid)) {
-                error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
-                error_set_fix(e, "lodge start %s", row->name);
-                return -EALREADY;
-        }
+        if (!live_find(ms, row->uuid))
+                return machine_refuse_stopped(row, e);
         return launch_or_free(ms, row, e);
 }
 

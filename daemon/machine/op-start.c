@@ -553,9 +553,11 @@ int machine_launch(struct machines *ms, const char *project, const struct machin
 }
 
 int machine_start_check(struct machines *ms, const struct store_machine *row, struct error *e) {
-        if (live_find(ms, row->uuid))
-                return error_set(e, -EALREADY, "machine-running", "look at it: lodge info NAME", "%s runs already",
-                                 row->name);
+        if (live_find(ms, row->uuid)) {
+                error_set(e, -EALREADY, "machine-running", NULL, "%s runs already", row->name);
+                error_set_fix(e, "look at it: lodge info %s", row->name);
+                return -EALREADY;
+        }
         return operation_target_free(ms->operations, row->name, row->uuid, e);
 }
 

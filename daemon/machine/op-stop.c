@@ -214,10 +214,11 @@ static int begin(struct machines *ms, const struct operation_kind *kind, struct 
 
 /* @generation: that was looked at; 0: whichever */
 static int generation_check(const struct store_machine *row, uint64_t generation, struct error *e) {
-        return generation && generation != row->generation
-                       ? error_set(e, -ESTALE, "machine-changed", "look at it again: lodge info NAME",
-                                   "%s has changed since you looked at it", row->name)
-                       : 0;
+        if (generation == 0 || generation == row->generation)
+                return 0;
+        error_set(e, -ESTALE, "machine-changed", NULL, "%s has changed since you looked at it", row->name);
+        error_set_fix(e, "look at it again: lodge info %s", row->name);
+        return -ESTALE;
 }
 
 /* One transaction: the operation, and that the machine is not wanted to run any more. */
@@ -257,7 +258,7 @@ static struct operation *stop_to_pass(struct machines *ms, const struct store_ma
 int machine_stop_check(struct machines *ms, const struct store_machine *row, const struct machine_stop_request *how,
                        struct error *e) {
         if (!live_find(ms, row->uuid) && !row->wanted)
-                return error_set(e, -EALREADY, "machine-stopped", NULL, "%s does not run", row->name);
+                return machine_refuse_stopped(row, e);
         return stop_to_pass(ms, row, how) ? 0 : launch_or_free(ms, row, e);
 }
 

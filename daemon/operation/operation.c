@@ -253,7 +253,7 @@ static bool step_forward(struct operation *op) {
                 return false;
         }
         if (r < 0) {
-                error_set(&e, r, "operation", NULL, "step %s failed", step->name);
+                error_set(&e, r, "operation", NULL, "cannot do step %s", step->name);
                 undo_from_here(op, &e);
                 return false;
         }

@@ -204,14 +204,10 @@ class Daemon:
         return found
 
     def daemons(self):
-        return [pid for pid, program in self.processes().items() if program == "lodged"]
+        return [pid for pid, program in self.processes().items() if program in ("lodged", "lodged-worker")]
 
     def worker(self):
-        for pid in self.daemons():
-            with open(f"/proc/{pid}/comm") as file:
-                if file.read().strip() == "lodged-worker":
-                    return pid
-        return None
+        return next((pid for pid, program in self.processes().items() if program == "lodged-worker"), None)
 
     def keepers(self):
         """uuid -> pid, by the runtime directory that each has open"""

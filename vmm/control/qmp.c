@@ -335,11 +335,12 @@ int qmp_new(struct machine *machine, int fd, struct qmp **ret_qmp, struct error 
         qmp->listen_fd = -EBADF;
         r = machine_listen(machine, on_event, qmp);
         if (r < 0)
-                return error_set(e, r, "control-listen", NULL, "nobody else can be told of the machine's events");
+                return error_set(e, r, "control-listen", NULL,
+                                 "cannot listen for others who want the machine's events");
         r = fd >= 0 ? serve(qmp, fd) : 0;
         if (r < 0)
                 return error_set(e, r, "control-fd", "hand in a listening or connected stream socket",
-                                 "control socket, descriptor %d", fd);
+                                 "cannot use control socket, descriptor %d", fd);
         *ret_qmp = TAKE_PTR(qmp);
         return 0;
 }

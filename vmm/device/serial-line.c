@@ -326,15 +326,15 @@ int serial_line_new(struct loop *loop, int in_fd, int out_fd, const struct seria
         if (r >= 0 && in_fd >= 0)
                 r = watch(line, &line->in_fd, &line->owned_in_fd, on_in, &line->in_source);
         if (r < 0)
-                return error_set(e, r, "serial-fd", "give a readable descriptor, or -1", "serial input, descriptor %d",
-                                 in_fd);
+                return error_set(e, r, "serial-fd", "give a readable descriptor, or -1",
+                                 "cannot use serial input, descriptor %d", in_fd);
         if (out_fd >= 0)
                 r = prepare(&line->out_fd, O_WRONLY, &line->out_kind, &line->owned_out_fd, &line->flagged_fd);
         if (r >= 0 && out_fd >= 0)
                 r = watch(line, &line->out_fd, &line->owned_out_fd, on_out, &line->out_source);
         if (r < 0)
-                return error_set(e, r, "serial-fd", "give a writable descriptor, or -1", "serial output, descriptor %d",
-                                 out_fd);
+                return error_set(e, r, "serial-fd", "give a writable descriptor, or -1",
+                                 "cannot use serial output, descriptor %d", out_fd);
         *ret_line = TAKE_PTR(line);
         return 0;
 }

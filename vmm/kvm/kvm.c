@@ -59,7 +59,7 @@ static int check_host(struct kvm *kvm, struct error *e) {
 
         if (version < 0)
                 return error_set(e, -errno, "kvm-api", "see what the host offers: lodge host probe",
-                                 "/dev/kvm does not answer as KVM");
+                                 "cannot ask /dev/kvm for its version");
         if (version != KVM_API_VERSION)
                 return error_set(e, -ENOTSUP, "kvm-api", "boot a kernel of version 2.6.22 or later",
                                  "KVM speaks API version %d, 12 is needed", version);
@@ -195,7 +195,7 @@ int kvm_open(const struct sys *sys, int kvm_fd, bool pit, struct kvm **ret_kvm, 
         r = sys->ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
         if (r < (int)sizeof(struct kvm_run))
                 return error_set(e, r < 0 ? -errno : -EIO, "kvm-create", NULL,
-                                 "KVM tells no size for the vCPU run area");
+                                 "cannot find out how large KVM's vCPU run area is");
         kvm->run_size = (size_t)r;
         *ret_kvm = TAKE_PTR(kvm);
         return 0;

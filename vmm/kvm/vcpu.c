@@ -91,7 +91,7 @@ int kvm_vcpu_new(struct kvm *kvm, unsigned int apic_id, struct kvm_vcpu **ret_vc
         vcpu->fd = kvm->sys->ioctl(kvm->vm_fd, KVM_CREATE_VCPU, (unsigned long)apic_id);
         if (vcpu->fd < 0)
                 return error_set(e, -errno, "vcpu-create", "ask for fewer CPUs: --cpus",
-                                 "KVM does not create vCPU %u (it allows %u)", apic_id, kvm_max_vcpus(kvm));
+                                 "cannot create vCPU %u (KVM allows %u)", apic_id, kvm_max_vcpus(kvm));
         run = kvm->sys->mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
         if (run == MAP_FAILED)
                 return error_set(e, -errno, "vcpu-create", NULL, "cannot map the run area of vCPU %u", apic_id);

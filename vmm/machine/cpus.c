@@ -203,7 +203,7 @@ int cpus_new(struct machine *machine, struct cpus **ret_cpus, struct error *e) {
                                  "the machine wants %u vCPUs, this KVM allows %u", n, max);
         r = kvm_supported_cpuid(machine->config->kvm_fd, &sys_real, &supported);
         if (r < 0)
-                return error_set(e, r, "cpu-cpuid", NULL, "KVM does not tell which CPU features it has");
+                return error_set(e, r, "cpu-cpuid", NULL, "cannot find out which CPU features KVM has");
         topology = cpuid_topology(machine->config);
 
         cpus = calloc(1, sizeof(*cpus));

@@ -61,7 +61,7 @@ static int build(struct machine *machine, struct error *e) {
                 return r;
         r = memory_register(machine->memory, machine->kvm);
         if (r < 0)
-                return error_set(e, r, "memory-slot", NULL, "KVM does not take the guest's memory");
+                return error_set(e, r, "memory-slot", NULL, "cannot give KVM the guest's memory");
         r = bus_new(&machine->mmio);
         if (r >= 0)
                 r = bus_new(&machine->ports);

@@ -110,7 +110,7 @@ static int tap_setup(struct net *net, const struct net_options *options, struct 
                 return error_set(e, -EINVAL, "net-tap", "attach it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR",
                                  "tap %.*s has the wrong mode", IFNAMSIZ, ifr.ifr_name);
         if (net->sys->ioctl(net->fd, TUNSETVNETHDRSZ, &size) < 0)
-                return error_set(e, -errno, "net-tap", NULL, "tap %.*s refuses the header's size", IFNAMSIZ,
+                return error_set(e, -errno, "net-tap", NULL, "cannot set the header's size of tap %.*s", IFNAMSIZ,
                                  ifr.ifr_name);
         if (options->offloads)
                 net->features = tap_probe(net);

@@ -114,7 +114,7 @@ static int probe_direct(struct file *f, bool wanted, struct error *e) {
                 f->logical = FILE_DIRECT_MAX;
         else if (n < 0)
                 return error_set(e, -saved, "disk-direct", "go through the page cache: cache=writeback",
-                                 "the disk can't be read with direct I/O");
+                                 "cannot read the disk with direct I/O");
         f->physical = MAX(f->physical, f->logical);
         return 0;
 }
